@@ -1,0 +1,5 @@
+//! Alluvium keeps the state of stream processors.
+#![doc = ""]
+
+pub mod base;
+pub mod env;
