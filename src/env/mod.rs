@@ -8,6 +8,7 @@
 //! - [`mmap`], [`pages`]: memory taken from the system directly. Both worlds
 //!   share it: memory has no crash to simulate.
 
+pub mod executor;
 pub mod mmap;
 pub mod pages;
 pub mod real;
