@@ -2,4 +2,7 @@
 #![doc = ""]
 
 pub mod base;
+pub mod codec;
 pub mod env;
+pub mod format;
+pub mod table;
