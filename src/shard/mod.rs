@@ -9,13 +9,10 @@ mod base_tables;
 pub(crate) mod compact;
 pub(crate) mod flush;
 pub mod store;
-#[cfg(test)]
-mod tests;
+pub(crate) mod warm;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-
-use crossbeam::channel::Receiver;
 
 use crate::base::limits::{MAX_STATE_NAME_BYTES, check_key, check_value};
 use crate::base::{Error, KeyGroupRange, MaxParallelism, Result};
@@ -28,6 +25,7 @@ use crate::memtable::{BATCH, Below, Lookup, Memtable, MemtableStats, Probe, Valu
 pub(crate) use self::base_tables::BaseTable;
 use self::base_tables::StateBase;
 use self::store::{KeyedStore, StateId, StateSpec};
+use self::warm::{Warm, WarmBatch, WarmSource};
 
 /// Records that one operation brings into memory while the shard warms up.
 const WARM_PER_OPERATION: usize = 8;
@@ -38,71 +36,8 @@ struct StateSlot {
     base: StateBase,
 }
 
-/// A message of the warm-up to the task thread.
-#[derive(Debug)]
-pub(crate) enum Warm {
-    /// Records of one state, newest version of each, tombstones left out.
-    Batch(WarmBatch),
-    /// Everything that the tables hold has been sent.
-    Done,
-}
-
-/// Records on their way from tables into memory.
-#[derive(Debug, Default)]
-pub(crate) struct WarmBatch {
-    /// Position of the state among those of the restored shard.
-    pub(crate) state: usize,
-    records: Vec<WarmRecord>,
-    bytes: Vec<u8>,
-}
-
-#[derive(Debug)]
-struct WarmRecord {
-    hash: u64,
-    group: crate::base::KeyGroup,
-    start: usize,
-    key_len: usize,
-    namespace_len: usize,
-    value_len: usize,
-}
-
-impl WarmBatch {
-    /// Adds a record.
-    pub(crate) fn push(&mut self, probe: &Probe<'_>, value: &[u8]) {
-        self.records.push(WarmRecord {
-            hash: probe.hash,
-            group: probe.group,
-            start: self.bytes.len(),
-            key_len: probe.key.len(),
-            namespace_len: probe.namespace.len(),
-            value_len: value.len(),
-        });
-        self.bytes.extend_from_slice(probe.key);
-        self.bytes.extend_from_slice(probe.namespace);
-        self.bytes.extend_from_slice(value);
-    }
-
-    /// Bytes of keys, namespaces and values in it.
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes.len()
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.records.is_empty()
-    }
-
-    fn get(&self, at: usize) -> Option<(Probe<'_>, &[u8])> {
-        let record = self.records.get(at)?;
-        let rest = &self.bytes[record.start..];
-        let (key, rest) = rest.split_at(record.key_len);
-        let (namespace, rest) = rest.split_at(record.namespace_len);
-        let probe = Probe { hash: record.hash, group: record.group, key, namespace };
-        Some((probe, &rest[..record.value_len]))
-    }
-}
-
 struct Warming {
-    batches: Receiver<Warm>,
+    source: Box<dyn WarmSource>,
     current: WarmBatch,
     next: usize,
 }
@@ -194,8 +129,8 @@ impl ShardCore {
     }
 
     /// Takes records from a warm-up from now on, a few with each operation.
-    pub(crate) fn start_warming(&mut self, batches: Receiver<Warm>) {
-        self.warming = Some(Warming { batches, current: WarmBatch::default(), next: 0 });
+    pub(crate) fn start_warming(&mut self, source: Box<dyn WarmSource>) {
+        self.warming = Some(Warming { source, current: WarmBatch::default(), next: 0 });
     }
 
     /// Takes in at most `records` of what the warm-up has ready.
@@ -205,33 +140,30 @@ impl ShardCore {
     pub(crate) fn warm(&mut self, records: usize) -> Result<()> {
         let Some(warming) = &mut self.warming else { return Ok(()) };
         for _ in 0..records {
-            let Some((probe, value)) = warming.current.get(warming.next) else {
-                match warming.batches.try_recv() {
-                    Ok(Warm::Batch(batch)) => {
-                        warming.current = batch;
-                        warming.next = 0;
-                        continue;
-                    }
-                    Ok(Warm::Done) => {
-                        for state in &mut self.states {
-                            state.memtable.set_complete();
-                            state.base = StateBase::default();
-                        }
-                        self.warming = None;
-                        return Ok(());
-                    }
-                    Err(error) => {
-                        // A warm-up that failed has said so in the log; the
-                        // shard goes on reading its tables.
-                        if error.is_disconnected() {
-                            self.warming = None;
-                        }
-                        return Ok(());
-                    }
+            if let Some((state, probe, value)) = warming.current.get(warming.next) {
+                self.states[state].memtable.promote(&probe, value)?;
+                warming.next += 1;
+                continue;
+            }
+            match warming.source.try_next() {
+                Warm::Batch(batch) => {
+                    warming.current = batch;
+                    warming.next = 0;
                 }
-            };
-            self.states[warming.current.state].memtable.promote(&probe, value)?;
-            warming.next += 1;
+                Warm::NotYet => break,
+                Warm::Done => {
+                    for state in &mut self.states {
+                        state.memtable.set_complete();
+                        state.base = StateBase::default();
+                    }
+                    self.warming = None;
+                    break;
+                }
+                Warm::Failed => {
+                    self.warming = None;
+                    break;
+                }
+            }
         }
         Ok(())
     }
