@@ -18,8 +18,8 @@ pub use crate::backend::{Backend, BackendBuilder, Shard, ShardBuilder, ShardStat
 pub use crate::base::{
     Error, ErrorKind, KeyGroup, KeyGroupRange, MaxParallelism, Result, SnapshotId,
 };
-pub use crate::codec::key::KeyRef;
-pub use crate::format::handle::SnapshotHandle;
+pub use crate::codec::KeyRef;
+pub use crate::format::SnapshotHandle;
 pub use crate::memtable::ValueMut;
 pub use crate::shard::store::{KeyedStore, StateId, StateSpec};
 pub use crate::snapshot::sink::{SnapshotSink, SnapshotSource, StoreSink, TableUpload};

@@ -30,7 +30,7 @@ use crate::restore::{Plan, Target, read_manifest};
 use crate::shard::ShardCore;
 use crate::snapshot::pipeline::{FileNumbers, Pipeline, PipelineConfig};
 use crate::snapshot::sink::{SnapshotSink, SnapshotSource, StoreSink};
-use crate::table::writer::TableOptions;
+use crate::table::TableOptions;
 
 pub use self::shard::{Shard, ShardStats};
 
@@ -156,11 +156,8 @@ impl BackendBuilder {
         };
         let (executor, threads) = Executor::start(&*env, self.background_threads)
             .map_err(|source| Error::io("a background thread could not be started", source))?;
-        let pool = Arc::new(PagePool::new(if executor.is_driven_by_caller() {
-            0
-        } else {
-            PAGES_READY
-        }));
+        let pool =
+            Arc::new(PagePool::new(if executor.is_driven_by_caller() { 0 } else { PAGES_READY }));
         keep_pages_ready(&pool, &executor);
         let files = Arc::new(FileNumbers::new(env.random_u64()));
         Ok(Backend {
@@ -382,7 +379,9 @@ fn create_dir(fs: &dyn Fs, dir: &Path) -> Result<()> {
     fs.create_dir_all(dir).map_err(|source| {
         Error::io("a directory of the backend could not be created", source)
             .at(dir.display())
-            .remedy("check that its parent exists and may be written, and that no file has its name")
+            .remedy(
+                "check that its parent exists and may be written, and that no file has its name",
+            )
     })
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::base::{Error, KeyGroupRange, MaxParallelism, Result, SnapshotId};
-use crate::codec::key::KeyRef;
+use crate::codec::KeyRef;
 use crate::memtable::ValueMut;
 use crate::shard::ShardCore;
 use crate::shard::store::{KeyedStore, StateId, StateSpec};

@@ -18,7 +18,7 @@ use crate::format::handle::SnapshotHandle;
 use crate::format::manifest::{Manifest, StateMeta, TableRef};
 use crate::shard::{BaseTable, check_same};
 use crate::snapshot::sink::SnapshotSource;
-use crate::table::reader::TableReader;
+use crate::table::TableReader;
 use crate::version::{Places, Stored, TableEntry, Version};
 
 /// What a shard is to be restored as.
@@ -66,9 +66,9 @@ pub(crate) fn read_manifest(
             .remedy("restore from another copy of the snapshot"));
     }
     let mut bytes = vec![0; object.len() as usize];
-    object.read_at(0, &mut bytes).map_err(|source| {
-        Error::io("a manifest could not be read", source).at(place())
-    })?;
+    object
+        .read_at(0, &mut bytes)
+        .map_err(|source| Error::io("a manifest could not be read", source).at(place()))?;
     handle.open_manifest(&bytes).map_err(|error| error.at(place()))
 }
 
@@ -156,10 +156,8 @@ fn check_handles(target: Target<'_>, handles: &[SnapshotHandle]) -> Result<()> {
                 .remedy("give the shard the operator name of the snapshot"));
         }
     }
-    let mut wanted: Vec<KeyGroupRange> = handles
-        .iter()
-        .filter_map(|handle| handle.groups().intersection(target.groups))
-        .collect();
+    let mut wanted: Vec<KeyGroupRange> =
+        handles.iter().filter_map(|handle| handle.groups().intersection(target.groups)).collect();
     wanted.sort_by_key(|range| range.first());
     let mut next = u32::from(target.groups.first().0);
     for range in wanted {

@@ -17,8 +17,8 @@ use crate::base::Result;
 use crate::env::executor::{Executor, Priority};
 use crate::format::manifest::StateMeta;
 use crate::memtable::Probe;
-use crate::shard::warm::{Warm, WarmBatch, WarmSource};
 use crate::shard::BaseTable;
+use crate::shard::warm::{Warm, WarmBatch, WarmSource};
 use crate::version::merge::{MergeScan, MergeSource};
 
 /// Bytes of records in a batch.
@@ -65,11 +65,8 @@ impl WarmUp {
             states: states.iter().map(|state| state.name.clone()).collect(),
             out,
         };
-        let shared = Shared {
-            work: Mutex::new(Some(work)),
-            requested: AtomicBool::new(false),
-            executor,
-        };
+        let shared =
+            Shared { work: Mutex::new(Some(work)), requested: AtomicBool::new(false), executor };
         let warm_up = Self { shared: Arc::new(shared), batches };
         warm_up.request();
         Ok(warm_up)

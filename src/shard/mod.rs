@@ -8,15 +8,16 @@
 mod base_tables;
 pub(crate) mod compact;
 pub(crate) mod flush;
-pub mod store;
+pub(crate) mod store;
 pub(crate) mod warm;
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::sync::Arc;
 
 use crate::base::limits::{MAX_STATE_NAME_BYTES, check_key, check_value};
-use crate::base::{Error, KeyGroupRange, MaxParallelism, Result};
-use crate::codec::key::KeyRef;
+use crate::base::{Error, KeyGroup, KeyGroupRange, MaxParallelism, Result};
+use crate::codec::KeyRef;
 use crate::env::pages::PagePool;
 use crate::format::manifest::StateMeta;
 use crate::memtable::extract::Frozen;
@@ -198,7 +199,7 @@ impl ShardCore {
     }
 
     #[cold]
-    fn not_ours(&self, group: crate::base::KeyGroup) -> Error {
+    fn not_ours(&self, group: KeyGroup) -> Error {
         Error::invalid("the key belongs to another shard")
             .at(format_args!("shard {} of operator {:?}", self.groups, self.name))
             .expected(format_args!("a key group in {}", self.groups))
@@ -206,41 +207,32 @@ impl ShardCore {
             .remedy("route each record to the shard that owns its key group")
     }
 
-    #[cold]
-    fn no_such_state(&self) -> Error {
-        Error::invalid("no such state")
-            .at(format_args!("shard {} of operator {:?}", self.groups, self.name))
-            .remedy("use the StateId that this shard gave at registration")
-    }
-
-    /// The state, with the probed key in its memtable if it exists at all.
+    /// The state, ready to be written to blindly.
     #[inline]
-    fn settled(&mut self, state: StateId, probe: &Probe<'_>) -> Result<&mut StateSlot> {
-        if self.warming.is_some() {
-            self.warm(WARM_PER_OPERATION)?;
-        }
-        let Some(slot) = self.states.get_mut(state.0 as usize) else {
-            return Err(self.no_such_state());
-        };
-        if slot.memtable.below() == Below::Tables {
-            bring_up(slot, probe, &mut self.value)
-                .map_err(|error| error.at(format_args!("state {:?}", slot.meta.name)))?;
-        }
-        Ok(slot)
-    }
-
-    /// The state, for a write that does not care what was there.
-    #[inline]
-    fn blind(&mut self, state: StateId) -> Result<&mut StateSlot> {
+    fn slot(&mut self, state: StateId) -> Result<&mut StateSlot> {
         if self.warming.is_some() {
             self.warm(WARM_PER_OPERATION)?;
         }
         match self.states.get_mut(state.0 as usize) {
             Some(slot) => Ok(slot),
-            None => Err(Error::invalid("no such state")
-                .at(format_args!("shard {} of operator {:?}", self.groups, self.name))
-                .remedy("use the StateId that this shard gave at registration")),
+            None => Err(no_such_state(&self.name, self.groups)),
         }
+    }
+
+    /// The state, with the probed key in its memtable if it exists at all.
+    #[inline]
+    fn settled(&mut self, state: StateId, probe: &Probe<'_>) -> Result<&mut Memtable> {
+        if self.warming.is_some() {
+            self.warm(WARM_PER_OPERATION)?;
+        }
+        let Some(slot) = self.states.get_mut(state.0 as usize) else {
+            return Err(no_such_state(&self.name, self.groups));
+        };
+        if slot.memtable.below() == Below::Tables {
+            bring_up(slot, probe, &mut self.value)
+                .map_err(|error| error.at(format_args!("state {:?}", slot.meta.name)))?;
+        }
+        Ok(&mut slot.memtable)
     }
 
     /// Runs `each` for every key, with the cache misses of [`BATCH`] keys
@@ -256,7 +248,7 @@ impl ShardCore {
         let mut probes = [nobody; BATCH];
         for (batch, keys) in keys.chunks(BATCH).enumerate() {
             let Some(slot) = self.states.get(state.0 as usize) else {
-                return Err(self.no_such_state());
+                return Err(no_such_state(&self.name, self.groups));
             };
             // A bad key ends its batch early: those before it are done first.
             let mut count = 0;
@@ -284,6 +276,13 @@ impl ShardCore {
         }
         Ok(())
     }
+}
+
+#[cold]
+fn no_such_state(operator: &str, groups: KeyGroupRange) -> Error {
+    Error::invalid("no such state")
+        .at(format_args!("shard {groups} of operator {operator:?}"))
+        .remedy("use the StateId that this shard gave at registration")
 }
 
 /// Copies a record from the tables below into the memtable, if only they have
@@ -319,8 +318,8 @@ impl KeyedStore for ShardCore {
     #[inline]
     fn get(&mut self, state: StateId, key: KeyRef<'_>) -> Result<Option<&[u8]>> {
         let probe = self.probe(key)?;
-        let slot = self.settled(state, &probe)?;
-        Ok(match slot.memtable.get(&probe) {
+        let memtable = self.settled(state, &probe)?;
+        Ok(match memtable.get(&probe) {
             Lookup::Value(value) => Some(value),
             Lookup::Absent | Lookup::Deleted => None,
         })
@@ -330,13 +329,13 @@ impl KeyedStore for ShardCore {
     fn put(&mut self, state: StateId, key: KeyRef<'_>, value: &[u8]) -> Result<()> {
         let probe = self.probe(key)?;
         check_value(value)?;
-        self.blind(state)?.memtable.put(&probe, value)
+        self.slot(state)?.memtable.put(&probe, value)
     }
 
     #[inline]
     fn delete(&mut self, state: StateId, key: KeyRef<'_>) -> Result<()> {
         let probe = self.probe(key)?;
-        self.blind(state)?.memtable.delete(&probe).map(drop)
+        self.slot(state)?.memtable.delete(&probe).map(drop)
     }
 
     #[inline]
@@ -347,8 +346,8 @@ impl KeyedStore for ShardCore {
         change: &mut dyn FnMut(&mut ValueMut<'_>),
     ) -> Result<()> {
         let probe = self.probe(key)?;
-        let slot = self.settled(state, &probe)?;
-        let mut value = slot.memtable.entry(probe);
+        let memtable = self.settled(state, &probe)?;
+        let mut value = memtable.entry(probe);
         change(&mut value);
         value.finish()
     }
@@ -360,10 +359,10 @@ impl KeyedStore for ShardCore {
         visit: &mut dyn FnMut(usize, Option<&[u8]>),
     ) -> Result<()> {
         self.in_batches(state, keys, |core, at, probe| {
-            let slot = core.settled(state, &probe)?;
+            let memtable = core.settled(state, &probe)?;
             visit(
                 at,
-                match slot.memtable.get(&probe) {
+                match memtable.get(&probe) {
                     Lookup::Value(value) => Some(value),
                     Lookup::Absent | Lookup::Deleted => None,
                 },
@@ -379,8 +378,8 @@ impl KeyedStore for ShardCore {
         change: &mut dyn FnMut(usize, &mut ValueMut<'_>),
     ) -> Result<()> {
         self.in_batches(state, keys, |core, at, probe| {
-            let slot = core.settled(state, &probe)?;
-            let mut value = slot.memtable.entry(probe);
+            let memtable = core.settled(state, &probe)?;
+            let mut value = memtable.entry(probe);
             change(at, &mut value);
             value.finish()
         })
@@ -389,15 +388,15 @@ impl KeyedStore for ShardCore {
 
 /// Whether a state may be used as what it is asked for as.
 pub(crate) fn check_same(have: &StateMeta, want: &StateMeta) -> Result<()> {
-    let differ = |what: &str, have: &dyn std::fmt::Display, want: &dyn std::fmt::Display| {
+    let differ = |what: &str, stored: &dyn Display, asked: &dyn Display| {
         Error::incompatible(format_args!("the {what} of a state differs from what is stored"))
             .at(format_args!("state {:?}", want.name))
-            .expected(have)
-            .found(want)
+            .expected(stored)
+            .found(asked)
             .remedy("register the state as it was written, or use another name")
     };
     if have.kind != want.kind {
-        return Err(differ("kind", &have.kind, &want.kind));
+        return Err(differ("kind", &format!("{:?}", have.kind), &format!("{:?}", want.kind)));
     }
     for (what, have, want) in [
         ("key codec", &have.key_codec, &want.key_codec),

@@ -5,8 +5,8 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use crate::base::Result;
-use crate::codec::key::KeyRef;
-use crate::codec::typed::{Codec, HasCodec};
+use crate::codec::KeyRef;
+use crate::codec::{Codec, HasCodec};
 use crate::memtable::ValueMut;
 use crate::shard::store::{KeyedStore, StateId, StateSpec};
 
@@ -67,7 +67,13 @@ impl<K: HasCodec, V: HasCodec, N: HasCodec> ValueState<K, V, N> {
     /// `Incompatible` if a state of that name has another kind or other
     /// codecs.
     pub fn register<S: KeyedStore + ?Sized>(store: &mut S, name: &str) -> Result<Self> {
-        Self::with_codecs(store, name, K::Codec::default(), N::Codec::default(), V::Codec::default())
+        Self::with_codecs(
+            store,
+            name,
+            K::Codec::default(),
+            N::Codec::default(),
+            V::Codec::default(),
+        )
     }
 }
 
@@ -170,11 +176,12 @@ where
         let mut values = Vec::with_capacity(keys.len());
         self.with_keys(keys, namespace, |keys, _| {
             let mut outcome = Ok(());
-            store.get_many(self.id, keys, &mut |_, bytes| {
-                match bytes.map(|bytes| self.values.decode(bytes)).transpose() {
-                    Ok(value) => values.push(value),
-                    Err(error) => outcome = std::mem::replace(&mut outcome, Ok(())).and(Err(error)),
-                }
+            store.get_many(self.id, keys, &mut |_, bytes| match bytes
+                .map(|bytes| self.values.decode(bytes))
+                .transpose()
+            {
+                Ok(value) => values.push(value),
+                Err(error) => outcome = std::mem::replace(&mut outcome, Ok(())).and(Err(error)),
             })?;
             outcome
         })?;
