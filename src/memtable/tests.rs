@@ -117,7 +117,8 @@ fn random_life(seed: u64) {
             }
             55..=79 => {
                 let grown = random_value(&mut rng);
-                let mut entry = memtable.entry(probe(&key));
+                let probed = key.clone();
+                let mut entry = memtable.entry(probe(&probed));
                 assert_eq!(entry.get(), model.get(&key).map(Vec::as_slice));
                 match rng.below(5) {
                     0 => {
