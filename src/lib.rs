@@ -1,5 +1,5 @@
 //! Alluvium keeps the state of stream processors.
-#![doc = ""]
 
 pub mod base;
 pub mod env;
+mod memtable;

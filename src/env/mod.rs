@@ -3,11 +3,24 @@
 //! Nothing outside this module calls `std::fs`, `std::time` or `std::thread`
 //! (clippy enforces it). That is what lets a test stop the world between two
 //! fsyncs and replay it from a seed.
+//!
+//! - [`real`]: the operating system.
+//! - [`mmap`], [`pages`]: memory taken from the system directly. Both worlds
+//!   share it: memory has no crash to simulate.
+
+pub mod executor;
+pub mod mmap;
+pub mod pages;
+pub mod real;
 
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+pub use mmap::{HUGE_PAGE_BYTES, Pages, prefetch_read};
+pub use pages::{PagePool, PagePoolStats};
+pub use real::RealEnv;
 
 /// Everything the engine asks of the outside world.
 ///
@@ -66,16 +79,21 @@ pub trait Fs: Send + Sync {
     /// Makes the names created, renamed and removed in `dir` durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 
-    /// The names (not paths) in a directory, sorted.
+    /// The names (not paths) in a directory, sorted. `NotADirectory` for a
+    /// file.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
 
-    /// The size of a file in bytes.
+    /// The size of a file in bytes. `IsADirectory` for a directory.
     fn file_len(&self, path: &Path) -> io::Result<u64>;
 
     /// Takes an exclusive lock on `path`, creating the file if need be.
     /// `None` if somebody else holds it. The lock falls with the returned
     /// value, and with the process.
     fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn Send + Sync>>>;
+
+    /// The one absolute path, free of links and dots, of something that
+    /// exists. Two names of one directory have the same.
+    fn canonicalize(&self, path: &Path) -> io::Result<PathBuf>;
 }
 
 /// A file being written, front to back.
@@ -108,4 +126,35 @@ pub trait ReadAt: Send + Sync + fmt::Debug {
     fn as_slice(&self) -> Option<&[u8]> {
         None
     }
+
+    /// Brings a range into memory, so that touching it through
+    /// [`as_slice`](Self::as_slice) right afterwards meets no disk error.
+    ///
+    /// Touching a mapped page that cannot be read ends the process with a
+    /// signal; here the same trouble is an error. Worth a call before the
+    /// first touch of a range (0.5 us when it is in memory already). Without
+    /// a map there is nothing to guard, and nothing happens.
+    fn make_resident(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        let _ = (offset, bytes);
+        Ok(())
+    }
+
+    /// Hints that a range will be read soon, so that many reads can be under
+    /// way at once. Returns at once; cannot fail; may do nothing.
+    fn will_need(&self, offset: u64, bytes: u64) {
+        let _ = (offset, bytes);
+    }
+}
+
+/// What every [`ReadAt`] says of a read that does not fit into the file.
+fn past_the_end(offset: u64, bytes: u64, len: u64) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        format!("{bytes} bytes at offset {offset} of a file of {len} bytes"),
+    )
+}
+
+/// What every [`WriteFile`] says once it has failed.
+fn write_after_failure() -> io::Error {
+    io::Error::other("an earlier write or sync of this file failed; rewrite it under a new name")
 }

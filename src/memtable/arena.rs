@@ -1,0 +1,811 @@
+//! Where the records are: chunks of raw memory, divided into blocks.
+//!
+//! The arena owns chunks of [`CHUNK_BYTES`] (the first is mapped lazily, so a
+//! small state stays small; the others come prefaulted and on huge pages). A
+//! chunk is a row of *blocks*, each a multiple of [`UNIT_BYTES`], each holding
+//! one record or being free. A record that needs more than
+//! [`LARGEST_SHARED_BYTES`] gets a chunk of its own, which is unmapped when
+//! the record goes.
+//!
+//! ```text
+//! block:   | word a u64 | word b u64 | ns_len u32, if NAMESPACED | key | namespace | value | slack |
+//! word a:    bits  0..32  epoch of the record's last change
+//!            bits 32..47  key group
+//!            bits 47..64  key length in bytes
+//! word b:    bits  0..31  value length in bytes
+//!            bits 31..37  flags
+//!            bits 37..64  capacity of the block in units of 16 bytes
+//! free:    | 0 | word b: FREE and capacity | next u32 | previous u32 | ... |
+//! ```
+//!
+//! # Invariants
+//!
+//! 1. An [`Addr`] in the index, in a dirty map or in a retired list is the
+//!    start of a block that holds a record. `Addr`s never leave `memtable`,
+//!    which is the boundary that the safety of this file rests on.
+//! 2. Lengths in a header never exceed the block's capacity, and a block never
+//!    exceeds its chunk.
+//! 3. Only the writer, who has `&mut Arena`, changes memory. It never changes
+//!    a byte of a block that is in the dirty map of a frozen epoch which has
+//!    not been extracted yet (`Memtable` decides that by the epoch in the
+//!    header; the models in `tests/loom` check the hand-over).
+//! 4. An extractor reads only blocks of invariant 3, through a [`ChunkSet`]
+//!    that keeps their chunks mapped.
+//!
+//! From 3 and 4 follows that no byte is ever read by one thread while the
+//! other writes it.
+
+#![allow(
+    unsafe_code,
+    reason = "records of any length are packed into raw chunks and read by the extractor while the writer goes on; the invariants above are what makes that sound"
+)]
+
+use std::slice;
+use std::sync::Arc;
+
+use crate::base::limits::{MAX_KEY_BYTES, MAX_NAMESPACE_BYTES, MAX_VALUE_BYTES};
+use crate::base::{Epoch, Error, KeyGroup, Result};
+use crate::env::mmap::{Pages, prefetch_read};
+use crate::env::pages::PagePool;
+
+use super::freelist::FreeLists;
+
+/// Blocks are multiples of this many bytes.
+pub(super) const UNIT_BYTES: usize = 16;
+/// Bytes in an ordinary chunk: one huge page.
+pub(super) const CHUNK_BYTES: usize = 2 << 20;
+/// Units in an ordinary chunk.
+pub(super) const CHUNK_UNITS: u32 = (CHUNK_BYTES / UNIT_BYTES) as u32;
+const CHUNK_SHIFT: u32 = CHUNK_UNITS.trailing_zeros();
+/// An address has 32 bits: this many chunks of `CHUNK_UNITS`.
+const MAX_CHUNKS: usize = 1 << (32 - CHUNK_SHIFT);
+/// Larger blocks get a chunk of their own, so that a chunk wastes at most a
+/// quarter of itself at its end.
+const LARGEST_SHARED_BYTES: usize = CHUNK_BYTES / 4;
+/// The first chunk is below the size at which huge pages are asked for, so
+/// that a small state takes only the small pages it touches.
+const FIRST_CHUNK_BYTES: usize = CHUNK_BYTES / 2;
+/// Blocks of a size class that are tried before the next class is.
+const CLASS_VISITS: u32 = 8;
+/// Blocks that one sweep visits at most: about 50 us of work.
+const SWEEP_BLOCKS: u32 = 4096;
+/// A free block needs room for its links.
+pub(super) const MIN_UNITS: u32 = 2;
+
+const HEADER_BYTES: usize = 16;
+const NAMESPACE_LEN_BYTES: usize = 4;
+
+// Field widths hold the documented limits.
+const _: () = assert!(MAX_KEY_BYTES < 1 << 17);
+const _: () = assert!(MAX_VALUE_BYTES < 1 << 31);
+const _: () = assert!(
+    (HEADER_BYTES + NAMESPACE_LEN_BYTES + MAX_KEY_BYTES + MAX_NAMESPACE_BYTES + MAX_VALUE_BYTES)
+        / UNIT_BYTES
+        + 1
+        < 1 << 27
+);
+
+/// The key is deleted; the record stands for that until a table says so.
+pub(super) const TOMBSTONE: u64 = 1 << 31;
+/// The key was absent, here and in every table, when the record's epoch began.
+pub(super) const FRESH: u64 = 1 << 32;
+/// A namespace follows the key.
+pub(super) const NAMESPACED: u64 = 1 << 33;
+const FREE: u64 = 1 << 34;
+const FLAGS: u64 = 0x3f << 31;
+const VALUE_LEN: u64 = (1 << 31) - 1;
+
+/// A block's place: chunk number and unit within the chunk. Never zero.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Addr(pub(super) u32);
+
+impl Addr {
+    #[inline]
+    pub(super) fn chunk(self) -> usize {
+        (self.0 >> CHUNK_SHIFT) as usize
+    }
+
+    #[inline]
+    pub(super) fn unit(self) -> u32 {
+        self.0 & (CHUNK_UNITS - 1)
+    }
+
+    #[inline]
+    fn new(chunk: usize, unit: u32) -> Self {
+        Self((chunk as u32) << CHUNK_SHIFT | unit)
+    }
+}
+
+/// A key with everything that is computed from it once per access.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Probe<'a> {
+    /// Hash of key and namespace.
+    pub(crate) hash: u64,
+    /// The key's group.
+    pub(crate) group: KeyGroup,
+    /// The key.
+    pub(crate) key: &'a [u8],
+    /// The namespace, possibly empty.
+    pub(crate) namespace: &'a [u8],
+}
+
+impl Probe<'_> {
+    /// The bits of word a that identify the key: its group and length.
+    #[inline]
+    fn identity(&self) -> u64 {
+        u64::from(self.group.0) | (self.key.len() as u64) << 15
+    }
+
+    #[inline]
+    fn stored_bytes(&self) -> usize {
+        if self.namespace.is_empty() {
+            self.key.len()
+        } else {
+            NAMESPACE_LEN_BYTES + self.key.len() + self.namespace.len()
+        }
+    }
+}
+
+/// A copy of the two header words of a record.
+#[derive(Clone, Copy)]
+pub(super) struct Header {
+    a: u64,
+    b: u64,
+}
+
+impl Header {
+    #[inline]
+    pub(super) fn epoch(self) -> Epoch {
+        Epoch(self.a as u32)
+    }
+
+    #[inline]
+    pub(super) fn has(self, flag: u64) -> bool {
+        self.b & flag != 0
+    }
+
+    #[inline]
+    fn group(self) -> KeyGroup {
+        KeyGroup((self.a >> 32) as u16 & 0x7fff)
+    }
+
+    #[inline]
+    fn key_len(self) -> usize {
+        (self.a >> 47) as usize
+    }
+
+    #[inline]
+    pub(super) fn value_len(self) -> usize {
+        (self.b & VALUE_LEN) as usize
+    }
+
+    #[inline]
+    fn capacity_units(self) -> u32 {
+        (self.b >> 37) as u32
+    }
+
+    #[inline]
+    pub(super) fn capacity_bytes(self) -> usize {
+        self.capacity_units() as usize * UNIT_BYTES
+    }
+}
+
+/// One chunk of raw memory, kept mapped as long as anybody refers to it.
+struct Chunk {
+    pages: Pages,
+    /// Divided into blocks, rather than one large record.
+    shared: bool,
+}
+
+/// The chunks of an arena as they were at a freeze, for the extractor.
+#[derive(Clone)]
+pub(super) struct ChunkSet(Arc<Vec<Option<Arc<Chunk>>>>);
+
+/// A record read out of the arena or out of a copy of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Record<'a> {
+    /// The key's group.
+    pub(crate) group: KeyGroup,
+    /// The key.
+    pub(crate) key: &'a [u8],
+    /// The namespace, possibly empty.
+    pub(crate) namespace: &'a [u8],
+    /// The value; `None` says that the key is deleted.
+    pub(crate) value: Option<&'a [u8]>,
+}
+
+impl<'a> Record<'a> {
+    /// Takes apart the bytes of a record, header included, as
+    /// [`ChunkSet::record_bytes`] gave them.
+    pub(super) fn parse(bytes: &'a [u8]) -> Self {
+        let word = |at: usize| {
+            u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("eight bytes were taken"))
+        };
+        let header = Header { a: word(0), b: word(8) };
+        let mut rest = &bytes[HEADER_BYTES..];
+        let mut namespace_len = 0;
+        if header.has(NAMESPACED) {
+            let (len, tail) = rest.split_at(NAMESPACE_LEN_BYTES);
+            namespace_len =
+                u32::from_ne_bytes(len.try_into().expect("four bytes were taken")) as usize;
+            rest = tail;
+        }
+        let (key, rest) = rest.split_at(header.key_len());
+        let (namespace, rest) = rest.split_at(namespace_len);
+        let value = (!header.has(TOMBSTONE)).then(|| &rest[..header.value_len()]);
+        Self { group: header.group(), key, namespace, value }
+    }
+}
+
+/// What an arena holds, in bytes.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub(crate) struct ArenaBytes {
+    /// Address space mapped for chunks.
+    pub(crate) mapped: u64,
+    /// Blocks given out, headers and slack included.
+    pub(crate) used: u64,
+    /// Blocks waiting to be used again.
+    pub(crate) free: u64,
+}
+
+/// See the [module documentation](self).
+pub(super) struct Arena {
+    /// Base address of every chunk, null where a chunk is gone: the one load
+    /// between an address and its record.
+    bases: Vec<*mut u8>,
+    /// Owners of the same chunks, shared with frozen epochs.
+    chunks: Arc<Vec<Option<Arc<Chunk>>>>,
+    /// First unit never given out, and capacity, of the chunk being filled.
+    bump_chunk: usize,
+    bump_unit: u32,
+    bump_end: u32,
+    /// Numbers of chunks that are gone and may be given to new ones.
+    vacant: Vec<u32>,
+    free: FreeLists,
+    /// Chunk and unit where the next sweep goes on.
+    sweep: (usize, u32),
+    pool: Arc<PagePool>,
+    bytes: ArenaBytes,
+}
+
+// SAFETY: the raw pointers in `bases` point into chunks owned by `chunks`, and
+// by invariant 3 nobody but the owner of the arena writes through them, so the
+// arena may move to another thread like the memory it owns.
+unsafe impl Send for Arena {}
+
+impl Arena {
+    pub(super) fn new(pool: Arc<PagePool>) -> Self {
+        Self {
+            bases: Vec::new(),
+            chunks: Arc::new(Vec::new()),
+            bump_chunk: 0,
+            bump_unit: 0,
+            bump_end: 0,
+            vacant: Vec::new(),
+            free: FreeLists::new(),
+            sweep: (1, 0),
+            pool,
+            bytes: ArenaBytes::default(),
+        }
+    }
+
+    pub(super) fn bytes(&self) -> ArenaBytes {
+        self.bytes
+    }
+
+    /// Number of chunk numbers in use or vacant.
+    pub(super) fn chunk_count(&self) -> usize {
+        self.bases.len()
+    }
+
+    /// The chunks as they are now. Constant time.
+    pub(super) fn chunk_set(&self) -> ChunkSet {
+        ChunkSet(Arc::clone(&self.chunks))
+    }
+
+    #[inline]
+    fn ptr(&self, addr: Addr) -> *mut u8 {
+        // SAFETY: `addr` is the start of a block (invariant 1), so the unit
+        // lies inside its chunk and the offset stays inside one mapping.
+        unsafe { self.bases[addr.chunk()].add(addr.unit() as usize * UNIT_BYTES) }
+    }
+
+    /// Asks the processor to fetch the start of a record.
+    #[inline]
+    pub(super) fn prefetch(&self, addr: Addr) {
+        let ptr = self.ptr(addr);
+        prefetch_read(ptr);
+        prefetch_read(ptr.wrapping_add(64));
+    }
+
+    #[inline]
+    pub(super) fn header(&self, addr: Addr) -> Header {
+        let ptr = self.ptr(addr).cast::<u64>();
+        // SAFETY: a block is at least 32 bytes and 16-byte aligned, so both
+        // words are inside it and aligned; nobody writes them meanwhile,
+        // since writing takes `&mut self`.
+        unsafe { Header { a: ptr.read(), b: ptr.add(1).read() } }
+    }
+
+    #[inline]
+    fn set_header(&mut self, addr: Addr, header: Header) {
+        let ptr = self.ptr(addr).cast::<u64>();
+        // SAFETY: as in `header`; we have `&mut self`, and the callers keep
+        // invariant 3.
+        unsafe {
+            ptr.write(header.a);
+            ptr.add(1).write(header.b);
+        }
+    }
+
+    /// Whether the record at `addr` is the one that `probe` looks for.
+    #[inline]
+    pub(super) fn is(&self, addr: Addr, probe: &Probe<'_>) -> bool {
+        let header = self.header(addr);
+        if header.a >> 32 != probe.identity() {
+            return false;
+        }
+        if header.has(NAMESPACED) == probe.namespace.is_empty() {
+            return false;
+        }
+        // SAFETY: by invariant 2 the key (and the namespace with its length)
+        // lies inside the block, behind the header; readers hold `&self`.
+        unsafe {
+            let mut at = self.ptr(addr).add(HEADER_BYTES);
+            if header.has(NAMESPACED) {
+                let len = at.cast::<u32>().read() as usize;
+                at = at.add(NAMESPACE_LEN_BYTES);
+                let namespace = slice::from_raw_parts(at.add(header.key_len()), len);
+                if namespace != probe.namespace {
+                    return false;
+                }
+            }
+            same_bytes(slice::from_raw_parts(at, header.key_len()), probe.key)
+        }
+    }
+
+    /// Bytes of the block in front of the value.
+    #[inline]
+    fn value_offset(&self, addr: Addr, header: Header) -> usize {
+        let mut offset = HEADER_BYTES + header.key_len();
+        if header.has(NAMESPACED) {
+            // SAFETY: the flag says that a length follows the header.
+            let len = unsafe { self.ptr(addr).add(HEADER_BYTES).cast::<u32>().read() };
+            offset += NAMESPACE_LEN_BYTES + len as usize;
+        }
+        offset
+    }
+
+    #[inline]
+    pub(super) fn value(&self, addr: Addr) -> &[u8] {
+        let header = self.header(addr);
+        let offset = self.value_offset(addr, header);
+        // SAFETY: by invariant 2 the value lies inside the block; the slice
+        // borrows `self`, so nobody writes it meanwhile.
+        unsafe { slice::from_raw_parts(self.ptr(addr).add(offset), header.value_len()) }
+    }
+
+    /// The value, to be changed in place. The caller has made sure that the
+    /// record is not part of a frozen epoch (invariant 3).
+    #[inline]
+    pub(super) fn value_mut(&mut self, addr: Addr) -> &mut [u8] {
+        let header = self.header(addr);
+        let offset = self.value_offset(addr, header);
+        // SAFETY: as in `value`, and we have `&mut self`; no extractor reads
+        // the block (invariant 3).
+        unsafe { slice::from_raw_parts_mut(self.ptr(addr).add(offset), header.value_len()) }
+    }
+
+    /// Key and namespace of a record, to hash it again when the index splits.
+    #[inline]
+    pub(super) fn key_and_namespace(&self, addr: Addr) -> (&[u8], &[u8]) {
+        let header = self.header(addr);
+        // SAFETY: by invariant 2 key and namespace lie inside the block.
+        unsafe {
+            let mut at = self.ptr(addr).add(HEADER_BYTES);
+            let mut namespace_len = 0;
+            if header.has(NAMESPACED) {
+                namespace_len = at.cast::<u32>().read() as usize;
+                at = at.add(NAMESPACE_LEN_BYTES);
+            }
+            (
+                slice::from_raw_parts(at, header.key_len()),
+                slice::from_raw_parts(at.add(header.key_len()), namespace_len),
+            )
+        }
+    }
+
+    /// Whether a value of `value_len` bytes fits the block of this record,
+    /// without wasting more than half of a block worth saving.
+    #[inline]
+    pub(super) fn fits(&self, addr: Addr, header: Header, value_len: usize) -> bool {
+        let needed = self.value_offset(addr, header) + value_len;
+        let capacity = header.capacity_bytes();
+        needed <= capacity && (capacity <= 8 * UNIT_BYTES || needed * 2 > capacity)
+    }
+
+    /// Marks a record as changed in `epoch`, no longer fresh.
+    #[inline]
+    pub(super) fn touch(&mut self, addr: Addr, header: Header, epoch: Epoch) {
+        let a = header.a & !0xffff_ffff | u64::from(epoch.0);
+        self.set_header(addr, Header { a, b: header.b & !FRESH });
+    }
+
+    /// Replaces the value in place; it fits. Clears a tombstone.
+    #[inline]
+    pub(super) fn write_value(&mut self, addr: Addr, value: &[u8]) {
+        let header = self.header(addr);
+        let offset = self.value_offset(addr, header);
+        debug_assert!(offset + value.len() <= header.capacity_bytes());
+        let b = header.b & !(VALUE_LEN | TOMBSTONE) | value.len() as u64;
+        self.set_header(addr, Header { a: header.a, b });
+        // SAFETY: the caller checked `fits`, so the bytes end inside the
+        // block; `value` cannot overlap it, since the caller's slice borrows
+        // something else while we hold `&mut self`.
+        unsafe {
+            self.ptr(addr).add(offset).copy_from_nonoverlapping(value.as_ptr(), value.len());
+        }
+    }
+
+    /// Turns a record into a tombstone in place.
+    #[inline]
+    pub(super) fn bury(&mut self, addr: Addr) {
+        let header = self.header(addr);
+        let b = header.b & !VALUE_LEN | TOMBSTONE;
+        self.set_header(addr, Header { a: header.a, b });
+    }
+
+    /// Writes a new record and returns where it is. `slack` is spare room for
+    /// the value to grow, in bytes.
+    pub(super) fn create(
+        &mut self,
+        probe: &Probe<'_>,
+        value: &[u8],
+        flags: u64,
+        epoch: Epoch,
+        slack: usize,
+    ) -> Result<Addr> {
+        let fixed = HEADER_BYTES + probe.stored_bytes();
+        let (addr, units) = self.allocate(fixed + value.len() + slack)?;
+        let namespaced = if probe.namespace.is_empty() { 0 } else { NAMESPACED };
+        let header = Header {
+            a: u64::from(epoch.0) | probe.identity() << 32,
+            b: value.len() as u64 | flags | namespaced | u64::from(units) << 37,
+        };
+        self.set_header(addr, header);
+        // SAFETY: `allocate` gave a block of at least the bytes written here,
+        // and nobody else knows it yet.
+        unsafe {
+            let mut at = self.ptr(addr).add(HEADER_BYTES);
+            if namespaced != 0 {
+                at.cast::<u32>().write(probe.namespace.len() as u32);
+                at = at.add(NAMESPACE_LEN_BYTES);
+            }
+            at.copy_from_nonoverlapping(probe.key.as_ptr(), probe.key.len());
+            at = at.add(probe.key.len());
+            at.copy_from_nonoverlapping(probe.namespace.as_ptr(), probe.namespace.len());
+            at = at.add(probe.namespace.len());
+            at.copy_from_nonoverlapping(value.as_ptr(), value.len());
+        }
+        Ok(addr)
+    }
+
+    /// Copies a record as it is into a new block of the same capacity. The
+    /// copy belongs to `epoch` and is not fresh.
+    pub(super) fn copy(&mut self, from: Addr, epoch: Epoch) -> Result<Addr> {
+        let header = self.header(from);
+        let used = self.value_offset(from, header) + header.value_len();
+        let (to, units) = self.allocate(header.capacity_bytes())?;
+        // SAFETY: both blocks have at least `used` bytes; the new block is
+        // not the old one, since the old one is not free.
+        unsafe {
+            self.ptr(to).copy_from_nonoverlapping(self.ptr(from), used);
+        }
+        let a = header.a & !0xffff_ffff | u64::from(epoch.0);
+        let b = header.b & !FRESH & ((1 << 37) - 1) | u64::from(units) << 37;
+        self.set_header(to, Header { a, b });
+        Ok(to)
+    }
+
+    /// Gives a block back. The caller has removed every reference to it, and
+    /// no unextracted epoch holds it.
+    pub(super) fn release(&mut self, addr: Addr) {
+        let units = self.header(addr).capacity_units();
+        let bytes = u64::from(units) * UNIT_BYTES as u64;
+        self.bytes.used -= bytes;
+        let chunk = addr.chunk();
+        // The test of the size saves the look at the chunk for nearly all.
+        if units as usize > LARGEST_SHARED_BYTES / UNIT_BYTES
+            && self.chunks[chunk].as_ref().is_some_and(|chunk| !chunk.shared)
+        {
+            self.bytes.mapped -= bytes;
+            self.bases[chunk] = std::ptr::null_mut();
+            Arc::make_mut(&mut self.chunks)[chunk] = None;
+            self.vacant.push(chunk as u32);
+            return;
+        }
+        self.bytes.free += bytes;
+        self.add_free(addr, units);
+    }
+
+    fn allocate(&mut self, bytes: usize) -> Result<(Addr, u32)> {
+        let units = (bytes.div_ceil(UNIT_BYTES) as u32).max(MIN_UNITS);
+        if bytes > LARGEST_SHARED_BYTES {
+            return self.allocate_alone(bytes);
+        }
+        // Split larger free blocks only when there is much to win: otherwise
+        // they would be worn down to crumbs by every small insert.
+        let thrifty = self.bytes.free * 8 > self.bytes.mapped;
+        let taken = match self.take_free(units, thrifty) {
+            Some(taken) => taken,
+            None => self.take_bump(units)?,
+        };
+        self.bytes.used += u64::from(taken.1) * UNIT_BYTES as u64;
+        Ok(taken)
+    }
+
+    fn allocate_alone(&mut self, bytes: usize) -> Result<(Addr, u32)> {
+        // Whole small pages: the mapping has that size anyway.
+        let bytes = bytes.next_multiple_of(4096);
+        let chunk = self.add_chunk(Pages::new(bytes).map_err(out_of_memory)?, false)?;
+        self.bytes.used += bytes as u64;
+        Ok((Addr::new(chunk, 0), (bytes / UNIT_BYTES) as u32))
+    }
+
+    /// Takes units that were never given out, from a new chunk if need be.
+    fn take_bump(&mut self, units: u32) -> Result<(Addr, u32)> {
+        if self.bump_unit + units > self.bump_end {
+            if self.bytes.free * 4 > self.bytes.mapped {
+                self.sweep_some();
+                if let Some(taken) = self.take_free(units, true) {
+                    return Ok(taken);
+                }
+            }
+            self.start_chunk()?;
+        }
+        let addr = Addr::new(self.bump_chunk, self.bump_unit);
+        self.bump_unit += units;
+        Ok((addr, units))
+    }
+
+    /// Begins to fill a new ordinary chunk; what is left of the old one
+    /// becomes a free block.
+    fn start_chunk(&mut self) -> Result<()> {
+        let pages = if self.bases.is_empty() {
+            Pages::new(FIRST_CHUNK_BYTES).map_err(out_of_memory)?
+        } else {
+            self.pool.take().map_err(out_of_memory)?
+        };
+        let end = (pages.len() / UNIT_BYTES) as u32;
+        let chunk = self.add_chunk(pages, true)?;
+        let left = self.bump_end - self.bump_unit;
+        if left > 0 {
+            let addr = Addr::new(self.bump_chunk, self.bump_unit);
+            self.bytes.free += u64::from(left) * UNIT_BYTES as u64;
+            self.add_free(addr, left);
+        }
+        self.bump_chunk = chunk;
+        self.bump_unit = 0;
+        self.bump_end = end;
+        Ok(())
+    }
+
+    fn add_chunk(&mut self, pages: Pages, shared: bool) -> Result<usize> {
+        let chunks = Arc::make_mut(&mut self.chunks);
+        if self.bases.is_empty() {
+            // Chunk 0 stays empty, so that no address is zero.
+            self.bases.push(std::ptr::null_mut());
+            chunks.push(None);
+        }
+        let base = pages.as_ptr();
+        self.bytes.mapped += pages.len() as u64;
+        let chunk = Some(Arc::new(Chunk { pages, shared }));
+        if let Some(number) = self.vacant.pop() {
+            self.bases[number as usize] = base;
+            chunks[number as usize] = chunk;
+            return Ok(number as usize);
+        }
+        if self.bases.len() == MAX_CHUNKS {
+            self.bytes.mapped -= chunk.map_or(0, |chunk| chunk.pages.len() as u64);
+            return Err(Error::unavailable("a state of one shard has outgrown its address space")
+                .expected(format_args!("at most {MAX_CHUNKS} chunks of 2 MiB or single records"))
+                .remedy("spread the job over more shards"));
+        }
+        self.bases.push(base);
+        chunks.push(chunk);
+        Ok(self.bases.len() - 1)
+    }
+
+    // Free blocks. Their links live in the blocks themselves; the heads of the
+    // lists in `FreeLists`.
+
+    fn links(&self, addr: Addr) -> (u32, u32) {
+        let ptr = self.ptr(addr).cast::<u32>();
+        // SAFETY: a listed free block has at least 32 bytes; the links are
+        // two words behind the header.
+        unsafe { (ptr.add(4).read(), ptr.add(5).read()) }
+    }
+
+    fn set_next(&mut self, addr: Addr, next: u32) {
+        // SAFETY: as in `links`; free blocks belong to the writer alone.
+        unsafe { self.ptr(addr).cast::<u32>().add(4).write(next) }
+    }
+
+    fn set_previous(&mut self, addr: Addr, previous: u32) {
+        // SAFETY: as in `links`; free blocks belong to the writer alone.
+        unsafe { self.ptr(addr).cast::<u32>().add(5).write(previous) }
+    }
+
+    /// Marks a block free and lists it. A single unit is too small for links:
+    /// it waits unlisted until a sweep joins it to a neighbour.
+    fn add_free(&mut self, addr: Addr, units: u32) {
+        self.set_header(addr, Header { a: 0, b: FREE | u64::from(units) << 37 });
+        if units < MIN_UNITS {
+            return;
+        }
+        let next = self.free.push(units, addr.0);
+        self.set_next(addr, next);
+        self.set_previous(addr, 0);
+        if next != 0 {
+            self.set_previous(Addr(next), addr.0);
+        }
+    }
+
+    fn unlist(&mut self, addr: Addr, units: u32) {
+        let (next, previous) = self.links(addr);
+        if next != 0 {
+            self.set_previous(Addr(next), previous);
+        }
+        if previous != 0 {
+            self.set_next(Addr(previous), next);
+        } else {
+            self.free.set_head(units, next);
+        }
+    }
+
+    /// Takes a free block of at least `units`, splitting a larger one if
+    /// `may_split`.
+    fn take_free(&mut self, units: u32, may_split: bool) -> Option<(Addr, u32)> {
+        let found = self.find_in_class(units).or_else(|| self.free.find(units, may_split))?;
+        let addr = Addr(found);
+        let have = self.header(addr).capacity_units();
+        self.unlist(addr, have);
+        let mut taken = have;
+        if have - units >= MIN_UNITS {
+            self.add_free(Addr(addr.0 + units), have - units);
+            taken = units;
+        }
+        self.bytes.free -= u64::from(taken) * UNIT_BYTES as u64;
+        Some((addr, taken))
+    }
+
+    /// Looks through the first blocks of the class of `units` for one that is
+    /// large enough: the usual case is that all have the same size.
+    fn find_in_class(&self, units: u32) -> Option<u32> {
+        let mut candidate = self.free.candidates(units)?;
+        for _ in 0..CLASS_VISITS {
+            if self.header(Addr(candidate)).capacity_units() >= units {
+                return Some(candidate);
+            }
+            candidate = self.links(Addr(candidate)).0;
+            if candidate == 0 {
+                break;
+            }
+        }
+        None
+    }
+
+    /// Joins neighbouring free blocks, a bounded number of blocks at a time.
+    fn sweep_some(&mut self) {
+        let mut visits = SWEEP_BLOCKS;
+        while visits > 0 {
+            let (chunk, unit) = self.sweep;
+            let end = self.chunk_end(chunk);
+            if unit >= end {
+                let next = if chunk + 1 < self.bases.len() { chunk + 1 } else { 1 };
+                self.sweep = (next, 0);
+                visits -= 1;
+                continue;
+            }
+            let first = Addr::new(chunk, unit);
+            let header = self.header(first);
+            let mut units = header.capacity_units();
+            if header.has(FREE) {
+                let mut joined = units;
+                while unit + joined < end {
+                    let next = Addr::new(chunk, unit + joined);
+                    let header = self.header(next);
+                    if !header.has(FREE) {
+                        break;
+                    }
+                    if header.capacity_units() >= MIN_UNITS {
+                        self.unlist(next, header.capacity_units());
+                    }
+                    joined += header.capacity_units();
+                    visits = visits.saturating_sub(1);
+                }
+                if joined > units {
+                    if units >= MIN_UNITS {
+                        self.unlist(first, units);
+                    }
+                    self.add_free(first, joined);
+                    units = joined;
+                }
+            }
+            self.sweep.1 = unit + units;
+            visits = visits.saturating_sub(1);
+        }
+    }
+
+    /// How many units of an ordinary chunk are divided into blocks; 0 for
+    /// chunks that hold one large record or nothing.
+    fn chunk_end(&self, chunk: usize) -> u32 {
+        if chunk == self.bump_chunk {
+            return self.bump_unit;
+        }
+        match self.chunks.get(chunk) {
+            Some(Some(chunk)) if chunk.shared => (chunk.pages.len() / UNIT_BYTES) as u32,
+            _ => 0,
+        }
+    }
+}
+
+impl ChunkSet {
+    /// The bytes of a record in a frozen epoch, header included, value
+    /// included, slack not.
+    ///
+    /// The caller is the extractor of that epoch and `addr` is in its dirty
+    /// map: by invariant 3 the writer does not change the block until the
+    /// extraction is published.
+    #[inline]
+    pub(super) fn record_bytes(&self, addr: Addr) -> &[u8] {
+        let ptr = self.ptr(addr);
+        // SAFETY: by invariant 1 `addr` is a block of a chunk in this set, by
+        // invariant 2 the record ends inside it, by invariant 3 nobody writes
+        // it, and the set keeps the chunk mapped.
+        unsafe {
+            let header = Header { a: ptr.cast::<u64>().read(), b: ptr.cast::<u64>().add(1).read() };
+            let mut len = HEADER_BYTES + header.key_len() + header.value_len();
+            if header.has(NAMESPACED) {
+                len += NAMESPACE_LEN_BYTES + ptr.add(HEADER_BYTES).cast::<u32>().read() as usize;
+            }
+            slice::from_raw_parts(ptr, len)
+        }
+    }
+
+    /// Asks the processor to fetch a record that will be read soon.
+    #[inline]
+    pub(super) fn prefetch(&self, addr: Addr) {
+        let ptr = self.ptr(addr);
+        prefetch_read(ptr);
+        prefetch_read(ptr.wrapping_add(64));
+    }
+
+    #[inline]
+    fn ptr(&self, addr: Addr) -> *const u8 {
+        let chunk = self.0[addr.chunk()].as_ref().expect("a dirty record's chunk is in the set");
+        chunk.pages.as_ptr().wrapping_add(addr.unit() as usize * UNIT_BYTES)
+    }
+}
+
+/// Equality without a call for the short keys that most states have.
+#[inline]
+fn same_bytes(a: &[u8], b: &[u8]) -> bool {
+    let len = a.len();
+    if len != b.len() {
+        return false;
+    }
+    let word = |s: &[u8], at: usize| {
+        u64::from_ne_bytes(s[at..at + 8].try_into().expect("eight bytes were taken"))
+    };
+    if (8..=16).contains(&len) {
+        word(a, 0) == word(b, 0) && word(a, len - 8) == word(b, len - 8)
+    } else {
+        a == b
+    }
+}
+
+fn out_of_memory(source: std::io::Error) -> Error {
+    Error::io("no memory for records could be mapped", source)
+        .remedy("free memory, or spread the job over more shards")
+}

@@ -1,0 +1,613 @@
+//! The live records of one state of one shard: a hash index over an arena,
+//! changed in place, frozen in constant time.
+//!
+//! # The algorithm
+//!
+//! Every record carries the epoch of its last change; the memtable has a
+//! current epoch and knows the last *extracted* one.
+//!
+//! 1. *Change a record of the current epoch*: in place. It is dirty already.
+//! 2. *Change a record of an extracted epoch*: in place; mark it dirty and
+//!    give it the current epoch (its "first touch").
+//! 3. *Change a record between the two* (frozen, and perhaps being read by an
+//!    extractor): copy it to a new block, which belongs to the current epoch,
+//!    point the index at the copy, and *retire* the old block until its epoch
+//!    has been extracted.
+//! 4. *Freeze*: hand the dirty map and shared references to the chunks to the
+//!    caller, and advance the epoch. Nothing is copied, locked or waited for.
+//! 5. *Extract*, on another thread: copy the dirty records of the frozen epoch
+//!    into a [`Run`](extract::Run), then publish the epoch as extracted.
+//!    Sorting, compressing and writing come later and hold nobody up.
+//! 6. *Chores*, a few with each first touch: free retired blocks and dropped
+//!    tombstones of extracted epochs.
+//!
+//! A delete leaves a tombstone, so that the next delta says so; except that a
+//! record created in the current epoch, whose key is known to be absent from
+//! every table (`FRESH`), vanishes without a trace. A tombstone is dropped
+//! once it has been extracted and no table below needs it to be hidden.
+//!
+//! The memtable knows no files and no threads.
+
+mod arena;
+mod dirty;
+pub(crate) mod extract;
+mod freelist;
+mod handoff;
+mod index;
+mod sync;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+use crossbeam::queue::SegQueue;
+
+use crate::base::{Epoch, Error, KeyGroup, Result, hash};
+use crate::env::pages::PagePool;
+
+use self::arena::{Addr, Arena, FRESH, Header, TOMBSTONE};
+pub(crate) use self::arena::{Probe, Record};
+use self::dirty::{ChunkBits, DirtyMap};
+use self::extract::{Buried, Frozen};
+use self::handoff::Handoff;
+use self::index::{Index, Slot};
+
+/// Operations that are in flight at once in a batched call: enough to cover a
+/// miss to memory with the work of the others, few enough that the lines are
+/// still there when their turn comes.
+pub(crate) const BATCH: usize = 16;
+/// Blocks freed by one round of chores.
+const CHORES: usize = 4;
+
+/// What writer and extractor share, besides the chunks.
+pub(super) struct Shared {
+    handoff: Handoff,
+    /// Tombstones that have been extracted.
+    buried: SegQueue<Vec<Buried>>,
+    /// Cleared dirty bits, to be used again.
+    spare_bits: SegQueue<ChunkBits>,
+}
+
+/// What a memtable says about a key.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Lookup<'a> {
+    /// It has never heard of it: look below, if there is anything below.
+    Absent,
+    /// It was deleted; what tables below say does not count.
+    Deleted,
+    /// Its value.
+    Value(&'a [u8]),
+}
+
+/// Whether tables below the memtable may hold records that it does not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Below {
+    /// The memtable is complete: what it does not hold does not exist.
+    Nothing,
+    /// A key that is absent here may be present in a table.
+    Tables,
+}
+
+/// Size and shape of a memtable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct MemtableStats {
+    /// Records, tombstones included.
+    pub(crate) records: u64,
+    /// Records that the next delta will hold.
+    pub(crate) dirty_records: u64,
+    /// Bytes of the index.
+    pub(crate) index_bytes: u64,
+    /// Bytes mapped for records.
+    pub(crate) arena_mapped_bytes: u64,
+    /// Bytes of blocks in use.
+    pub(crate) arena_used_bytes: u64,
+    /// Bytes of blocks that wait to be used again.
+    pub(crate) arena_free_bytes: u64,
+}
+
+/// See the [module documentation](self).
+pub(crate) struct Memtable {
+    index: Index,
+    arena: Arena,
+    dirty: DirtyMap,
+    epoch: Epoch,
+    /// The last extracted epoch, as last seen.
+    extracted: Epoch,
+    shared: Arc<Shared>,
+    /// Old blocks of records that were copied while frozen, oldest epoch
+    /// first, with the epoch that must be extracted before they can be freed.
+    retired: VecDeque<(Epoch, Addr)>,
+    /// Extracted tombstones that wait to be dropped.
+    buried: VecDeque<Buried>,
+    below: Below,
+}
+
+impl Memtable {
+    /// An empty memtable.
+    pub(crate) fn new(pool: Arc<PagePool>, below: Below) -> Self {
+        Self {
+            index: Index::new(Arc::clone(&pool)),
+            arena: Arena::new(pool),
+            dirty: DirtyMap::default(),
+            epoch: Epoch::FIRST,
+            extracted: Epoch::CLEAN,
+            shared: Arc::new(Shared {
+                handoff: Handoff::new(Epoch::CLEAN.0),
+                buried: SegQueue::new(),
+                spare_bits: SegQueue::new(),
+            }),
+            retired: VecDeque::new(),
+            buried: VecDeque::new(),
+            below,
+        }
+    }
+
+    /// Whether a key that is absent here may be present in a table.
+    #[inline]
+    pub(crate) fn below(&self) -> Below {
+        self.below
+    }
+
+    /// Everything that the tables hold is here now, or will never be asked
+    /// for: from now on absent means absent.
+    pub(crate) fn set_complete(&mut self) {
+        self.below = Below::Nothing;
+    }
+
+    pub(crate) fn stats(&self) -> MemtableStats {
+        let bytes = self.arena.bytes();
+        MemtableStats {
+            records: self.index.len(),
+            dirty_records: self.dirty.records(),
+            index_bytes: self.index.bytes(),
+            arena_mapped_bytes: bytes.mapped,
+            arena_used_bytes: bytes.used,
+            arena_free_bytes: bytes.free,
+        }
+    }
+
+    #[inline]
+    fn find(&self, probe: &Probe<'_>) -> Option<(Slot, Addr)> {
+        self.index.find(probe.hash, |addr| self.arena.is(addr, probe))
+    }
+
+    /// Asks the processor for the index line of a key.
+    #[inline]
+    pub(crate) fn prefetch_index(&self, hash: u64) {
+        self.index.prefetch(hash);
+    }
+
+    /// Asks the processor for the record of a key, whose index line has
+    /// arrived.
+    #[inline]
+    pub(crate) fn prefetch_record(&self, hash: u64) {
+        if let Some(addr) = self.index.likely(hash) {
+            self.arena.prefetch(addr);
+        }
+    }
+
+    /// Looks a key up.
+    #[inline]
+    pub(crate) fn get(&self, probe: &Probe<'_>) -> Lookup<'_> {
+        match self.find(probe) {
+            None => Lookup::Absent,
+            Some((_, addr)) if self.arena.header(addr).has(TOMBSTONE) => Lookup::Deleted,
+            Some((_, addr)) => Lookup::Value(self.arena.value(addr)),
+        }
+    }
+
+    /// Inserts or replaces.
+    ///
+    /// # Errors
+    /// `Unavailable` if no memory can be had; the record is as it was.
+    #[inline]
+    pub(crate) fn put(&mut self, probe: &Probe<'_>, value: &[u8]) -> Result<()> {
+        match self.find(probe) {
+            Some((slot, addr)) => self.overwrite(slot, addr, probe, value).map(drop),
+            None => self.insert(probe, value).map(drop),
+        }
+    }
+
+    /// Deletes, and says whether the memtable had a value.
+    ///
+    /// # Errors
+    /// `Unavailable` if no memory can be had for a tombstone; the record is
+    /// as it was.
+    pub(crate) fn delete(&mut self, probe: &Probe<'_>) -> Result<bool> {
+        match self.find(probe) {
+            Some((_, addr)) if self.arena.header(addr).has(TOMBSTONE) => Ok(false),
+            Some((slot, addr)) => self.bury(slot, addr, probe).map(|()| true),
+            None if self.below == Below::Tables => {
+                self.add(probe, &[], TOMBSTONE, self.epoch, 0).map(|_| false)
+            }
+            None => Ok(false),
+        }
+    }
+
+    /// The record of a key, present or not, to be read and changed.
+    #[inline]
+    pub(crate) fn entry<'a>(&'a mut self, probe: Probe<'a>) -> ValueMut<'a> {
+        let found = self.find(&probe).map(|(slot, addr)| {
+            let live = !self.arena.header(addr).has(TOMBSTONE);
+            Found { slot, addr, live }
+        });
+        ValueMut { memtable: self, probe, found, failure: None }
+    }
+
+    /// Brings in a record from a table, unchanged, unless the memtable has
+    /// something newer to say about its key.
+    ///
+    /// # Errors
+    /// `Unavailable` if no memory can be had.
+    pub(crate) fn promote(&mut self, probe: &Probe<'_>, value: &[u8]) -> Result<()> {
+        if self.find(probe).is_none() {
+            self.reserve(probe.hash)?;
+            let addr = self.arena.create(probe, value, 0, Epoch::CLEAN, 0)?;
+            self.index.insert(probe.hash, addr);
+        }
+        Ok(())
+    }
+
+    /// Ends the current epoch. Constant time: nothing is copied.
+    ///
+    /// # Errors
+    /// `Closed` after four billion epochs.
+    pub(crate) fn freeze(&mut self) -> Result<Frozen> {
+        let frozen = self.epoch;
+        if frozen.0 == u32::MAX {
+            return Err(Error::closed("the shard has used up its epochs")
+                .expected(format_args!("at most {} snapshots in one life", u32::MAX))
+                .remedy("restore the shard from its last snapshot"));
+        }
+        self.epoch = frozen.next();
+        let dirty = std::mem::take(&mut self.dirty);
+        Ok(Frozen::new(frozen, dirty, self.arena.chunk_set(), Arc::clone(&self.shared)))
+    }
+
+    /// Frees what earlier epochs left behind, a bounded amount of it; says
+    /// whether there may be more to do.
+    pub(crate) fn chores(&mut self) -> bool {
+        self.refresh_extracted();
+        let mut left = CHORES;
+        while left > 0 {
+            match self.retired.front() {
+                Some(&(epoch, addr)) if epoch <= self.extracted => {
+                    self.retired.pop_front();
+                    self.arena.release(addr);
+                    left -= 1;
+                }
+                _ => break,
+            }
+        }
+        // While tables below may hold the key, its tombstone must stay.
+        if self.below == Below::Nothing {
+            if self.buried.is_empty()
+                && let Some(more) = self.shared.buried.pop()
+            {
+                self.buried = more.into();
+            }
+            while left > 0
+                && let Some(buried) = self.buried.pop_front()
+            {
+                self.drop_tombstone(buried);
+                left -= 1;
+            }
+        }
+        left == 0
+    }
+
+    /// Drops a tombstone, if that is still what it is. The block may have
+    /// been freed and used again since, even by another key; but if the index
+    /// still holds its address then there is a record, and its header says
+    /// whether it, too, is an extracted tombstone.
+    fn drop_tombstone(&mut self, buried: Buried) {
+        let addr = Addr(buried.addr);
+        if let Some((slot, addr)) = self.index.find(buried.hash, |found| found == addr) {
+            let header = self.arena.header(addr);
+            if header.has(TOMBSTONE) && header.epoch() <= self.extracted {
+                self.index.remove(hash_of(&self.arena, addr), slot);
+                self.arena.release(addr);
+            }
+        }
+    }
+
+    #[inline]
+    fn refresh_extracted(&mut self) {
+        self.extracted = Epoch(self.shared.handoff.extracted());
+    }
+
+    /// Whether the record may be changed where it is.
+    #[inline]
+    fn in_place(&mut self, header: Header) -> bool {
+        let epoch = header.epoch();
+        if epoch == self.epoch || epoch <= self.extracted {
+            return true;
+        }
+        self.refresh_extracted();
+        epoch <= self.extracted
+    }
+
+    #[inline]
+    fn mark_dirty(&mut self, addr: Addr) {
+        self.dirty.set(addr, || self.shared.spare_bits.pop());
+    }
+
+    fn reserve(&mut self, hash: u64) -> Result<()> {
+        let arena = &self.arena;
+        self.index.reserve(
+            hash,
+            |addr| hash_of(arena, addr),
+            |addr| arena.prefetch(addr),
+        )
+    }
+
+    fn add(
+        &mut self,
+        probe: &Probe<'_>,
+        value: &[u8],
+        flags: u64,
+        epoch: Epoch,
+        slack: usize,
+    ) -> Result<Found> {
+        self.reserve(probe.hash)?;
+        let addr = self.arena.create(probe, value, flags, epoch, slack)?;
+        let slot = self.index.insert(probe.hash, addr);
+        self.mark_dirty(addr);
+        self.some_chores();
+        Ok(Found { slot, addr, live: flags & TOMBSTONE == 0 })
+    }
+
+    #[inline]
+    fn insert(&mut self, probe: &Probe<'_>, value: &[u8]) -> Result<Found> {
+        let flags = if self.below == Below::Nothing { FRESH } else { 0 };
+        self.add(probe, value, flags, self.epoch, 0)
+    }
+
+    #[inline]
+    fn some_chores(&mut self) {
+        if !self.retired.is_empty() || !self.buried.is_empty() || !self.shared.buried.is_empty() {
+            self.chores();
+        }
+    }
+
+    /// Makes the record one that may be changed in place, and dirty. Returns
+    /// where it is now.
+    #[inline]
+    fn make_writable(&mut self, slot: Slot, addr: Addr) -> Result<Addr> {
+        let header = self.arena.header(addr);
+        if header.epoch() == self.epoch {
+            return Ok(addr);
+        }
+        self.first_touch(slot, addr, header)
+    }
+
+    fn first_touch(&mut self, slot: Slot, addr: Addr, header: Header) -> Result<Addr> {
+        if self.in_place(header) {
+            self.arena.touch(addr, header, self.epoch);
+            self.mark_dirty(addr);
+            return Ok(addr);
+        }
+        let copy = self.arena.copy(addr, self.epoch)?;
+        self.index.replace(slot, copy);
+        self.mark_dirty(copy);
+        self.retire(addr, header.epoch());
+        Ok(copy)
+    }
+
+    fn retire(&mut self, addr: Addr, epoch: Epoch) {
+        // Epochs in the queue need not ascend (an older frozen record may be
+        // touched after a younger one); waiting for the youngest in front of
+        // it delays a block a little and never frees one too early.
+        let epoch = self.retired.back().map_or(epoch, |&(last, _)| last.max(epoch));
+        self.retired.push_back((epoch, addr));
+        self.some_chores();
+    }
+
+    /// Gives the record a new value. Returns where it is now.
+    #[inline]
+    fn overwrite(
+        &mut self,
+        slot: Slot,
+        addr: Addr,
+        probe: &Probe<'_>,
+        value: &[u8],
+    ) -> Result<Found> {
+        let header = self.arena.header(addr);
+        if self.arena.fits(addr, header, value.len()) && self.in_place(header) {
+            if header.epoch() != self.epoch {
+                self.arena.touch(addr, header, self.epoch);
+                self.mark_dirty(addr);
+            }
+            self.arena.write_value(addr, value);
+            return Ok(Found { slot, addr, live: true });
+        }
+        // A value that grew may grow again: an eighth of slack makes a
+        // thousand small appends move it some fifty times instead of each time.
+        let slack = if value.len() > header.value_len() { value.len() / 8 } else { 0 };
+        self.rewrite(slot, addr, header, probe, value, 0, slack)
+    }
+
+    /// Replaces the record by a new one elsewhere.
+    #[allow(clippy::too_many_arguments, reason = "each is a part of the record")]
+    fn rewrite(
+        &mut self,
+        slot: Slot,
+        addr: Addr,
+        header: Header,
+        probe: &Probe<'_>,
+        value: &[u8],
+        flags: u64,
+        slack: usize,
+    ) -> Result<Found> {
+        let current = header.epoch() == self.epoch;
+        let fresh = if current && header.has(FRESH) { FRESH } else { 0 };
+        let copy = self.arena.create(probe, value, flags | fresh, self.epoch, slack)?;
+        self.index.replace(slot, copy);
+        if current {
+            self.dirty.clear(addr);
+            self.arena.release(addr);
+        } else if self.in_place(header) {
+            self.arena.release(addr);
+        } else {
+            self.retire(addr, header.epoch());
+        }
+        self.mark_dirty(copy);
+        Ok(Found { slot, addr: copy, live: flags & TOMBSTONE == 0 })
+    }
+
+    /// Deletes a live record.
+    fn bury(&mut self, slot: Slot, addr: Addr, probe: &Probe<'_>) -> Result<()> {
+        let header = self.arena.header(addr);
+        if header.epoch() == self.epoch && header.has(FRESH) {
+            self.dirty.clear(addr);
+            self.index.remove(probe.hash, slot);
+            self.arena.release(addr);
+            return Ok(());
+        }
+        if self.arena.fits(addr, header, 0) && self.in_place(header) {
+            if header.epoch() != self.epoch {
+                self.arena.touch(addr, header, self.epoch);
+                self.mark_dirty(addr);
+            }
+            self.arena.bury(addr);
+            self.some_chores();
+            return Ok(());
+        }
+        self.rewrite(slot, addr, header, probe, &[], TOMBSTONE, 0).map(drop)
+    }
+
+    /// Calls `visit` with every live record that is in memory.
+    #[cfg(test)]
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(Record<'_>)) {
+        let set = self.arena.chunk_set();
+        for addr in self.index.addresses() {
+            let record = Record::parse(set.record_bytes(addr));
+            if record.value.is_some() {
+                visit(record);
+            }
+        }
+    }
+}
+
+/// The hash of a stored record, which is not stored with it.
+fn hash_of(arena: &Arena, addr: Addr) -> u64 {
+    let (key, namespace) = arena.key_and_namespace(addr);
+    hash::with_namespace(hash::hash_key(key), namespace)
+}
+
+impl fmt::Debug for Memtable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memtable")
+            .field("epoch", &self.epoch)
+            .field("extracted", &self.extracted)
+            .field("below", &self.below)
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Found {
+    slot: Slot,
+    addr: Addr,
+    live: bool,
+}
+
+/// The value of one key, present or not, for a read-modify-write in place.
+///
+/// Given to the closure of an update. Reading costs nothing more; the record
+/// becomes dirty only by [`bytes_mut`](Self::bytes_mut), [`set`](Self::set) or
+/// [`delete`](Self::delete).
+///
+/// Running out of memory inside a closure makes the update return that error;
+/// the value is then as the last successful call left it.
+pub struct ValueMut<'a> {
+    memtable: &'a mut Memtable,
+    probe: Probe<'a>,
+    found: Option<Found>,
+    failure: Option<Error>,
+}
+
+impl ValueMut<'_> {
+    /// The value, if the key has one.
+    #[inline]
+    pub fn get(&self) -> Option<&[u8]> {
+        match self.found {
+            Some(Found { addr, live: true, .. }) => Some(self.memtable.arena.value(addr)),
+            _ => None,
+        }
+    }
+
+    /// The value, to be changed where it is, at its present length; `None` if
+    /// the key has none. The record counts as changed even if the bytes are
+    /// not.
+    #[inline]
+    pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        let Some(Found { slot, addr, live: true }) = self.found else { return None };
+        match self.memtable.make_writable(slot, addr) {
+            Ok(addr) => {
+                self.found = Some(Found { slot, addr, live: true });
+                Some(self.memtable.arena.value_mut(addr))
+            }
+            Err(error) => {
+                self.failure = Some(error);
+                None
+            }
+        }
+    }
+
+    /// Inserts or replaces the value; any length up to the limit is welcome.
+    #[inline]
+    pub fn set(&mut self, value: &[u8]) {
+        if let Err(error) = crate::base::limits::check_value(value) {
+            self.failure = Some(error);
+            return;
+        }
+        let done = match self.found {
+            Some(Found { slot, addr, .. }) => {
+                self.memtable.overwrite(slot, addr, &self.probe, value)
+            }
+            None => self.memtable.insert(&self.probe, value),
+        };
+        match done {
+            Ok(found) => self.found = Some(found),
+            Err(error) => self.failure = Some(error),
+        }
+    }
+
+    /// Deletes the key.
+    pub fn delete(&mut self) {
+        match self.memtable.delete(&self.probe) {
+            Ok(_) => {
+                self.found = self.memtable.find(&self.probe).map(|(slot, addr)| Found {
+                    slot,
+                    addr,
+                    live: false,
+                });
+            }
+            Err(error) => self.failure = Some(error),
+        }
+    }
+
+    /// The key group of the key.
+    pub fn key_group(&self) -> KeyGroup {
+        self.probe.group
+    }
+
+    /// The first failure inside the closure, if there was one.
+    #[inline]
+    pub(crate) fn finish(self) -> Result<()> {
+        match self.failure {
+            None => Ok(()),
+            Some(error) => Err(error),
+        }
+    }
+}
+
+impl fmt::Debug for ValueMut<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ValueMut").field("value", &self.get()).finish_non_exhaustive()
+    }
+}

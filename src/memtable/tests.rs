@@ -1,0 +1,352 @@
+//! The memtable beside a model: every extracted run and every lookup must say
+//! what plain maps say.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::extract::Run;
+use super::{Below, Lookup, Memtable, Probe};
+use crate::base::hash::{group_of_hash, hash_key, with_namespace};
+use crate::base::{KeyGroup, MaxParallelism};
+use crate::env::pages::PagePool;
+
+type Key = (Vec<u8>, Vec<u8>);
+type Model = BTreeMap<Key, Vec<u8>>;
+
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+}
+
+fn probe(key: &Key) -> Probe<'_> {
+    let key_hash = hash_key(&key.0);
+    Probe {
+        hash: with_namespace(key_hash, &key.1),
+        group: group_of_hash(key_hash, MaxParallelism::DEFAULT),
+        key: &key.0,
+        namespace: &key.1,
+    }
+}
+
+fn memtable() -> Memtable {
+    Memtable::new(Arc::new(PagePool::new(0)), Below::Nothing)
+}
+
+/// What a run says, applied to a model.
+fn apply(run: &Run, model: &mut Model) {
+    for (_, record) in run.records() {
+        let key = (record.key.to_vec(), record.namespace.to_vec());
+        match record.value {
+            Some(value) => drop(model.insert(key, value.to_vec())),
+            None => drop(model.remove(&key)),
+        }
+    }
+}
+
+fn live(memtable: &Memtable) -> Model {
+    let mut all = Model::new();
+    memtable.for_each(|record| {
+        let key = (record.key.to_vec(), record.namespace.to_vec());
+        assert!(all.insert(key, record.value.expect("live").to_vec()).is_none());
+    });
+    all
+}
+
+fn random_key(rng: &mut Rng, keys: u64) -> Key {
+    let number = rng.below(keys);
+    let key = match number % 5 {
+        0 => number.to_le_bytes()[..(number % 4) as usize].to_vec(),
+        1 => number.to_be_bytes().to_vec(),
+        2 => format!("user:{number:08}").into_bytes(),
+        3 => vec![number as u8; (number % 300) as usize],
+        _ => (number as u16).to_be_bytes().to_vec(),
+    };
+    let namespace = match number % 7 {
+        0 => b"w".to_vec(),
+        1 => number.to_le_bytes().to_vec(),
+        _ => Vec::new(),
+    };
+    (key, namespace)
+}
+
+fn random_value(rng: &mut Rng) -> Vec<u8> {
+    let len = match rng.below(20) {
+        0 => 0,
+        1 => 200 + rng.below(5_000),
+        2 if rng.below(50) == 0 => 600_000 + rng.below(10_000),
+        3..=5 => rng.below(200),
+        _ => 8,
+    };
+    let fill = rng.next() as u8;
+    vec![fill; len as usize]
+}
+
+/// One random life: operations, freezes, and extractions some time after the
+/// freeze. Every run, applied to the image before it, must give the image at
+/// its freeze.
+fn random_life(seed: u64) {
+    let mut rng = Rng(seed);
+    let keys = 1 + rng.below(2_000);
+    let steps = 200 + rng.below(3_000);
+    let mut memtable = memtable();
+    let mut model = Model::new();
+    let mut durable = Model::new();
+    let mut in_flight = std::collections::VecDeque::new();
+    for _ in 0..steps {
+        let key = random_key(&mut rng, keys);
+        match rng.below(100) {
+            0..=39 => {
+                let value = random_value(&mut rng);
+                memtable.put(&probe(&key), &value).expect("there is memory");
+                model.insert(key, value);
+            }
+            40..=54 => {
+                let had = memtable.delete(&probe(&key)).expect("there is memory");
+                assert_eq!(had, model.remove(&key).is_some());
+            }
+            55..=79 => {
+                let grown = random_value(&mut rng);
+                let mut entry = memtable.entry(probe(&key));
+                assert_eq!(entry.get(), model.get(&key).map(Vec::as_slice));
+                match rng.below(5) {
+                    0 => {
+                        entry.set(&grown);
+                        model.insert(key.clone(), grown);
+                    }
+                    1 => {
+                        entry.delete();
+                        entry.set(&grown);
+                        model.insert(key.clone(), grown);
+                    }
+                    2 => {
+                        entry.set(&grown);
+                        entry.delete();
+                        assert_eq!(entry.get(), None);
+                        model.remove(&key);
+                    }
+                    _ => match (entry.bytes_mut(), model.get_mut(&key)) {
+                        (None, None) => {}
+                        (Some(bytes), Some(expected)) => {
+                            for byte in bytes.iter_mut().chain(expected.iter_mut()) {
+                                *byte = byte.wrapping_add(1);
+                            }
+                            assert_eq!(bytes, &expected[..]);
+                        }
+                        other => panic!("presence differs: {other:?}"),
+                    },
+                }
+                entry.finish().expect("there is memory");
+            }
+            80..=94 => match (memtable.get(&probe(&key)), model.get(&key)) {
+                (Lookup::Value(found), Some(expected)) => assert_eq!(found, &expected[..]),
+                (Lookup::Absent | Lookup::Deleted, None) => {}
+                other => panic!("lookup differs: {other:?}"),
+            },
+            95..=97 => {
+                in_flight.push_back((memtable.freeze().expect("epochs left"), model.clone()));
+            }
+            _ => {
+                if let Some((frozen, image)) = in_flight.pop_front() {
+                    let mut run = frozen.extract();
+                    run.sort();
+                    apply(&run, &mut durable);
+                    assert_eq!(durable, image, "the delta differs from the image at the freeze");
+                }
+                memtable.chores();
+            }
+        }
+    }
+    for (frozen, image) in in_flight {
+        apply(&frozen.extract(), &mut durable);
+        assert_eq!(durable, image);
+    }
+    assert_eq!(live(&memtable), model);
+}
+
+#[test]
+fn every_delta_equals_the_model_at_its_freeze() {
+    let seeds = std::env::var("ALLUVIUM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(300);
+    for seed in 0..seeds {
+        let outcome = std::panic::catch_unwind(|| random_life(seed));
+        assert!(outcome.is_ok(), "seed {seed} failed; run random_life({seed})");
+    }
+}
+
+fn numbered(number: u64) -> Key {
+    (number.to_be_bytes().to_vec(), Vec::new())
+}
+
+#[test]
+fn a_delta_holds_exactly_the_records_changed_since_the_last_freeze() {
+    let mut memtable = memtable();
+    for number in 0..10_000 {
+        memtable.put(&probe(&numbered(number)), b"12345678").unwrap();
+    }
+    assert_eq!(memtable.freeze().unwrap().extract().len(), 10_000);
+    for number in (0..10_000).step_by(100) {
+        memtable.entry(probe(&numbered(number))).bytes_mut().unwrap()[0] = b'x';
+        memtable.entry(probe(&numbered(number))).bytes_mut().unwrap()[1] = b'y';
+    }
+    assert_eq!(memtable.freeze().unwrap().extract().len(), 100);
+    assert_eq!(memtable.freeze().unwrap().extract().len(), 0);
+}
+
+#[test]
+fn state_created_and_cleared_between_two_freezes_leaves_no_trace() {
+    let mut memtable = memtable();
+    memtable.put(&probe(&numbered(0)), b"stays").unwrap();
+    let before = memtable.stats();
+    for round in 0..50 {
+        for number in 1..1_000 {
+            memtable.put(&probe(&numbered(number)), &vec![7; 8 + round]).unwrap();
+        }
+        for number in 1..1_000 {
+            assert!(memtable.delete(&probe(&numbered(number))).unwrap());
+        }
+    }
+    let after = memtable.stats();
+    assert_eq!((after.records, after.dirty_records), (before.records, before.dirty_records));
+    assert_eq!(after.arena_used_bytes, before.arena_used_bytes);
+    assert_eq!(memtable.freeze().unwrap().extract().len(), 1);
+}
+
+#[test]
+fn tombstones_are_dropped_after_extraction_and_their_memory_is_reused() {
+    let mut memtable = memtable();
+    for number in 0..5_000 {
+        memtable.put(&probe(&numbered(number)), &[1; 100]).unwrap();
+    }
+    let full = memtable.stats();
+    drop(memtable.freeze().unwrap().extract());
+    for number in 0..5_000 {
+        assert!(memtable.delete(&probe(&numbered(number))).unwrap());
+    }
+    let run = memtable.freeze().unwrap().extract();
+    assert_eq!(run.records().filter(|(_, record)| record.value.is_none()).count(), 5_000);
+    while memtable.chores() {}
+    assert_eq!(memtable.stats().records, 0);
+    assert_eq!(memtable.stats().arena_used_bytes, 0);
+    for number in 5_000..10_000 {
+        memtable.put(&probe(&numbered(number)), &[1; 100]).unwrap();
+    }
+    assert_eq!(memtable.stats().arena_mapped_bytes, full.arena_mapped_bytes);
+}
+
+#[test]
+fn memory_freed_by_small_records_serves_larger_ones() {
+    let mut memtable = memtable();
+    for round in 0..6_u32 {
+        let len = 20 << round;
+        let count = (8 << 20) / (len as u64 + 24);
+        for number in 0..count {
+            memtable.put(&probe(&numbered(number)), &vec![3; len]).unwrap();
+        }
+        for number in 0..count {
+            memtable.delete(&probe(&numbered(number))).unwrap();
+        }
+    }
+    let stats = memtable.stats();
+    assert_eq!(stats.arena_used_bytes, 0);
+    assert!(
+        stats.arena_mapped_bytes <= 4 * (8 << 20),
+        "8 MiB of records of changing sizes took {} MiB",
+        stats.arena_mapped_bytes >> 20
+    );
+}
+
+#[test]
+fn values_up_to_megabytes_grow_shrink_and_give_their_memory_back() {
+    let mut memtable = memtable();
+    let key = numbered(1);
+    let frozen = {
+        memtable.put(&probe(&key), &vec![1; 3 << 20]).unwrap();
+        memtable.freeze().unwrap()
+    };
+    memtable.put(&probe(&key), &vec![2; 5 << 20]).unwrap();
+    let run = frozen.extract();
+    let (_, record) = run.records().next().unwrap();
+    assert_eq!(record.value, Some(&vec![1; 3 << 20][..]));
+    memtable.put(&probe(&key), b"small").unwrap();
+    while memtable.chores() {}
+    assert_eq!(memtable.get(&probe(&key)), Lookup::Value(b"small"));
+    assert!(memtable.stats().arena_mapped_bytes <= 2 << 20);
+}
+
+#[test]
+fn the_writer_may_go_on_while_an_epoch_is_extracted_on_another_thread() {
+    for seed in 0..20 {
+        let mut rng = Rng(seed);
+        let mut memtable = memtable();
+        let mut model = Model::new();
+        for number in 0..20_000 {
+            memtable.put(&probe(&numbered(number)), &number.to_le_bytes()).unwrap();
+            model.insert(numbered(number), number.to_le_bytes().to_vec());
+        }
+        for _ in 0..5 {
+            let frozen = memtable.freeze().unwrap();
+            let image = model.clone();
+            let extractor = std::thread::spawn(move || frozen.extract());
+            for _ in 0..20_000 {
+                let key = numbered(rng.below(20_000));
+                let value = rng.next().to_le_bytes();
+                let mut entry = memtable.entry(probe(&key));
+                entry.bytes_mut().unwrap().copy_from_slice(&value);
+                entry.finish().unwrap();
+                model.insert(key, value.to_vec());
+            }
+            for (_, record) in extractor.join().unwrap().records() {
+                let key = (record.key.to_vec(), Vec::new());
+                assert_eq!(record.value, image.get(&key).map(Vec::as_slice), "seed {seed}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_run_is_sorted_by_group_then_hash() {
+    let mut memtable = memtable();
+    for number in 0..3_000 {
+        memtable.put(&probe(&numbered(number)), b"").unwrap();
+    }
+    let mut run = memtable.freeze().unwrap().extract();
+    run.sort();
+    let order: Vec<(KeyGroup, u64)> =
+        run.records().map(|(hash, record)| (record.group, hash)).collect();
+    assert!(order.windows(2).all(|pair| pair[0] < pair[1]));
+}
+
+#[test]
+fn a_runtime_may_give_equal_keys_in_different_groups() {
+    let mut memtable = memtable();
+    let in_group = |group| Probe { hash: hash_key(b"k"), group, key: b"k", namespace: b"" };
+    memtable.put(&in_group(KeyGroup(1)), b"one").unwrap();
+    memtable.put(&in_group(KeyGroup(2)), b"two").unwrap();
+    assert_eq!(memtable.get(&in_group(KeyGroup(1))), Lookup::Value(b"one"));
+    assert_eq!(memtable.get(&in_group(KeyGroup(2))), Lookup::Value(b"two"));
+    assert_eq!(memtable.get(&in_group(KeyGroup(3))), Lookup::Absent);
+}
+
+#[test]
+fn keys_and_namespaces_do_not_run_into_each_other() {
+    let mut memtable = memtable();
+    let pairs = [("ab", ""), ("a", "b"), ("", "ab"), ("", ""), ("abc", ""), ("ab", "c")];
+    for (number, (key, namespace)) in pairs.iter().enumerate() {
+        let key = (key.as_bytes().to_vec(), namespace.as_bytes().to_vec());
+        memtable.put(&probe(&key), &[number as u8]).unwrap();
+    }
+    for (number, (key, namespace)) in pairs.iter().enumerate() {
+        let key = (key.as_bytes().to_vec(), namespace.as_bytes().to_vec());
+        assert_eq!(memtable.get(&probe(&key)), Lookup::Value(&[number as u8]));
+    }
+}
