@@ -6,10 +6,7 @@
 //! without saying where. The job checks its aggregates against a plain single
 //! pass itself; these tests check what it says and how it exits, and the
 //! parts of it that read bytes.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "these tests run real processes over real files"
-)]
+#![allow(clippy::disallowed_methods, reason = "these tests run real processes over real files")]
 
 #[path = "../examples/flights/checkpoint_file.rs"]
 #[allow(dead_code, reason = "the example uses the rest")]
@@ -198,7 +195,8 @@ fn a_restart_never_passes_over_a_damaged_latest_checkpoint() {
     assert_eq!(foreign.status.code(), Some(1), "{}", both(&foreign));
     assert!(stdout(&foreign).contains("over another input"), "{}", both(&foreign));
 
-    let latest = *checkpoint_file::completed_ids(&completed).expect("readable").last().expect("one");
+    let latest =
+        *checkpoint_file::completed_ids(&completed).expect("readable").last().expect("one");
     let path = checkpoint_file::path_of(&completed, latest);
     let mut bytes = fs::read(&path).expect("a file");
     let middle = bytes.len() / 2;
@@ -374,13 +372,8 @@ fn a_damaged_latest_checkpoint_is_an_error_and_never_an_older_checkpoint() {
 
 #[test]
 fn every_event_survives_its_line() {
-    let costs = Costs {
-        pause_ns: 1,
-        duration_ns: 2,
-        bytes_new: 3,
-        bytes_total: u64::MAX,
-        records_new: 4,
-    };
+    let costs =
+        Costs { pause_ns: 1, duration_ns: 2, bytes_new: 3, bytes_total: u64::MAX, records_new: 4 };
     let restored = Restored { checkpoint: 9, from_shards: 2, restore_us: 77 };
     let verdict = Verdict {
         operator: "carrier and day".into(),
@@ -430,7 +423,8 @@ fn a_verdict_needs_every_key_right_and_every_flight_counted_once() {
 
 /// A checkpoint with two shards, one of them with an empty handle.
 fn sample(id: u64) -> CompletedCheckpoint {
-    let costs = Costs { pause_ns: 10, duration_ns: 20, bytes_new: 30, bytes_total: 40, records_new: 5 };
+    let costs =
+        Costs { pause_ns: 10, duration_ns: 20, bytes_new: 30, bytes_total: 40, records_new: 5 };
     CompletedCheckpoint {
         id: SnapshotId(id),
         max_parallelism: 128,

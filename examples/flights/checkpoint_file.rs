@@ -104,16 +104,13 @@ pub(crate) struct Costs {
 impl Costs {
     /// Of a checkpoint: the longest times, and the sums of everything else.
     pub(crate) fn of_all(shards: &[ShardSnapshot]) -> Self {
-        shards
-            .iter()
-            .map(|shard| shard.costs)
-            .fold(Self::default(), |all, one| Self {
-                pause_ns: all.pause_ns.max(one.pause_ns),
-                duration_ns: all.duration_ns.max(one.duration_ns),
-                bytes_new: all.bytes_new.saturating_add(one.bytes_new),
-                bytes_total: all.bytes_total.saturating_add(one.bytes_total),
-                records_new: all.records_new.saturating_add(one.records_new),
-            })
+        shards.iter().map(|shard| shard.costs).fold(Self::default(), |all, one| Self {
+            pause_ns: all.pause_ns.max(one.pause_ns),
+            duration_ns: all.duration_ns.max(one.duration_ns),
+            bytes_new: all.bytes_new.saturating_add(one.bytes_new),
+            bytes_total: all.bytes_total.saturating_add(one.bytes_total),
+            records_new: all.records_new.saturating_add(one.records_new),
+        })
     }
 }
 
@@ -136,11 +133,8 @@ impl CompletedCheckpoint {
         let temporary = path.with_extension(&TEMPORARY_SUFFIX[1..]);
         let publish = || -> io::Result<()> {
             // A leftover of a killed run may have the temporary name: overwrite it.
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .open(&temporary)?;
+            let mut file =
+                OpenOptions::new().write(true).create(true).truncate(true).open(&temporary)?;
             file.write_all(&self.encode())?;
             file.sync_all()?;
             if path.try_exists()? {
@@ -203,11 +197,9 @@ impl CompletedCheckpoint {
         let mut header = Cursor { rest: bytes };
         let magic = header.take(MAGIC.len())?;
         if magic != MAGIC {
-            return Err(
-                Error::corrupt("this is not a checkpoint of the flights job")
-                    .expected(MAGIC.escape_ascii())
-                    .found(magic.escape_ascii()),
-            );
+            return Err(Error::corrupt("this is not a checkpoint of the flights job")
+                .expected(MAGIC.escape_ascii())
+                .found(magic.escape_ascii()));
         }
         let version = header.u32()?;
         if version != VERSION {
@@ -223,11 +215,9 @@ impl CompletedCheckpoint {
         header.end()?;
         let computed = xxh3_64(&bytes[..HEADER_BYTES + body_len]);
         if recorded != computed {
-            return Err(
-                Error::corrupt("the checksum of a completed checkpoint is wrong")
-                    .expected(format_args!("{recorded:016x}"))
-                    .found(format_args!("{computed:016x}")),
-            );
+            return Err(Error::corrupt("the checksum of a completed checkpoint is wrong")
+                .expected(format_args!("{recorded:016x}"))
+                .found(format_args!("{computed:016x}")));
         }
         Self::decode_body(&mut Cursor { rest: body })
     }
@@ -237,10 +227,7 @@ impl CompletedCheckpoint {
         let max_parallelism = body.u32()?;
         let shard_count = body.u32()?;
         let job = JobIdentity {
-            input: InputIdentity {
-                file_bytes: body.u64()?,
-                hash: ContentHash(body.u128()?),
-            },
+            input: InputIdentity { file_bytes: body.u64()?, hash: ContentHash(body.u128()?) },
             repeat: body.u32()?,
             spread: match body.take(1)? {
                 [0] => false,
@@ -250,11 +237,8 @@ impl CompletedCheckpoint {
                 }
             },
         };
-        let position = Position {
-            offset: body.u64()?,
-            repetition: body.u32()?,
-            record: body.u64()?,
-        };
+        let position =
+            Position { offset: body.u64()?, repetition: body.u32()?, record: body.u64()? };
         let mut shards = Vec::new();
         for _ in 0..shard_count {
             let costs = Costs {
@@ -265,19 +249,10 @@ impl CompletedCheckpoint {
                 records_new: body.u64()?,
             };
             let handle_len = body.u32()? as usize;
-            shards.push(ShardSnapshot {
-                costs,
-                handle: body.take(handle_len)?.to_vec(),
-            });
+            shards.push(ShardSnapshot { costs, handle: body.take(handle_len)?.to_vec() });
         }
         body.end()?;
-        Ok(Self {
-            id,
-            max_parallelism,
-            job,
-            position,
-            shards,
-        })
+        Ok(Self { id, max_parallelism, job, position, shards })
     }
 }
 
@@ -293,13 +268,11 @@ pub(crate) fn latest_completed(dir: &Path) -> Result<Option<CompletedCheckpoint>
     let path = path_of(dir, id);
     let checkpoint = read(&path).map_err(|e| e.at(path.display()).remedy(REMEDY))?;
     if checkpoint.id != id {
-        return Err(
-            Error::corrupt("a completed checkpoint has the name of another one")
-                .at(path.display())
-                .expected(format_args!("checkpoint {id}"))
-                .found(format_args!("checkpoint {}", checkpoint.id))
-                .remedy(REMEDY),
-        );
+        return Err(Error::corrupt("a completed checkpoint has the name of another one")
+            .at(path.display())
+            .expected(format_args!("checkpoint {id}"))
+            .found(format_args!("checkpoint {}", checkpoint.id))
+            .remedy(REMEDY));
     }
     Ok(Some(checkpoint))
 }
@@ -324,10 +297,7 @@ pub(crate) fn completed_ids(dir: &Path) -> Result<Vec<SnapshotId>> {
 
 /// Forgets every completed checkpoint before `first_kept`.
 pub(crate) fn forget_before(dir: &Path, first_kept: SnapshotId) -> Result<()> {
-    for id in completed_ids(dir)?
-        .into_iter()
-        .filter(|id| *id < first_kept)
-    {
+    for id in completed_ids(dir)?.into_iter().filter(|id| *id < first_kept) {
         let path = path_of(dir, id);
         fs::remove_file(&path).map_err(|e| {
             Error::io("cannot remove the record of an old checkpoint", e).at(path.display())
@@ -400,11 +370,9 @@ impl<'a> Cursor<'a> {
     fn end(&self) -> Result<()> {
         match self.rest.len() {
             0 => Ok(()),
-            more => Err(
-                Error::corrupt("a completed checkpoint has bytes past its end")
-                    .expected("none")
-                    .found(more),
-            ),
+            more => Err(Error::corrupt("a completed checkpoint has bytes past its end")
+                .expected("none")
+                .found(more)),
         }
     }
 }

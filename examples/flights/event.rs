@@ -15,11 +15,7 @@ use super::checkpoint_file::Costs;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Event {
     /// The shards are open and the source begins to read.
-    Started {
-        shards: u32,
-        offset: u64,
-        restored: Option<Restored>,
-    },
+    Started { shards: u32, offset: u64, restored: Option<Restored> },
     /// So far the source has read `offset` records, some of them before this
     /// process was started, and the others in `elapsed_us`.
     Progress { offset: u64, elapsed_us: u64 },
@@ -84,25 +80,17 @@ impl Event {
         let mut line = self.to_line();
         line.push('\n');
         let mut out = io::stdout().lock();
-        out.write_all(line.as_bytes())
-            .and_then(|()| out.flush())
-            .map_err(|e| {
-                Error::io("cannot report to the supervisor", e)
-                    .remedy("it has probably ended; start the example again")
-            })
+        out.write_all(line.as_bytes()).and_then(|()| out.flush()).map_err(|e| {
+            Error::io("cannot report to the supervisor", e)
+                .remedy("it has probably ended; start the example again")
+        })
     }
 
     /// The event as a line of JSON, without the line's end.
     pub(crate) fn to_line(&self) -> String {
         match self {
-            Self::Started {
-                shards,
-                offset,
-                restored,
-            } => {
-                let line = Line::new("started")
-                    .number("shards", *shards)
-                    .number("offset", *offset);
+            Self::Started { shards, offset, restored } => {
+                let line = Line::new("started").number("shards", *shards).number("offset", *offset);
                 match restored {
                     None => line,
                     Some(r) => line
@@ -111,9 +99,9 @@ impl Event {
                         .number("restore_us", r.restore_us),
                 }
             }
-            Self::Progress { offset, elapsed_us } => Line::new("progress")
-                .number("offset", *offset)
-                .number("elapsed_us", *elapsed_us),
+            Self::Progress { offset, elapsed_us } => {
+                Line::new("progress").number("offset", *offset).number("elapsed_us", *elapsed_us)
+            }
             Self::Checkpoint(c) => Line::new("checkpoint")
                 .number("id", c.id)
                 .number("shards", c.shards)
@@ -123,12 +111,12 @@ impl Event {
                 .number("bytes_new", c.costs.bytes_new)
                 .number("bytes_total", c.costs.bytes_total)
                 .number("records_new", c.costs.records_new),
-            Self::Aborted { id, reason } => Line::new("aborted")
-                .number("id", *id)
-                .text("reason", reason),
-            Self::Applied { offset, elapsed_us } => Line::new("applied")
-                .number("offset", *offset)
-                .number("elapsed_us", *elapsed_us),
+            Self::Aborted { id, reason } => {
+                Line::new("aborted").number("id", *id).text("reason", reason)
+            }
+            Self::Applied { offset, elapsed_us } => {
+                Line::new("applied").number("offset", *offset).number("elapsed_us", *elapsed_us)
+            }
             Self::Verified(v) => Line::new("verified")
                 .text("operator", &v.operator)
                 .number("keys", v.keys)
@@ -194,12 +182,8 @@ impl Event {
                 expected_flights: fields.number("expected_flights")?,
                 first_difference: fields.text("first_difference")?.to_owned(),
             }),
-            "finished" => Self::Finished {
-                right: fields.number("right")? == 1,
-            },
-            "failed" => Self::Failed {
-                message: fields.text("message")?.to_owned(),
-            },
+            "finished" => Self::Finished { right: fields.number("right")? == 1 },
+            "failed" => Self::Failed { message: fields.text("message")?.to_owned() },
             other => return Err(Error::corrupt("the job reported an unknown event").found(other)),
         };
         Ok(event)

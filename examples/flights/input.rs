@@ -71,10 +71,7 @@ impl Code {
         }
         let mut bytes = [0; Self::MAX_BYTES];
         bytes[..field.len()].copy_from_slice(field);
-        Some(Self {
-            len: field.len() as u8,
-            bytes,
-        })
+        Some(Self { len: field.len() as u8, bytes })
     }
 
     /// The letters and digits.
@@ -85,9 +82,7 @@ impl Code {
 
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.as_bytes()
-            .iter()
-            .try_for_each(|&byte| write!(f, "{}", char::from(byte)))
+        self.as_bytes().iter().try_for_each(|&byte| write!(f, "{}", char::from(byte)))
     }
 }
 
@@ -130,11 +125,7 @@ impl FlightReader {
         let bytes: Box<dyn Read + Send> = if start.starts_with(GZIP_MAGIC) {
             Box::new(MultiGzDecoder::new(file))
         } else if start.starts_with(ZIP_MAGIC) || start.contains(&0) {
-            let found = if start.starts_with(ZIP_MAGIC) {
-                "a zip archive"
-            } else {
-                "binary data"
-            };
+            let found = if start.starts_with(ZIP_MAGIC) { "a zip archive" } else { "binary data" };
             return Err(Error::invalid("the input is neither CSV nor gzip")
                 .at(path.display())
                 .expected("CSV text, or CSV text compressed with gzip")
@@ -149,12 +140,7 @@ impl FlightReader {
             .from_reader(bytes);
         let header = csv.byte_headers().map_err(|e| bad_csv(path, 1, e))?;
         let columns = Columns::find(path, header)?;
-        Ok(Self {
-            path: path.to_owned(),
-            csv,
-            columns,
-            row: csv::ByteRecord::new(),
-        })
+        Ok(Self { path: path.to_owned(), csv, columns, row: csv::ByteRecord::new() })
     }
 
     /// The next flight, or `None` at the end of the file.
@@ -163,26 +149,18 @@ impl FlightReader {
             return Ok(None);
         }
         let line = self.row.position().map_or(0, csv::Position::line);
-        Row {
-            path: &self.path,
-            line,
-            fields: &self.row,
-        }
-        .flight(&self.columns)
-        .map(Some)
+        Row { path: &self.path, line, fields: &self.row }.flight(&self.columns).map(Some)
     }
 
     /// Passes over the next `count` flights without looking into them.
     pub(crate) fn skip(&mut self, count: u64) -> Result<()> {
         for skipped in 0..count {
             if !self.read_row()? {
-                return Err(
-                    Error::incompatible("the input ends before the recorded offset")
-                        .at(self.path.display())
-                        .expected(format_args!("at least {count} flights"))
-                        .found(skipped)
-                        .remedy("continue with the same file that the checkpoint was taken over"),
-                );
+                return Err(Error::incompatible("the input ends before the recorded offset")
+                    .at(self.path.display())
+                    .expected(format_args!("at least {count} flights"))
+                    .found(skipped)
+                    .remedy("continue with the same file that the checkpoint was taken over"));
             }
         }
         Ok(())
@@ -191,30 +169,23 @@ impl FlightReader {
     fn read_row(&mut self) -> Result<bool> {
         // Where a failure is reported if it comes without a place of its own.
         let line = self.csv.position().line();
-        self.csv
-            .read_byte_record(&mut self.row)
-            .map_err(|e| bad_csv(&self.path, line, e))
+        self.csv.read_byte_record(&mut self.row).map_err(|e| bad_csv(&self.path, line, e))
     }
 }
 
 impl Columns {
     fn find(path: &Path, header: &csv::ByteRecord) -> Result<Self> {
         let column = |name: &str| {
-            header
-                .iter()
-                .position(|field| field == name.as_bytes())
-                .ok_or_else(|| {
-                    let found: Vec<String> = header
-                        .iter()
-                        .map(|field| field.escape_ascii().to_string())
-                        .collect();
-                    let found = shorten(&found.join(","), 200);
-                    Error::invalid("a column is missing from the input")
-                        .at(format_args!("{}:1", path.display()))
-                        .expected(format_args!("a header line with a column `{name}`"))
-                        .found(format_args!("`{found}`"))
-                        .remedy("give a CSV file with the columns of nycflights13 (see DATA.md)")
-                })
+            header.iter().position(|field| field == name.as_bytes()).ok_or_else(|| {
+                let found: Vec<String> =
+                    header.iter().map(|field| field.escape_ascii().to_string()).collect();
+                let found = shorten(&found.join(","), 200);
+                Error::invalid("a column is missing from the input")
+                    .at(format_args!("{}:1", path.display()))
+                    .expected(format_args!("a header line with a column `{name}`"))
+                    .found(format_args!("`{found}`"))
+                    .remedy("give a CSV file with the columns of nycflights13 (see DATA.md)")
+            })
         };
         Ok(Self {
             year: column("year")?,
@@ -254,9 +225,7 @@ impl Row<'_> {
                 name,
                 "nothing, since a flight without dep_time was cancelled",
             )),
-            Some(_) => self
-                .number::<i16>(index, name, i16::MIN..=i16::MAX)
-                .map(Some),
+            Some(_) => self.number::<i16>(index, name, i16::MIN..=i16::MAX).map(Some),
             None => Ok(None),
         };
         Ok(Flight {
@@ -283,9 +252,7 @@ impl Row<'_> {
 
     /// The field, unless it is empty or `NA`.
     fn present(&self, index: usize) -> Option<&[u8]> {
-        self.fields
-            .get(index)
-            .filter(|field| !field.is_empty() && *field != b"NA")
+        self.fields.get(index).filter(|field| !field.is_empty() && *field != b"NA")
     }
 
     fn number<N>(&self, index: usize, name: &str, range: std::ops::RangeInclusive<N>) -> Result<N>
@@ -298,11 +265,7 @@ impl Row<'_> {
             .filter(|number| range.contains(number))
             .ok_or_else(|| {
                 let (low, high) = (range.start(), range.end());
-                self.wrong(
-                    index,
-                    name,
-                    format_args!("a whole number from {low} to {high}"),
-                )
+                self.wrong(index, name, format_args!("a whole number from {low} to {high}"))
             })
     }
 
@@ -346,10 +309,7 @@ impl InputIdentity {
         loop {
             match file.read(&mut buffer) {
                 Ok(0) => {
-                    return Ok(Self {
-                        file_bytes,
-                        hash: hasher.finish(),
-                    });
+                    return Ok(Self { file_bytes, hash: hasher.finish() });
                 }
                 Ok(n) => {
                     hasher.update(&buffer[..n]);
@@ -374,19 +334,12 @@ pub(crate) fn count_flights(path: &Path) -> Result<u64> {
 
 fn open_file(path: &Path) -> Result<File> {
     let file = File::open(path).map_err(|e| unreadable(path, e))?;
-    let kind = file
-        .metadata()
-        .map_err(|e| unreadable(path, e))?
-        .file_type();
+    let kind = file.metadata().map_err(|e| unreadable(path, e))?.file_type();
     if !kind.is_file() {
         return Err(Error::invalid("the input is not a file")
             .at(path.display())
             .expected("a regular file, since it is read more than once")
-            .found(if kind.is_dir() {
-                "a directory"
-            } else {
-                "a pipe or device"
-            })
+            .found(if kind.is_dir() { "a directory" } else { "a pipe or device" })
             .remedy("give the file itself with --input"));
     }
     Ok(file)
@@ -401,15 +354,13 @@ fn unreadable(path: &Path, error: io::Error) -> Error {
 fn bad_csv(path: &Path, line: u64, error: csv::Error) -> Error {
     let at_line = |line| format!("{}:{line}", path.display());
     match error.into_kind() {
-        csv::ErrorKind::UnequalLengths {
-            pos,
-            expected_len,
-            len,
-        } => Error::invalid("a line of the input has the wrong number of fields")
-            .at(at_line(pos.map_or(line, |pos| pos.line())))
-            .expected(format_args!("{expected_len}, as in the header"))
-            .found(len)
-            .remedy("correct or remove that line of the input"),
+        csv::ErrorKind::UnequalLengths { pos, expected_len, len } => {
+            Error::invalid("a line of the input has the wrong number of fields")
+                .at(at_line(pos.map_or(line, |pos| pos.line())))
+                .expected(format_args!("{expected_len}, as in the header"))
+                .found(len)
+                .remedy("correct or remove that line of the input")
+        }
         csv::ErrorKind::Io(e) => Error::io("cannot read the input to its end", e)
             .at(format_args!("near {}", at_line(line)))
             .remedy("the file may be cut short or damaged; fetch it again"),
@@ -430,9 +381,7 @@ fn parse_i64(field: &[u8]) -> Option<i64> {
     if digits.is_empty() || digits.len() > 9 || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    let value = digits
-        .iter()
-        .fold(0, |value, digit| value * 10 + i64::from(digit - b'0'));
+    let value = digits.iter().fold(0, |value, digit| value * 10 + i64::from(digit - b'0'));
     Some(if negative { -value } else { value })
 }
 

@@ -87,10 +87,7 @@ pub(crate) fn run_as_child(options: &JobOptions) -> Result<bool> {
             Ok(right)
         }
         Err(error) => {
-            Event::Failed {
-                message: error.to_string(),
-            }
-            .send()?;
+            Event::Failed { message: error.to_string() }.send()?;
             Ok(false)
         }
     }
@@ -116,9 +113,7 @@ fn run(options: &JobOptions) -> Result<bool> {
 
     let store = Store::open(&directories.state, &directories.snapshots, MAX_PARALLELISM)?;
     let shards = open_shards(&store, options.shards, latest.as_ref())?;
-    let start = latest
-        .as_ref()
-        .map_or(Position::default(), |latest| latest.position);
+    let start = latest.as_ref().map_or(Position::default(), |latest| latest.position);
     Event::Started {
         shards: options.shards,
         offset: start.offset,
@@ -148,22 +143,18 @@ fn checkpoint_to_restore(completed: &Path, job: &JobIdentity) -> Result<Complete
             .remedy("start the job anew")
     })?;
     if latest.job != *job {
-        return Err(
-            Error::incompatible("the checkpoint was taken over another input")
-                .at(completed.display())
-                .expected(format_args!("{:?}", latest.job))
-                .found(format_args!("{job:?}"))
-                .remedy("continue with the same --input, --repeat and --spread"),
-        );
+        return Err(Error::incompatible("the checkpoint was taken over another input")
+            .at(completed.display())
+            .expected(format_args!("{:?}", latest.job))
+            .found(format_args!("{job:?}"))
+            .remedy("continue with the same --input, --repeat and --spread"));
     }
     if latest.max_parallelism != MAX_PARALLELISM.get() {
-        return Err(
-            Error::incompatible("the checkpoint has another number of key groups")
-                .at(completed.display())
-                .expected(MAX_PARALLELISM)
-                .found(latest.max_parallelism)
-                .remedy("start the job anew"),
-        );
+        return Err(Error::incompatible("the checkpoint has another number of key groups")
+            .at(completed.display())
+            .expected(MAX_PARALLELISM)
+            .found(latest.max_parallelism)
+            .remedy("start the job anew"));
     }
     Ok(latest)
 }
@@ -196,10 +187,8 @@ fn process(
     let offset = AtomicU64::new(start.offset);
     let (reports, reports_of_all) = unbounded();
     let (triggers, triggers_of_source) = bounded(1);
-    let (senders, receivers): (Vec<_>, Vec<_>) = shards
-        .iter()
-        .map(|_| bounded::<Message>(CHANNEL_BATCHES))
-        .unzip();
+    let (senders, receivers): (Vec<_>, Vec<_>) =
+        shards.iter().map(|_| bounded::<Message>(CHANNEL_BATCHES)).unzip();
 
     thread::scope(|scope| {
         let mut workers = Vec::new();
@@ -221,9 +210,8 @@ fn process(
             key: String::new(),
         };
         let reports = Reports(reports);
-        let source = spawn(scope, "source".into(), move || {
-            reports.of(|reports| source.run(reports))
-        })?;
+        let source =
+            spawn(scope, "source".into(), move || reports.of(|reports| source.run(reports)))?;
 
         let mut coordinator = Coordinator {
             options,
@@ -255,14 +243,10 @@ fn process(
             }
         }
 
-        let coordinated = coordinator
-            .join()
-            .unwrap_or_else(|_| Err(panicked("coordinator")));
+        let coordinated = coordinator.join().unwrap_or_else(|_| Err(panicked("coordinator")));
         let read = source.join().ok().flatten();
-        let shards: Option<Vec<_>> = workers
-            .into_iter()
-            .map(|worker| worker.join().ok().flatten())
-            .collect();
+        let shards: Option<Vec<_>> =
+            workers.into_iter().map(|worker| worker.join().ok().flatten()).collect();
         coordinated?;
         read.ok_or_else(|| panicked("source"))?;
         shards.ok_or_else(|| panicked("worker"))
@@ -274,12 +258,9 @@ fn spawn<'scope, T: Send + 'scope>(
     name: String,
     body: impl FnOnce() -> T + Send + 'scope,
 ) -> Result<thread::ScopedJoinHandle<'scope, T>> {
-    thread::Builder::new()
-        .name(name)
-        .spawn_scoped(scope, body)
-        .map_err(|e| {
-            Error::io("cannot start a thread", e).remedy("ask for fewer shards, or raise the limit")
-        })
+    thread::Builder::new().name(name).spawn_scoped(scope, body).map_err(|e| {
+        Error::io("cannot start a thread", e).remedy("ask for fewer shards, or raise the limit")
+    })
 }
 
 fn panicked(thread: &str) -> Error {
@@ -323,12 +304,7 @@ impl Batch {
 /// What the coordinator hears.
 enum Report {
     InputEnded,
-    Frozen {
-        shard: usize,
-        id: SnapshotId,
-        position: Position,
-        ticket: Ticket,
-    },
+    Frozen { shard: usize, id: SnapshotId, position: Position, ticket: Ticket },
     Failed(Error),
 }
 
@@ -397,12 +373,7 @@ fn work(
             }
             Message::Barrier { id, position } => {
                 let ticket = shard.snapshot(id, &position.to_bytes())?;
-                reports.send(Report::Frozen {
-                    shard: index,
-                    id,
-                    position,
-                    ticket,
-                })?;
+                reports.send(Report::Frozen { shard: index, id, position, ticket })?;
             }
             Message::Completed(id) => shard.notify_complete(id)?,
             Message::Aborted(id) => shard.notify_aborted(id)?,
@@ -468,10 +439,7 @@ impl Source<'_> {
     fn send_barrier(&mut self, id: SnapshotId) -> Result<(), Halt> {
         self.flush()?;
         for worker in &self.workers {
-            worker.send(Message::Barrier {
-                id,
-                position: self.position,
-            })?;
+            worker.send(Message::Barrier { id, position: self.position })?;
         }
         Ok(())
     }
@@ -516,11 +484,7 @@ pub(crate) fn shard_of_key(key: &str, shards: u32) -> usize {
 
 /// What distinguishes the keys of one repetition from those of another.
 pub(crate) fn repetition_suffix(spread: bool, repetition: u32) -> String {
-    if spread {
-        format!("#{repetition}")
-    } else {
-        String::new()
-    }
+    if spread { format!("#{repetition}") } else { String::new() }
 }
 
 /// `N14228`, `EWR-IAH`, or `UA 2013-01-01`. At most 23 bytes before the
@@ -651,12 +615,7 @@ impl Coordinator<'_> {
         let mut barrier_at = Position::default();
         while tickets.iter().any(Option::is_none) {
             match self.reports.recv() {
-                Ok(Report::Frozen {
-                    shard,
-                    id: of,
-                    position,
-                    ticket,
-                }) if of == id => {
+                Ok(Report::Frozen { shard, id: of, position, ticket }) if of == id => {
                     tickets[shard] = Some(ticket);
                     barrier_at = position;
                 }
@@ -676,10 +635,7 @@ impl Coordinator<'_> {
         let first_kept = checkpoint.id.0.saturating_sub(RETAINED_CHECKPOINTS - 1);
         checkpoint_file::forget_before(self.completed, SnapshotId(first_kept))?;
         self.tell_workers(|| Message::Completed(checkpoint.id));
-        let costs = Costs {
-            duration_ns,
-            ..Costs::of_all(&checkpoint.shards)
-        };
+        let costs = Costs { duration_ns, ..Costs::of_all(&checkpoint.shards) };
         Event::Checkpoint(CheckpointLine {
             id: checkpoint.id.0,
             shards: checkpoint.shards.len() as u32,
@@ -695,11 +651,7 @@ impl Coordinator<'_> {
             return Err(error);
         }
         self.tell_workers(|| Message::Aborted(id));
-        Event::Aborted {
-            id: id.0,
-            reason: error.to_string(),
-        }
-        .send()
+        Event::Aborted { id: id.0, reason: error.to_string() }.send()
     }
 
     fn tell_workers(&self, message: impl Fn() -> Message) {

@@ -54,15 +54,12 @@ impl Oracle {
         let mut reader = FlightReader::open(path)?;
         while let Some(flight) = reader.next()? {
             oracle.flights += 1;
-            let aircraft = flight
-                .tailnum
-                .map_or_else(|| "(none)".to_owned(), |tailnum| tailnum.to_string());
+            let aircraft =
+                flight.tailnum.map_or_else(|| "(none)".to_owned(), |tailnum| tailnum.to_string());
             let route = format!("{}-{}", flight.origin, flight.dest);
             let day = &flight.date;
-            let carrier_day = format!(
-                "{} {:04}-{:02}-{:02}",
-                flight.carrier, day.year, day.month, day.day
-            );
+            let carrier_day =
+                format!("{} {:04}-{:02}-{:02}", flight.carrier, day.year, day.month, day.day);
 
             let what = &flight.outcome;
             let leaving = what.departure_delay.map(i64::from);

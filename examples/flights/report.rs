@@ -29,10 +29,7 @@ pub(crate) fn print(run: &Run, out: &mut impl Write) -> io::Result<()> {
         print_verdict(verdict, out)?;
     }
     let answer = if run.is_right() { "yes" } else { "NO" };
-    writeln!(
-        out,
-        "every aggregate equals a single pass over the file: {answer}"
-    )
+    writeln!(out, "every aggregate equals a single pass over the file: {answer}")
 }
 
 fn print_attempt(run: &Run, attempt: &Attempt, out: &mut impl Write) -> io::Result<()> {

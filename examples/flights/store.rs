@@ -39,9 +39,7 @@ pub(crate) struct Store {
 impl Store {
     pub(crate) fn open(dir: &Path, _snapshots: &Path, _max: MaxParallelism) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(|e| Error::io("mkdir", e))?;
-        Ok(Self {
-            dir: dir.to_owned(),
-        })
+        Ok(Self { dir: dir.to_owned() })
     }
     pub(crate) fn shard(&self, groups: KeyGroupRange, handles: &[Vec<u8>]) -> Result<ShardStore> {
         let mut map = HashMap::new();
@@ -68,11 +66,7 @@ impl Store {
                 }
             }
         }
-        Ok(ShardStore {
-            dir: self.dir.clone(),
-            groups,
-            map,
-        })
+        Ok(ShardStore { dir: self.dir.clone(), groups, map })
     }
     pub(crate) fn meta(&self, _handle: &[u8]) -> Result<Vec<u8>> {
         Ok(Vec::new())
@@ -92,10 +86,7 @@ impl ShardStore {
         key: &str,
         outcome: &Outcome,
     ) -> Result<()> {
-        self.map
-            .entry((operator, key.to_owned()))
-            .or_insert(Aggregate::EMPTY)
-            .apply(outcome);
+        self.map.entry((operator, key.to_owned())).or_insert(Aggregate::EMPTY).apply(outcome);
         Ok(())
     }
     pub(crate) fn get(&mut self, operator: Operator, key: &str) -> Result<Option<Aggregate>> {
@@ -119,15 +110,8 @@ impl ShardStore {
                 bytes.extend_from_slice(&n.to_le_bytes());
             }
         }
-        let path = self
-            .dir
-            .join(format!("{id}-{}-{}", self.groups, self.map.len()));
-        Ok(Ticket {
-            path,
-            bytes,
-            began,
-            pause_ns: began.elapsed().as_nanos() as u64,
-        })
+        let path = self.dir.join(format!("{id}-{}-{}", self.groups, self.map.len()));
+        Ok(Ticket { path, bytes, began, pause_ns: began.elapsed().as_nanos() as u64 })
     }
     pub(crate) fn notify_complete(&mut self, _id: SnapshotId) -> Result<()> {
         Ok(())

@@ -75,13 +75,11 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
             .expected("at least one line below the header")
             .remedy("give another file with --input"));
     }
-    let total = flights
-        .checked_mul(u64::from(options.repeat))
-        .ok_or_else(|| {
-            Error::invalid("the input is repeated too often to be counted")
-                .found(format_args!("--repeat {}", options.repeat))
-                .remedy("choose a smaller --repeat")
-        })?;
+    let total = flights.checked_mul(u64::from(options.repeat)).ok_or_else(|| {
+        Error::invalid("the input is repeated too often to be counted")
+            .found(format_args!("--repeat {}", options.repeat))
+            .remedy("choose a smaller --repeat")
+    })?;
 
     // Removed when `_temporary` falls, also after an error.
     let (dir, _temporary) = match &options.dir {
@@ -147,15 +145,11 @@ fn prepare(dir: &Path) -> Result<PathBuf> {
             Some(id) => format!("an earlier run with a completed checkpoint {id}"),
         },
     };
-    Err(
-        Error::invalid("the directory for state and checkpoints is not empty")
-            .at(dir.display())
-            .expected("a new or empty directory")
-            .found(found)
-            .remedy(
-                "give another one with --dir, or remove this one if you do not need it any more",
-            ),
-    )
+    Err(Error::invalid("the directory for state and checkpoints is not empty")
+        .at(dir.display())
+        .expected("a new or empty directory")
+        .found(found)
+        .remedy("give another one with --dir, or remove this one if you do not need it any more"))
 }
 
 struct Supervisor {
@@ -194,10 +188,7 @@ impl Supervisor {
     /// Runs one child, to its end or until it is killed at `kill_at`.
     fn attempt(&mut self, job: &JobOptions, kill_at: Option<u64>) -> Result<()> {
         let (mut child, mut lines) = Running::start(job)?;
-        let mut attempt = Attempt {
-            shards: job.shards,
-            ..Attempt::default()
-        };
+        let mut attempt = Attempt { shards: job.shards, ..Attempt::default() };
         let mut failure = None;
         let mut completed = false;
         let mut line = String::new();
@@ -212,9 +203,7 @@ impl Supervisor {
                 break;
             }
             match Event::parse(&line)? {
-                Event::Started {
-                    offset, restored, ..
-                } => {
+                Event::Started { offset, restored, .. } => {
                     attempt.first_offset = offset;
                     attempt.last_offset = offset;
                     attempt.restored = restored;
@@ -240,8 +229,7 @@ impl Supervisor {
                     self.run.checkpoints.push(checkpoint);
                 }
                 Event::Aborted { id, reason } => {
-                    self.view
-                        .say(&format!("checkpoint {id} was aborted: {reason}"));
+                    self.view.say(&format!("checkpoint {id} was aborted: {reason}"));
                 }
                 Event::Applied { offset, elapsed_us } => {
                     attempt.last_offset = offset;
@@ -258,18 +246,10 @@ impl Supervisor {
         if let Some(message) = failure {
             return Err(Error::unavailable(message));
         }
-        let as_planned = if attempt.killed {
-            was_killed(status)
-        } else {
-            attempt.finished
-        };
+        let as_planned = if attempt.killed { was_killed(status) } else { attempt.finished };
         if !as_planned {
             return Err(Error::unavailable("the job ended out of turn")
-                .expected(if kill_at.is_some() {
-                    "to run until killed"
-                } else {
-                    "a result"
-                })
+                .expected(if kill_at.is_some() { "to run until killed" } else { "a result" })
                 .found(status)
                 .remedy("see its message above; check that memory did not run out"));
         }
@@ -283,11 +263,8 @@ impl Supervisor {
             return;
         };
         let offset = attempt.first_offset;
-        let replayed = self
-            .run
-            .attempts
-            .last()
-            .map_or(0, |killed| killed.last_offset.saturating_sub(offset));
+        let replayed =
+            self.run.attempts.last().map_or(0, |killed| killed.last_offset.saturating_sub(offset));
         attempt.replayed = Some(replayed);
         self.view.say(&format!(
             "restored checkpoint {} at record {}, {} -> {} shards; replaying {} records, {} to go",
@@ -307,12 +284,7 @@ impl Supervisor {
         else {
             return Ok(());
         };
-        if self
-            .run
-            .checkpoints
-            .iter()
-            .all(|known| known.id < latest.id.0)
-        {
+        if self.run.checkpoints.iter().all(|known| known.id < latest.id.0) {
             self.run.checkpoints.push(CheckpointLine {
                 id: latest.id.0,
                 shards: latest.shards.len() as u32,
@@ -346,15 +318,11 @@ impl Running {
 
     /// SIGKILL on Unix: the process gets no chance to finish anything.
     fn kill(&mut self) -> Result<()> {
-        self.0
-            .kill()
-            .map_err(|e| Error::io("cannot kill the job", e))
+        self.0.kill().map_err(|e| Error::io("cannot kill the job", e))
     }
 
     fn wait(&mut self) -> Result<ExitStatus> {
-        self.0
-            .wait()
-            .map_err(|e| Error::io("cannot learn how the job ended", e))
+        self.0.wait().map_err(|e| Error::io("cannot learn how the job ended", e))
     }
 }
 

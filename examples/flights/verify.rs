@@ -51,11 +51,8 @@ fn compare(
         first_difference: String::new(),
     };
     // Either every repetition has its own keys, or all share the same.
-    let (repetitions, times) = if options.spread {
-        (options.repeat, 1)
-    } else {
-        (1, options.repeat)
-    };
+    let (repetitions, times) =
+        if options.spread { (options.repeat, 1) } else { (1, options.repeat) };
     for repetition in 0..repetitions {
         let suffix = job::repetition_suffix(options.spread, repetition);
         for (key, &of_one_pass) in expected {

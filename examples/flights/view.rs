@@ -20,10 +20,7 @@ impl View {
     /// Over `total` records.
     pub(crate) fn new(total: u64) -> Self {
         if !io::stderr().is_terminal() {
-            return Self::Plain {
-                total,
-                next_percent: PLAIN_STEP_PERCENT,
-            };
+            return Self::Plain { total, next_percent: PLAIN_STEP_PERCENT };
         }
         let style = ProgressStyle::with_template(
             "{bar:40} {percent:>3} %  {human_pos} of {human_len} records  {msg}",
@@ -40,10 +37,7 @@ impl View {
                 bar.set_position(offset);
                 bar.set_message(format!("{checkpoints} checkpoints"));
             }
-            Self::Plain {
-                total,
-                next_percent,
-            } => {
+            Self::Plain { total, next_percent } => {
                 let done = offset.saturating_mul(100) / (*total).max(1);
                 if done >= *next_percent {
                     eprintln!(
