@@ -441,29 +441,29 @@ fn sample(id: u64) -> CompletedCheckpoint {
     }
 }
 
-/// The example's program. `cargo test` builds it beside this one; if only this
-/// test was asked for, it may not be there yet.
+/// The example's program, brought up to date first: `cargo test` has just
+/// built it, but `cargo test --test flights_job` has not, and a stale program
+/// beside a new test proves nothing.
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let test = std::env::current_exe().expect("the path of this test");
         let profile_dir = test.parent().and_then(Path::parent).expect("<profile>/deps/<test>");
+        let target_dir = profile_dir.parent().expect("<target>/<profile>");
+        let profile = match profile_dir.file_name().and_then(|name| name.to_str()) {
+            None | Some("debug") => "dev",
+            Some(other) => other,
+        };
+        let status = Command::new(env!("CARGO"))
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args(["build", "--quiet", "--example", "flights"])
+            .args(["--profile", profile, "--target-dir"])
+            .arg(target_dir)
+            .status()
+            .expect("cargo can be started");
         let name = format!("flights{}", std::env::consts::EXE_SUFFIX);
         let program = profile_dir.join("examples").join(name);
-        if !program.exists() {
-            let profile = match profile_dir.file_name().and_then(|name| name.to_str()) {
-                None | Some("debug") => "dev",
-                Some(other) => other,
-            };
-            let target_dir = profile_dir.parent().expect("<target>/<profile>");
-            let status = Command::new(env!("CARGO"))
-                .current_dir(env!("CARGO_MANIFEST_DIR"))
-                .args(["build", "--example", "flights", "--profile", profile, "--target-dir"])
-                .arg(target_dir)
-                .status()
-                .expect("cargo can be started");
-            assert!(status.success() && program.exists(), "cannot build {}", program.display());
-        }
+        assert!(status.success() && program.exists(), "cannot build {}", program.display());
         program
     })
 }
