@@ -8,6 +8,8 @@
 //! parts of it that read bytes.
 #![allow(clippy::disallowed_methods, reason = "these tests run real processes over real files")]
 
+#[path = "../examples/flights/aggregate.rs"]
+mod aggregate;
 #[path = "../examples/flights/checkpoint_file.rs"]
 #[allow(dead_code, reason = "the example uses the rest")]
 mod checkpoint_file;
@@ -20,6 +22,9 @@ mod input;
 #[path = "../examples/flights/oracle.rs"]
 #[allow(dead_code, reason = "the example uses the rest")]
 mod oracle;
+#[path = "../examples/flights/store.rs"]
+#[allow(dead_code, reason = "the example uses the rest")]
+mod store;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -27,17 +32,22 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
+use aggregate::{Aggregate, AggregateCodec};
 use alluvium::base::checksum::ContentHash;
-use alluvium::base::{ErrorKind, SnapshotId};
+use alluvium::base::{ErrorKind, MaxParallelism, SnapshotId};
+use alluvium::codec::Codec;
 use checkpoint_file::{CompletedCheckpoint, Costs, JobIdentity, Position, ShardSnapshot};
 use event::{CheckpointLine, Event, Restored, Verdict};
-use input::{FlightReader, InputIdentity};
+use input::{FlightReader, InputIdentity, Outcome};
 use oracle::Oracle;
+use store::{Operator, Store};
 
 const HEADER: &str = "year,month,day,dep_time,sched_dep_time,dep_delay,arr_time,sched_arr_time,\
 arr_delay,carrier,flight,tailnum,origin,dest,air_time,distance,hour,minute,time_hour";
 const ON_TIME: &str = "2013,1,1,517,515,2,830,819,11,UA,1545,N14228,EWR,IAH,227,1400,5,15,x";
 const CANCELLED: &str = "2013,1,1,NA,1630,,NA,1815,NA,EV,4308,N18120,EWR,RDU,,416,16,30,x";
+const FLOWN: Outcome =
+    Outcome { cancelled: false, departure_delay: Some(2), arrival_delay: Some(11), miles: 1400 };
 const NAMELESS: &str = "2013,1,2,NA,1545,NA,,1910,,AA,133,NA,JFK,LAX,NA,2475,15,45,x";
 
 // The whole job, as a process.
@@ -305,6 +315,90 @@ fn skipping_flights_leads_to_the_same_place_as_reading_them() {
     }
     let too_far = FlightReader::open(&input).expect("sound").skip(51).expect_err("there are 50");
     assert_eq!(too_far.kind(), ErrorKind::Incompatible);
+}
+
+// State.
+
+#[test]
+fn an_aggregate_survives_its_44_bytes_and_no_other_number_of_them() {
+    let aggregate = Aggregate {
+        flights: 1,
+        cancelled: u64::MAX,
+        departure_delay_sum_minutes: i64::MIN,
+        arrival_delay_sum_minutes: -2,
+        miles: 1 << 40,
+        longest_delay_minutes: Aggregate::NO_DELAY,
+    };
+    let mut bytes = Vec::new();
+    AggregateCodec.encode(&aggregate, &mut bytes).expect("every aggregate has an encoding");
+    assert_eq!(AggregateCodec.fixed_len(), Some(bytes.len()));
+    assert_eq!(AggregateCodec.decode(&bytes).expect("sound"), aggregate);
+    bytes.push(0);
+    for len in (0..=bytes.len()).filter(|&len| len != 44) {
+        let error = AggregateCodec.decode(&bytes[..len]).expect_err("another length");
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{len} bytes: {error}");
+    }
+}
+
+#[test]
+fn a_shard_takes_the_keys_that_are_routed_to_it_and_refuses_all_others() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let max = MaxParallelism::DEFAULT;
+    let store = Store::open(&dir.path().join("state"), &dir.path().join("snapshots"), max)
+        .expect("a new directory");
+    for count in [1, 2, 3, 7] {
+        let mut shards: Vec<_> = (0..count)
+            .map(|index| {
+                let groups = max.range_of_subtask(index, count).expect("one of the subtasks");
+                store.shard(groups, &[]).expect("an empty shard")
+            })
+            .collect();
+        for key in ["", "N14228", "EWR-IAH", "UA 2013-01-01#4", "(none)", "é"] {
+            let owner = max.subtask_of_group(store::group_of_key(key, max), count) as usize;
+            for (index, shard) in shards.iter_mut().enumerate() {
+                let done = shard.update(Operator::Route, key, &FLOWN);
+                let expected = (index != owner).then_some(ErrorKind::Invalid);
+                assert_eq!(done.err().map(|e| e.kind()), expected, "{key:?} on {index}/{count}");
+            }
+        }
+    }
+}
+
+#[test]
+fn only_snapshots_of_the_recorded_checkpoint_and_position_are_restored() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let max = MaxParallelism::DEFAULT;
+    let store = Store::open(&dir.path().join("state"), &dir.path().join("snapshots"), max)
+        .expect("a new directory");
+    let mut shard = store.shard(max.all_groups(), &[]).expect("an empty shard");
+    shard.update(Operator::Aircraft, "N14228", &FLOWN).expect("in memory");
+
+    let mut checkpoint = sample(9);
+    let ticket = shard.snapshot(checkpoint.id, checkpoint.position).expect("frozen");
+    checkpoint.shards = vec![ticket.wait().expect("durable")];
+    let snapshots = store.snapshots_of(&checkpoint).expect("they belong together");
+    let mut restored = store.shard(max.all_groups(), &snapshots).expect("restored");
+    let aggregate = restored.get(Operator::Aircraft, "N14228").expect("readable");
+    assert_eq!(aggregate.map(|a| (a.flights, a.miles)), Some((1, 1400)));
+    assert_eq!(restored.get(Operator::Route, "N14228").expect("readable"), None);
+
+    let mut elsewhere = checkpoint.clone();
+    elsewhere.position.record += 1;
+    let mut another = checkpoint.clone();
+    another.id = SnapshotId(10);
+    let mut damaged = checkpoint;
+    damaged.shards[0].handle[30] ^= 1;
+    for (wrong, facts) in [
+        (elsewhere, ["does not belong", "taken at record 9000", "shard 0 of checkpoint 9"]),
+        (another, ["does not belong", "found 9", "shard 0 of checkpoint 10"]),
+        (damaged, ["", "", "shard 0 of checkpoint 9"]),
+    ] {
+        let error = store.snapshots_of(&wrong).expect_err("one of them is not what it should be");
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        for fact in facts {
+            assert!(error.to_string().contains(fact), "no `{fact}` in {error}");
+        }
+    }
 }
 
 // Completed checkpoints.

@@ -23,6 +23,7 @@
 //! says so by removing the newer.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -43,6 +44,8 @@ const TEMPORARY_SUFFIX: &str = ".unfinished";
 
 /// Largest file that is believed; a job of 128 shards needs far less.
 const MAX_FILE_BYTES: u64 = 64 << 20;
+
+const WHAT: &str = "a completed checkpoint";
 
 const REMEDY: &str =
     "restore the file from a copy, or remove it to go on from the checkpoint before it";
@@ -123,6 +126,28 @@ impl Position {
         bytes[12..].copy_from_slice(&self.record.to_le_bytes());
         bytes
     }
+
+    /// Reads what [`to_bytes`](Self::to_bytes) wrote.
+    ///
+    /// # Errors
+    /// `Corrupt` if there are more or fewer bytes.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let mut cursor = Cursor { what: "a position in the input", rest: bytes };
+        let position = Self::take(&mut cursor)?;
+        cursor.end()?;
+        Ok(position)
+    }
+
+    fn take(cursor: &mut Cursor<'_>) -> Result<Self> {
+        Ok(Self { offset: cursor.u64()?, repetition: cursor.u32()?, record: cursor.u64()? })
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { offset, repetition, record } = self;
+        write!(f, "record {offset} (record {record} of repetition {repetition}, from 0)")
+    }
 }
 
 impl CompletedCheckpoint {
@@ -194,7 +219,7 @@ impl CompletedCheckpoint {
     /// `Corrupt` if they are damaged, `Incompatible` if another version of
     /// this program wrote them.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
-        let mut header = Cursor { rest: bytes };
+        let mut header = Cursor { what: WHAT, rest: bytes };
         let magic = header.take(MAGIC.len())?;
         if magic != MAGIC {
             return Err(Error::corrupt("this is not a checkpoint of the flights job")
@@ -219,7 +244,7 @@ impl CompletedCheckpoint {
                 .expected(format_args!("{recorded:016x}"))
                 .found(format_args!("{computed:016x}")));
         }
-        Self::decode_body(&mut Cursor { rest: body })
+        Self::decode_body(&mut Cursor { what: WHAT, rest: body })
     }
 
     fn decode_body(body: &mut Cursor<'_>) -> Result<Self> {
@@ -237,8 +262,7 @@ impl CompletedCheckpoint {
                 }
             },
         };
-        let position =
-            Position { offset: body.u64()?, repetition: body.u32()?, record: body.u64()? };
+        let position = Position::take(body)?;
         let mut shards = Vec::new();
         for _ in 0..shard_count {
             let costs = Costs {
@@ -337,13 +361,15 @@ fn sync_dir(_dir: &Path) -> io::Result<()> {
 
 /// Takes a byte string apart, front to back.
 struct Cursor<'a> {
+    /// What the bytes are, for messages.
+    what: &'static str,
     rest: &'a [u8],
 }
 
 impl<'a> Cursor<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8]> {
         let (taken, rest) = self.rest.split_at_checked(count).ok_or_else(|| {
-            Error::corrupt("a completed checkpoint is cut short")
+            Error::corrupt(format_args!("{} is cut short", self.what))
                 .expected(format_args!("{count} more bytes"))
                 .found(self.rest.len())
         })?;
@@ -370,7 +396,7 @@ impl<'a> Cursor<'a> {
     fn end(&self) -> Result<()> {
         match self.rest.len() {
             0 => Ok(()),
-            more => Err(Error::corrupt("a completed checkpoint has bytes past its end")
+            more => Err(Error::corrupt(format_args!("{} has bytes past its end", self.what))
                 .expected("none")
                 .found(more)),
         }

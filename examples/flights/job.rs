@@ -165,12 +165,12 @@ fn open_shards(
     count: u32,
     restored: Option<&CompletedCheckpoint>,
 ) -> Result<Vec<ShardStore>> {
-    let mut handles = Vec::new();
-    for shard in restored.iter().flat_map(|checkpoint| &checkpoint.shards) {
-        handles.push(shard.handle.clone());
-    }
+    let snapshots = match restored {
+        Some(checkpoint) => store.snapshots_of(checkpoint)?,
+        None => Vec::new(),
+    };
     (0..count)
-        .map(|index| store.shard(MAX_PARALLELISM.range_of_subtask(index, count)?, &handles))
+        .map(|index| store.shard(MAX_PARALLELISM.range_of_subtask(index, count)?, &snapshots))
         .collect()
 }
 
@@ -372,11 +372,11 @@ fn work(
                 }
             }
             Message::Barrier { id, position } => {
-                let ticket = shard.snapshot(id, &position.to_bytes())?;
+                let ticket = shard.snapshot(id, position)?;
                 reports.send(Report::Frozen { shard: index, id, position, ticket })?;
             }
-            Message::Completed(id) => shard.notify_complete(id)?,
-            Message::Aborted(id) => shard.notify_aborted(id)?,
+            Message::Completed(id) => shard.notify_complete(id),
+            Message::Aborted(id) => shard.notify_aborted(id),
         }
     }
     Ok(shard)
@@ -630,8 +630,8 @@ impl Coordinator<'_> {
 
     fn complete(&mut self, checkpoint: &CompletedCheckpoint, duration_ns: u64) -> Result<()> {
         self.failures = 0;
-        // The engine may delete what only an older checkpoint refers to once
-        // it hears of this one; so no record of the older ones may be left.
+        // Their records only: Alluvium never deletes a snapshot that it has
+        // handed out, and this job does not either.
         let first_kept = checkpoint.id.0.saturating_sub(RETAINED_CHECKPOINTS - 1);
         checkpoint_file::forget_before(self.completed, SnapshotId(first_kept))?;
         self.tell_workers(|| Message::Completed(checkpoint.id));

@@ -53,9 +53,9 @@ fn print_attempt(run: &Run, attempt: &Attempt, out: &mut impl Write) -> io::Resu
     }
     writeln!(
         out,
-        "records/s    {} on {} shards ({} records in {})",
+        "records/s    {} on {} ({} records in {})",
         thousands(attempt.records_per_s()),
-        attempt.shards,
+        counted(attempt.shards.into(), "shard"),
         thousands(attempt.records()),
         duration(attempt.elapsed_us * 1000),
     )?;
@@ -73,7 +73,7 @@ fn print_attempt(run: &Run, attempt: &Attempt, out: &mut impl Write) -> io::Resu
 fn print_checkpoints(checkpoints: &[CheckpointLine], out: &mut impl Write) -> io::Result<()> {
     writeln!(
         out,
-        "{:>10}  {:>6}  {:>12}  {:>10}  {:>10}  {:>11}  {:>11}  {:>11}",
+        "{:>10}  {:>6}  {:>12}  {:>10}  {:>10}  {:>11}  {:>11}  {:>12}",
         "checkpoint",
         "shards",
         "at record",
@@ -81,12 +81,12 @@ fn print_checkpoints(checkpoints: &[CheckpointLine], out: &mut impl Write) -> io
         "duration",
         "records new",
         "bytes new",
-        "bytes all"
+        "bytes in all"
     )?;
     for line in checkpoints {
         writeln!(
             out,
-            "{:>10}  {:>6}  {:>12}  {:>10}  {:>10}  {:>11}  {:>11}  {:>11}",
+            "{:>10}  {:>6}  {:>12}  {:>10}  {:>10}  {:>11}  {:>11}  {:>12}",
             line.id,
             line.shards,
             thousands(line.offset),
@@ -97,7 +97,33 @@ fn print_checkpoints(checkpoints: &[CheckpointLine], out: &mut impl Write) -> io
             bytes(line.costs.bytes_total),
         )?;
     }
-    Ok(())
+    let pauses = Spread::of(checkpoints.iter().map(|line| line.costs.pause_ns));
+    let durations = Spread::of(checkpoints.iter().map(|line| line.costs.duration_ns));
+    writeln!(
+        out,
+        "{}; pause {}, at most {}; duration {}, at most {} (medians)",
+        counted(checkpoints.len() as u64, "checkpoint"),
+        duration(pauses.median),
+        duration(pauses.most),
+        duration(durations.median),
+        duration(durations.most),
+    )?;
+    writeln!(out, "new: written for this checkpoint, tables merged since the last one included")?;
+    writeln!(out, "in all: needed by a restart, what several shards need counted for each")
+}
+
+struct Spread {
+    median: u64,
+    most: u64,
+}
+
+impl Spread {
+    fn of(values: impl Iterator<Item = u64>) -> Self {
+        let mut values: Vec<u64> = values.collect();
+        values.sort_unstable();
+        let at = |index: usize| values.get(index).copied().unwrap_or(0);
+        Self { median: at(values.len() / 2), most: values.last().copied().unwrap_or(0) }
+    }
 }
 
 fn print_verdict(verdict: &Verdict, out: &mut impl Write) -> io::Result<()> {
@@ -127,6 +153,11 @@ pub(crate) fn thousands(number: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// `1 shard`, `2 shards`.
+pub(crate) fn counted(number: u64, noun: &str) -> String {
+    format!("{} {noun}{}", thousands(number), if number == 1 { "" } else { "s" })
 }
 
 /// `part` of `whole`, as `50.1 %`.

@@ -13,7 +13,7 @@ use super::cli::{JobOptions, Options};
 use super::event::{CheckpointLine, Event, Restored, Verdict};
 use super::input;
 use super::job::Directories;
-use super::report::{self, percent, thousands};
+use super::report::{self, counted, percent, thousands};
 use super::view::View;
 
 /// Everything that the final report is made of.
@@ -162,8 +162,8 @@ impl Supervisor {
         if !options.no_kill {
             let kill_at = (self.run.total as f64 * options.kill_at).ceil() as u64;
             self.view.say(&format!(
-                "starting on {} shards, to be killed at record {} of {}",
-                job.shards,
+                "starting on {}, to be killed at record {} of {}",
+                counted(job.shards.into(), "shard"),
                 thousands(kill_at),
                 thousands(self.run.total),
             ));
@@ -174,13 +174,13 @@ impl Supervisor {
             job.shards = options.rescale_to;
         }
         self.view.say(&format!(
-            "{} on {} shards",
+            "{} on {}",
             if job.restore {
                 "starting again from the latest completed checkpoint,"
             } else {
                 "starting"
             },
-            job.shards
+            counted(job.shards.into(), "shard"),
         ));
         self.attempt(&job, None)
     }
@@ -210,8 +210,12 @@ impl Supervisor {
                     self.say_restored(&mut attempt);
                 }
                 Event::Progress { offset, elapsed_us } => {
-                    attempt.last_offset = offset;
-                    attempt.elapsed_us = elapsed_us;
+                    // At the end of a small input the job idles until killed;
+                    // that time says nothing about its speed.
+                    if offset > attempt.last_offset {
+                        attempt.last_offset = offset;
+                        attempt.elapsed_us = elapsed_us;
+                    }
                     self.view.progress(offset, self.run.checkpoints.len());
                     let due = kill_at.is_some_and(|kill_at| offset >= kill_at);
                     if due && completed && !attempt.killed {

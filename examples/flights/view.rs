@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::report::{percent, thousands};
+use super::report::{counted, percent, thousands};
 
 /// Plain lines appear each time so much more of the input is done.
 const PLAIN_STEP_PERCENT: u64 = 10;
@@ -35,16 +35,17 @@ impl View {
         match self {
             Self::Bar(bar) => {
                 bar.set_position(offset);
-                bar.set_message(format!("{checkpoints} checkpoints"));
+                bar.set_message(counted(checkpoints as u64, "checkpoint"));
             }
             Self::Plain { total, next_percent } => {
                 let done = offset.saturating_mul(100) / (*total).max(1);
                 if done >= *next_percent {
                     eprintln!(
-                        "{:>6}  {} of {} records, {checkpoints} checkpoints",
+                        "{:>7}  {} of {} records, {}",
                         percent(offset, *total),
                         thousands(offset),
                         thousands(*total),
+                        counted(checkpoints as u64, "checkpoint"),
                     );
                 }
                 // The same after going back: the next step above where we are.
