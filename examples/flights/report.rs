@@ -16,14 +16,16 @@ pub(crate) fn print(run: &Run, out: &mut impl Write) -> io::Result<()> {
         thousands(run.total),
         if run.spread { ", keys spread" } else { "" },
     )?;
-    for attempt in &run.attempts {
-        print_attempt(run, attempt, out)?;
-    }
     if let Some(dir) = &run.kept_dir {
         writeln!(out, "directory    {}", dir.display())?;
     }
     writeln!(out)?;
+    // The long part first: what counts is then still on the screen at the end.
     print_checkpoints(&run.checkpoints, out)?;
+    writeln!(out)?;
+    for attempt in &run.attempts {
+        print_attempt(run, attempt, out)?;
+    }
     writeln!(out)?;
     for verdict in &run.verdicts {
         print_verdict(verdict, out)?;
@@ -101,15 +103,18 @@ fn print_checkpoints(checkpoints: &[CheckpointLine], out: &mut impl Write) -> io
     let durations = Spread::of(checkpoints.iter().map(|line| line.costs.duration_ns));
     writeln!(
         out,
-        "{}; pause {}, at most {}; duration {}, at most {} (medians)",
+        "{}: median pause {}, longest {}; median duration {}, longest {}",
         counted(checkpoints.len() as u64, "checkpoint"),
         duration(pauses.median),
         duration(pauses.most),
         duration(durations.median),
         duration(durations.most),
     )?;
-    writeln!(out, "new: written for this checkpoint, tables merged since the last one included")?;
-    writeln!(out, "in all: needed by a restart, what several shards need counted for each")
+    writeln!(out, "bytes new: uploaded for the checkpoint, tables merged since the last included")?;
+    writeln!(
+        out,
+        "bytes in all: needed to restart from it; a table of several shards counts for each"
+    )
 }
 
 struct Spread {
