@@ -239,7 +239,7 @@ impl Supervisor {
                     attempt.last_offset = offset;
                     attempt.elapsed_us = elapsed_us;
                     self.view.progress(offset, self.run.checkpoints.len());
-                    self.view.say("end of input; comparing with a single pass");
+                    self.view.say("end of input; one more checkpoint, then the comparison");
                 }
                 Event::Verified(verdict) => self.run.verdicts.push(verdict),
                 Event::Finished { right: _ } => attempt.finished = true,
