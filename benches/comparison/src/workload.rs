@@ -2,7 +2,7 @@
 //!
 //! An operation is a key's number, drawn before the clock starts and kept in
 //! an array, so that drawing it (dear for Zipf) is not what is measured. Turning
-//! the number into key bytes takes two multiplications per half key; the
+//! the number into key bytes takes two multiplications per eight bytes; the
 //! `bare loop` rows show what that and the loop cost without a store.
 
 use clap::ValueEnum;

@@ -19,14 +19,14 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use super::rmw::one_at_a_time;
+use super::rmw::{one_at_a_time, spell};
 use super::{EngineDir, check_counters, loaded, progress, rotated, with_sizes};
 use crate::Result;
 use crate::clock::{fenced_now, nanos};
 use crate::engines::{Checkpoint, Restore, Rmw, Settings, Visitor, Written};
 use crate::options::Cli;
 use crate::report::{Better, Report, Section, Unit, keys_name, mean, median};
-use crate::workload::{Distribution, Ops, key};
+use crate::workload::{Distribution, Ops};
 
 /// Operations between two looks at the clock; the first of every
 /// [`SAMPLE_EVERY`] is timed on its own.
@@ -85,7 +85,10 @@ trait Contestant {
 
 struct Runner<E, const K: usize, const V: usize> {
     engine: E,
-    keys: u64,
+    /// Number of keys in the state.
+    count: u64,
+    /// Keys of the chunk that is being worked on.
+    keys: Vec<[u8; K]>,
     /// Operations done so far, and when the newest checkpoint began.
     position: u64,
     checkpointed_at: u64,
@@ -101,11 +104,11 @@ impl<E: Rmw<K, V> + Checkpoint<K, V>, const K: usize, const V: usize> Runner<E, 
     fn work(&mut self, ops: &Ops, phase: &mut Phase, writing: bool) -> Result<()> {
         let start = fenced_now();
         let chunk = ops.slice(self.position, CHUNK);
-        for part in chunk.chunks(SAMPLE_EVERY) {
+        spell(chunk, &mut self.keys);
+        for part in self.keys.chunks(SAMPLE_EVERY) {
             if let Some((first, rest)) = part.split_first() {
-                let key = key(u64::from(*first));
                 let before = fenced_now();
-                self.engine.rmw(&key)?;
+                self.engine.rmw(first)?;
                 let latency_ns = nanos(fenced_now() - before);
                 if writing {
                     self.findings.writing_latency.record(latency_ns)?;
@@ -173,14 +176,14 @@ impl<E: Rmw<K, V> + Checkpoint<K, V>, const K: usize, const V: usize> Contestant
         };
         self.findings.rounds.push((all.per_second(), idle.per_second(), writing.per_second()));
         for (_, duration_ns, written, (from, to)) in finished {
-            let dirty_records = ops.distinct(from, to, self.keys);
+            let dirty_records = ops.distinct(from, to, self.count);
             self.findings.taken.push(Taken { duration_ns, written, dirty_records });
         }
         self.engine.settle()
     }
 
     fn check(&mut self, name: &str, ops: &Ops) -> Result<()> {
-        check_counters(&mut self.engine, name, self.keys, &[(ops, self.position)])
+        check_counters(&mut self.engine, name, self.count, &[(ops, self.position)])
     }
 
     fn findings(&self) -> &Findings {
@@ -213,7 +216,8 @@ impl<const K: usize, const V: usize> Visitor<K, V> for Prepare<'_> {
         };
         Ok(Box::new(Runner::<E, K, V> {
             engine,
-            keys: self.keys,
+            count: self.keys,
+            keys: Vec::with_capacity(CHUNK),
             position: 0,
             checkpointed_at: 0,
             number: 1,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use super::rmw::one_at_a_time;
+use super::rmw::{one_at_a_time, spell};
 use super::{EngineDir, kinds_or, loaded, progress, with_sizes};
 use crate::Result;
 use crate::clock::{fenced_now, nanos};
@@ -40,6 +40,7 @@ impl<const K: usize, const V: usize> Visitor<K, V> for Snapshots<'_> {
         engine.finish_checkpoint(first)?;
         let mut pauses = Histogram::new(3)?;
         let mut position = 0;
+        let mut keys = Vec::new();
         let start = Instant::now();
         for number in 0..self.snapshots {
             if number >= AT_LEAST && start.elapsed() > TIME_LIMIT {
@@ -48,7 +49,8 @@ impl<const K: usize, const V: usize> Visitor<K, V> for Snapshots<'_> {
             let until = position + self.dirty as u64;
             while position < until {
                 let chunk = self.ops.slice(position, (until - position) as usize);
-                one_at_a_time(&mut engine, chunk)?;
+                spell(chunk, &mut keys);
+                one_at_a_time(&mut engine, &keys)?;
                 position += chunk.len() as u64;
             }
             let before = fenced_now();
