@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
-use alluvium::env::{Env, Fs, RealEnv};
+use alluvium::env::{Env, Fs, RealEnv, SimEnv};
 
 /// Runs a claim against every implementation, each in an empty directory.
 fn on_every_file_system(claim: impl Fn(&dyn Env, &Path)) {
@@ -16,6 +16,10 @@ fn on_every_file_system(claim: impl Fn(&dyn Env, &Path)) {
     for env in envs {
         let dir = tempfile::tempdir().unwrap();
         claim(&*env, dir.path());
+    }
+    for env in [SimEnv::new(1), SimEnv::new(2).with_mapped_reads()] {
+        env.create_dir_all(Path::new("/sim")).unwrap();
+        claim(&env, Path::new("/sim"));
     }
 }
 

@@ -5,6 +5,8 @@
 //! fsyncs and replay it from a seed.
 //!
 //! - [`real`]: the operating system.
+//! - [`sim`]: a machine in memory whose disk fails and whose power is cut on
+//!   demand.
 //! - [`mmap`], [`pages`]: memory taken from the system directly. Both worlds
 //!   share it: memory has no crash to simulate.
 
@@ -12,6 +14,7 @@ pub mod executor;
 pub mod mmap;
 pub mod pages;
 pub mod real;
+pub mod sim;
 
 use std::fmt;
 use std::io;
@@ -21,6 +24,7 @@ use std::sync::Arc;
 pub use mmap::{HUGE_PAGE_BYTES, Pages, prefetch_read};
 pub use pages::{PagePool, PagePoolStats};
 pub use real::RealEnv;
+pub use sim::SimEnv;
 
 /// Everything the engine asks of the outside world.
 ///
@@ -132,7 +136,7 @@ pub trait ReadAt: Send + Sync + fmt::Debug {
     ///
     /// Touching a mapped page that cannot be read ends the process with a
     /// signal; here the same trouble is an error. Worth a call before the
-    /// first touch of a range (0.5 us when it is in memory already). Without
+    /// first touch of a range (about 1 us when it is in memory already). Without
     /// a map there is nothing to guard, and nothing happens.
     fn make_resident(&self, offset: u64, bytes: u64) -> io::Result<()> {
         let _ = (offset, bytes);

@@ -1,0 +1,631 @@
+//! The way of a shard's snapshots through the background, one after the other:
+//!
+//! ```text
+//! frozen -> delta -> local table -> uploaded table -> manifest -> handle
+//!         1        2              3                4           5
+//! ```
+//!
+//! 1. *Extract* ([`Priority::Urgent`]): copy the frozen records out, in the
+//!    order of freezes. The task thread pays for records it changes until then.
+//! 2. *Write* ([`Priority::Normal`], as all that follows): sort, and write one
+//!    delta table into the backend's own directory. If that fails the delta
+//!    waits in memory, and the next snapshot writes it first.
+//! 3. *Upload*: hand the sink every table of the version that it does not
+//!    have. Usually that is the new delta; after a failed, cancelled or aborted
+//!    snapshot it is what that one left behind, and nothing else.
+//! 4. *Publish*: only now is there a manifest, made of uploaded tables.
+//! 5. The handle names the manifest, with its size and hash.
+//!
+//! Merging tables ([`Priority::Idle`]) goes on beside all this and replaces
+//! tables in the version when it is done; the next snapshot uploads the result.
+//!
+//! # What is never lost
+//!
+//! A frozen epoch leaves the memtable for good when it is extracted. From then
+//! on the pipeline holds its changes, as a waiting delta or as a table of the
+//! version, and every later manifest includes them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::base::{Error, FileId, KeyGroupRange, MaxParallelism, Result, SnapshotId};
+use crate::env::executor::{Executor, Priority};
+use crate::env::{Env, ReadAt};
+use crate::format::handle::SnapshotHandle;
+use crate::format::manifest::{Manifest, StateMeta, TableRef};
+use crate::format::table::TableMeta;
+use crate::object::Contents;
+use crate::shard::flush::Delta;
+use crate::shard::{FrozenShard, compact};
+use crate::table::reader::TableReader;
+use crate::table::writer::TableOptions;
+use crate::version::merge::MergeSource;
+use crate::version::{MergePlan, Places, Stored, TableEntry, Version};
+
+use super::sink::{SnapshotSink, TableUpload};
+use super::ticket::{Promise, SnapshotPhase, SnapshotReport, SnapshotTicket};
+
+/// Snapshots whose confirmation is waited for. Beyond that the oldest are
+/// forgotten, which costs a question to the sink and nothing else.
+const UNCONFIRMED_KEPT: usize = 64;
+
+/// Numbers for files, unique within one incarnation of a backend.
+#[derive(Debug)]
+pub(crate) struct FileNumbers {
+    incarnation: u64,
+    next: AtomicU64,
+}
+
+impl FileNumbers {
+    pub(crate) fn new(incarnation: u64) -> Self {
+        Self { incarnation, next: AtomicU64::new(1) }
+    }
+
+    pub(crate) fn next(&self) -> FileId {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        FileId { incarnation: self.incarnation, number }
+    }
+}
+
+/// What a pipeline works with.
+#[derive(Clone, Debug)]
+pub(crate) struct PipelineConfig {
+    pub(crate) operator: String,
+    pub(crate) groups: KeyGroupRange,
+    pub(crate) max_parallelism: MaxParallelism,
+    pub(crate) env: Arc<dyn Env>,
+    pub(crate) executor: Executor,
+    pub(crate) files: Arc<FileNumbers>,
+    /// Directory of the tables that this process writes.
+    pub(crate) local_dir: PathBuf,
+    pub(crate) sink: Arc<dyn SnapshotSink>,
+    pub(crate) table_options: TableOptions,
+    /// More tables than this are merged.
+    pub(crate) max_tables: usize,
+}
+
+/// A frozen shard on its way in.
+struct Request {
+    snapshot: SnapshotId,
+    frozen: FrozenShard,
+    user_meta: Vec<u8>,
+    frozen_at_ns: u64,
+    promise: Promise,
+}
+
+/// A snapshot whose records are out of the memtable.
+struct Extracted {
+    snapshot: SnapshotId,
+    delta: Delta,
+    metas: Arc<Vec<StateMeta>>,
+    user_meta: Vec<u8>,
+    frozen_at_ns: u64,
+    extract_ns: u64,
+    promise: Promise,
+}
+
+/// A table that the store has: all that a manifest is made of.
+struct UploadedTable {
+    meta: TableMeta,
+    location: String,
+    slice: KeyGroupRange,
+}
+
+#[derive(Default)]
+struct Writing {
+    queue: VecDeque<Extracted>,
+    busy: bool,
+}
+
+#[derive(Default)]
+struct Tables {
+    version: Version,
+    /// Deltas that no table holds yet, oldest first.
+    waiting: VecDeque<Arc<Delta>>,
+    /// What published snapshots were made of, until they are confirmed.
+    unconfirmed: BTreeMap<SnapshotId, Version>,
+    /// Replaced tables whose local files can go once nobody uses them.
+    replaced: Vec<Arc<TableEntry>>,
+    merging: bool,
+}
+
+/// See the [module documentation](self).
+pub(crate) struct Pipeline {
+    config: PipelineConfig,
+    extracting: Mutex<VecDeque<Request>>,
+    /// Held while a request is extracted: they go in order.
+    extractor: Mutex<()>,
+    writing: Mutex<Writing>,
+    tables: Mutex<Tables>,
+    /// An extraction panicked: the memtables can no longer be trusted to
+    /// tell what they have handed out.
+    broken: AtomicBool,
+}
+
+impl Pipeline {
+    /// A pipeline for a shard whose tables are `version`.
+    pub(crate) fn new(config: PipelineConfig, version: Version) -> Arc<Self> {
+        Arc::new(Self {
+            config,
+            extracting: Mutex::default(),
+            extractor: Mutex::new(()),
+            writing: Mutex::default(),
+            tables: Mutex::new(Tables { version, ..Tables::default() }),
+            broken: AtomicBool::new(false),
+        })
+    }
+
+    /// Fails if an earlier failure makes further snapshots impossible.
+    pub(crate) fn check_sound(&self) -> Result<()> {
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(Error::closed("the shard takes no more snapshots after an internal failure")
+                .at(self)
+                .remedy("restore the shard from its last completed snapshot, and report the failure"));
+        }
+        Ok(())
+    }
+
+    /// Takes over a frozen shard. Does not block.
+    pub(crate) fn submit(
+        self: &Arc<Self>,
+        snapshot: SnapshotId,
+        frozen: FrozenShard,
+        user_meta: Vec<u8>,
+        frozen_at_ns: u64,
+    ) -> SnapshotTicket {
+        let executor = &self.config.executor;
+        let (promise, ticket) = Promise::new(snapshot, executor.clone());
+        let request = Request { snapshot, frozen, user_meta, frozen_at_ns, promise };
+        self.extracting.lock().push_back(request);
+        let this = Arc::clone(self);
+        executor.spawn(Priority::Urgent, move || this.extract_next());
+        ticket
+    }
+
+    /// The runtime has completed the checkpoint of this snapshot.
+    pub(crate) fn confirm(&self, snapshot: SnapshotId) {
+        let mut tables = self.tables.lock();
+        if let Some(version) = tables.unconfirmed.remove(&snapshot) {
+            for table in version.tables() {
+                table.confirm();
+            }
+            // Earlier ones that were not confirmed by now were subsumed.
+            tables.unconfirmed = tables.unconfirmed.split_off(&snapshot);
+        }
+    }
+
+    /// The runtime has given up the checkpoint of this snapshot.
+    pub(crate) fn forget(&self, snapshot: SnapshotId) {
+        self.tables.lock().unconfirmed.remove(&snapshot);
+    }
+
+    /// Number of tables, and their bytes.
+    pub(crate) fn table_stats(&self) -> (usize, u64) {
+        let version = self.tables.lock().version.clone();
+        (version.tables().len(), version.tables().iter().map(|table| table.meta.bytes).sum())
+    }
+
+    fn extract_next(self: &Arc<Self>) {
+        let extracted = {
+            let _in_order = self.extractor.lock();
+            let Some(request) = self.extracting.lock().pop_front() else { return };
+            let unsound = Unsound(&self.broken);
+            let Request { snapshot, frozen, user_meta, frozen_at_ns, promise } = request;
+            let FrozenShard { states, metas } = frozen;
+            let runs: Vec<_> = states
+                .into_iter()
+                .zip(metas.iter())
+                .map(|(frozen, meta)| (meta.name.clone(), frozen.extract()))
+                .collect();
+            std::mem::forget(unsound);
+            let extract_ns = self.config.env.monotonic_ns().saturating_sub(frozen_at_ns);
+            // Sorting is not urgent, but the queue keeps the order, so the
+            // delta is made where the order is known.
+            let delta = Delta::unsorted(runs);
+            Extracted { snapshot, delta, metas, user_meta, frozen_at_ns, extract_ns, promise }
+        };
+        self.writing.lock().queue.push_back(extracted);
+        let this = Arc::clone(self);
+        self.config.executor.spawn(Priority::Normal, move || this.write_all());
+    }
+
+    /// Finishes waiting snapshots until there are none, unless somebody else
+    /// is at it.
+    fn write_all(self: &Arc<Self>) {
+        {
+            let mut writing = self.writing.lock();
+            if writing.busy {
+                return;
+            }
+            writing.busy = true;
+        }
+        let _busy = Busy(self);
+        loop {
+            let next = {
+                let mut writing = self.writing.lock();
+                let next = writing.queue.pop_front();
+                writing.busy = next.is_some();
+                next
+            };
+            let Some(extracted) = next else { return };
+            self.finish(extracted);
+            self.merge_if_needed();
+        }
+    }
+
+    fn finish(&self, extracted: Extracted) {
+        let Extracted { snapshot, mut delta, metas, user_meta, frozen_at_ns, extract_ns, promise } =
+            extracted;
+        promise.set_phase(SnapshotPhase::Writing);
+        delta.sort(|| self.breathe());
+        let records_new = delta.records();
+        let raw_bytes_new = delta.raw_bytes();
+        if !delta.is_empty() {
+            self.tables.lock().waiting.push_back(Arc::new(delta));
+        }
+        let published = self.write_waiting(&promise).and_then(|()| {
+            self.upload_and_publish(snapshot, &metas, user_meta, &promise)
+        });
+        let result = published.map(|published| SnapshotReport {
+            handle: published.handle,
+            snapshot,
+            pause_ns: 0,
+            extract_ns,
+            duration_ns: self.config.env.monotonic_ns().saturating_sub(frozen_at_ns),
+            bytes_new: published.bytes_new,
+            bytes_total: published.bytes_total,
+            records_new,
+            raw_bytes_new,
+            tables: published.tables,
+        });
+        match &result {
+            Ok(report) => tracing::debug!(
+                shard = %self,
+                snapshot = snapshot.0,
+                bytes_new = report.bytes_new,
+                bytes_total = report.bytes_total,
+                duration_ms = report.duration_ns / 1_000_000,
+                "snapshot published"
+            ),
+            Err(error) => {
+                tracing::warn!(shard = %self, snapshot = snapshot.0, %error, "snapshot failed");
+            }
+        }
+        promise.keep(result);
+    }
+
+    /// Writes every waiting delta as a table, oldest first.
+    fn write_waiting(&self, promise: &Promise) -> Result<()> {
+        loop {
+            promise.check_cancelled()?;
+            // It stays in the queue until a table holds it.
+            let Some(delta) = self.tables.lock().waiting.front().map(Arc::clone) else {
+                return Ok(());
+            };
+            let file = self.config.files.next();
+            let path = self.local_path(file);
+            let written = delta.write(
+                self.config.env.fs(),
+                &path,
+                file,
+                self.config.max_parallelism,
+                self.config.table_options.clone(),
+                || self.breathe(),
+            );
+            let meta = match written {
+                Ok(meta) => meta,
+                Err(error) => {
+                    self.remove_local(&path);
+                    return Err(error);
+                }
+            };
+            let table = self.own_table(meta, path);
+            let mut tables = self.tables.lock();
+            tables.version = tables.version.with_delta(table);
+            tables.waiting.pop_front();
+        }
+    }
+
+    fn upload_and_publish(
+        &self,
+        snapshot: SnapshotId,
+        metas: &[StateMeta],
+        user_meta: Vec<u8>,
+        promise: &Promise,
+    ) -> Result<Published> {
+        let version = self.tables.lock().version.clone();
+        let (uploaded, uploaded_bytes) = self.upload(&version, promise)?;
+        promise.set_phase(SnapshotPhase::Publishing);
+        promise.check_cancelled()?;
+        let tables_bytes: u64 = uploaded.iter().map(|table| table.meta.bytes).sum();
+        let tables = uploaded.len();
+        let manifest = self.manifest(snapshot, metas, uploaded, user_meta);
+        let bytes = manifest.encode()?;
+        let config = &self.config;
+        let name = format!(
+            "{:020}-{:05}-{:05}-{}.manifest",
+            snapshot.0,
+            config.groups.first().0,
+            config.groups.last().0,
+            config.files.next(),
+        );
+        let location = config.sink.put_manifest(&name, &bytes)?;
+        let handle = SnapshotHandle::new(&manifest, &bytes, &config.sink.identity(), &location)?;
+        let mut tables_now = self.tables.lock();
+        tables_now.unconfirmed.insert(snapshot, version);
+        while tables_now.unconfirmed.len() > UNCONFIRMED_KEPT {
+            tables_now.unconfirmed.pop_first();
+        }
+        Ok(Published {
+            handle,
+            bytes_new: uploaded_bytes + bytes.len() as u64,
+            bytes_total: tables_bytes + bytes.len() as u64,
+            tables,
+        })
+    }
+
+    /// Sees to it that the store has every table of `version`. Gives them in
+    /// the same order, and the number of bytes that had to be handed over.
+    fn upload(&self, version: &Version, promise: &Promise) -> Result<(Vec<UploadedTable>, u64)> {
+        promise.set_phase(SnapshotPhase::Uploading);
+        let sink = &self.config.sink;
+        let store = sink.identity();
+        let mut missing = Vec::new();
+        for table in version.tables() {
+            if !self.is_stored(table, &store)? {
+                missing.push(table);
+            }
+        }
+        promise.set_upload_bytes(missing.iter().map(|table| table.meta.bytes).sum());
+        let mut uploaded_bytes = 0;
+        for table in missing {
+            let places = table.places();
+            let bytes = self.open_bytes(table)?;
+            let location = sink
+                .put_table(
+                    &TableUpload {
+                        name: &format!("{}.table", table.meta.file),
+                        contents: contents(&table.meta),
+                        local: places.local.as_deref(),
+                        bytes: &*bytes,
+                    },
+                    &mut |done| {
+                        promise.set_uploaded_bytes(uploaded_bytes + done);
+                        self.breathe();
+                        !promise.is_cancelled()
+                    },
+                )
+                .map_err(|error| error.at(format_args!("table {}", table.meta.file)))?;
+            table.set_stored(Stored { store: store.clone(), location, confirmed: false });
+            uploaded_bytes += table.meta.bytes;
+            promise.set_uploaded_bytes(uploaded_bytes);
+        }
+        let uploaded = version
+            .tables()
+            .iter()
+            .map(|table| {
+                let stored = table.places().stored.expect("the store has every table by now");
+                UploadedTable {
+                    meta: table.meta.clone(),
+                    location: stored.location,
+                    slice: table.slice,
+                }
+            })
+            .collect();
+        Ok((uploaded, uploaded_bytes))
+    }
+
+    fn is_stored(&self, table: &TableEntry, store: &str) -> Result<bool> {
+        match table.places().stored {
+            Some(stored) if stored.store == store => Ok(stored.confirmed
+                || self.config.sink.holds_table(&stored.location, &contents(&table.meta))?),
+            _ => Ok(false),
+        }
+    }
+
+    fn manifest(
+        &self,
+        snapshot: SnapshotId,
+        metas: &[StateMeta],
+        tables: Vec<UploadedTable>,
+        user_meta: Vec<u8>,
+    ) -> Manifest {
+        Manifest {
+            snapshot,
+            operator: self.config.operator.clone(),
+            created_unix_ms: self.config.env.unix_time_ms(),
+            groups: self.config.groups,
+            max_parallelism: self.config.max_parallelism,
+            states: metas.to_vec(),
+            tables: tables
+                .into_iter()
+                .map(|table| TableRef {
+                    meta: table.meta,
+                    location: table.location,
+                    slice: table.slice,
+                })
+                .collect(),
+            user_meta,
+        }
+    }
+
+    fn merge_if_needed(self: &Arc<Self>) {
+        let plan = {
+            let mut tables = self.tables.lock();
+            self.remove_replaced(&mut tables);
+            if tables.merging {
+                return;
+            }
+            let plan = tables.version.merge_candidates(self.config.max_tables);
+            tables.merging = plan.is_some();
+            plan
+        };
+        let Some(plan) = plan else { return };
+        let this = Arc::clone(self);
+        self.config.executor.spawn(Priority::Idle, move || {
+            let _merging = Merging(&this);
+            if let Err(error) = this.merge(&plan) {
+                // The tables are as they were; the next snapshot tries again.
+                tracing::warn!(shard = %this, %error, "tables could not be merged");
+            }
+        });
+    }
+
+    fn merge(&self, plan: &MergePlan) -> Result<()> {
+        let mut inputs = Vec::with_capacity(plan.inputs.len());
+        for table in &plan.inputs {
+            let reader = Arc::new(TableReader::open(self.open_bytes(table)?, &table.meta)?);
+            inputs.push(MergeSource { reader, slice: table.slice });
+        }
+        let file = self.config.files.next();
+        let path = self.local_path(file);
+        let merged = compact::merge(
+            inputs,
+            plan.to_the_bottom,
+            self.config.env.fs(),
+            &path,
+            compact::Output {
+                file,
+                max_parallelism: self.config.max_parallelism,
+                options: self.config.table_options.clone(),
+            },
+            || {
+                if self.config.executor.is_closed() {
+                    return Err(Error::closed("the backend is being closed"));
+                }
+                self.config.executor.breathe(Priority::Idle);
+                Ok(())
+            },
+        );
+        let merged = match merged {
+            Ok(merged) => merged,
+            Err(error) => {
+                self.remove_local(&path);
+                return Err(error);
+            }
+        };
+        let output = merged.map(|meta| self.own_table(meta, path));
+        let mut tables = self.tables.lock();
+        match tables.version.with_merged(&plan.inputs, output) {
+            Some(version) => {
+                tables.version = version;
+                tables.replaced.extend(plan.inputs.iter().cloned());
+                Ok(())
+            }
+            None => Err(Error::internal("merged tables are no longer in the version")),
+        }
+    }
+
+    fn breathe(&self) {
+        self.config.executor.breathe(Priority::Normal);
+    }
+
+    fn own_table(&self, meta: TableMeta, path: PathBuf) -> Arc<TableEntry> {
+        let slice = meta.groups;
+        TableEntry::new(meta, slice, Places { local: Some(path), ..Places::default() })
+    }
+
+    fn local_path(&self, file: FileId) -> PathBuf {
+        self.config.local_dir.join(format!("{file}.table"))
+    }
+
+    fn open_bytes(&self, table: &TableEntry) -> Result<Arc<dyn ReadAt>> {
+        let places = table.places();
+        if let Some(restored) = places.restored {
+            return Ok(restored);
+        }
+        let path = places.local.expect("a table is either restored or our own");
+        self.config.env.fs().open(&path).map_err(|source| {
+            Error::io("a table of the shard could not be opened", source)
+                .at(path.display())
+                .remedy("leave the backend's directory alone while it is open")
+        })
+    }
+
+    fn remove_replaced(&self, tables: &mut Tables) {
+        tables.replaced.retain(|table| {
+            if Arc::strong_count(table) > 1 {
+                return true;
+            }
+            if let Some(path) = table.places().local {
+                self.remove_local(&path);
+            }
+            false
+        });
+    }
+
+    /// Removes a local file that nobody needs. It is not worth failing for:
+    /// what stays behind goes when the directory is opened next.
+    fn remove_local(&self, path: &Path) {
+        let _ = self.config.env.fs().remove_file(path);
+    }
+}
+
+impl fmt::Display for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {}", self.config.operator, self.config.groups)
+    }
+}
+
+impl fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pipeline({self})")
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        let tables = std::mem::take(self.tables.get_mut());
+        for table in tables.version.tables().iter().chain(&tables.replaced) {
+            if let Some(path) = table.places().local {
+                self.remove_local(&path);
+            }
+        }
+    }
+}
+
+struct Published {
+    handle: SnapshotHandle,
+    bytes_new: u64,
+    bytes_total: u64,
+    tables: usize,
+}
+
+fn contents(meta: &TableMeta) -> Contents {
+    Contents { bytes: meta.bytes, hash: meta.hash }
+}
+
+/// Marks the pipeline broken if it is dropped, that is, if an extraction
+/// panics.
+struct Unsound<'a>(&'a AtomicBool);
+
+impl Drop for Unsound<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Lets the next one write even if this one panics.
+struct Busy<'a>(&'a Pipeline);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.writing.lock().busy = false;
+        }
+    }
+}
+
+/// Lets the next merge start, however this one ends.
+struct Merging<'a>(&'a Pipeline);
+
+impl Drop for Merging<'_> {
+    fn drop(&mut self) {
+        self.0.tables.lock().merging = false;
+    }
+}
