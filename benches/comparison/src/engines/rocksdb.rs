@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use ::rocksdb::checkpoint::Checkpoint as NativeCheckpoint;
 use ::rocksdb::properties;
 use ::rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, LruCacheOptions, Options, ReadOptions,
-    WriteBatch, WriteBufferManager, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, LruCacheOptions,
+    Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
 };
 
 use super::{
@@ -29,6 +29,7 @@ use super::{
 use crate::Result;
 use crate::workload::{bump, counter_of};
 
+const FAMILY: &str = "default";
 const MB: u64 = 1024 * 1024;
 
 /// A database with one column family.
@@ -79,7 +80,9 @@ impl<const K: usize, const V: usize> RocksDb<K, V> {
             Compression::None => DBCompressionType::None,
             Compression::Lz4 => DBCompressionType::Lz4,
         });
-        Ok(DB::open(&options, dir)?)
+        // Opened by name, so that batched reads have a handle to it.
+        let family = ColumnFamilyDescriptor::new(FAMILY, options.clone());
+        Ok(DB::open_cf_descriptors(&options, dir, [family])?)
     }
 
     fn with(db: DB, dir: &Path) -> Self {
@@ -157,7 +160,7 @@ impl<const K: usize, const V: usize> Rmw<K, V> for RocksDb<K, V> {
 
     fn rmw_batch(&mut self, keys: &[[u8; K]]) -> Result<()> {
         distinct_counts(keys, &mut self.batch);
-        let family = self.db.cf_handle("default").ok_or("no default column family")?;
+        let family = self.db.cf_handle(FAMILY).ok_or("RocksDB has no default column family")?;
         let found = self.db.batched_multi_get_cf_opt(
             family,
             self.batch.iter().map(|(key, _)| key),

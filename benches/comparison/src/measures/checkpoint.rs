@@ -148,9 +148,10 @@ impl<E: Rmw<K, V> + Checkpoint<K, V>, const K: usize, const V: usize> Contestant
         let mut next = Instant::now() + interval;
         loop {
             if let Some(mut current) = under_way.take() {
+                // Read before the poll, which may spend time on counting bytes.
+                let duration_ns = nanos(current.began.elapsed());
                 match self.engine.poll_checkpoint(&mut current.pending)? {
                     Some(written) => {
-                        let duration_ns = nanos(current.began.elapsed());
                         finished.push((current.pause_ns, duration_ns, written, current.operations));
                     }
                     None => under_way = Some(current),
