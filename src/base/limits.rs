@@ -38,7 +38,8 @@ pub fn check_key(key: &[u8], namespace: &[u8]) -> Result<()> {
     } else {
         ("the namespace is too long", MAX_NAMESPACE_BYTES, namespace.len())
     };
-    Err(too_long(what, limit, found).remedy("use a digest as the key and keep the rest in the value"))
+    Err(too_long(what, limit, found)
+        .remedy("use a digest as the key and keep the rest in the value"))
 }
 
 /// Refuses a value that is too long.

@@ -92,7 +92,6 @@ pub(super) const FRESH: u64 = 1 << 32;
 /// A namespace follows the key.
 pub(super) const NAMESPACED: u64 = 1 << 33;
 const FREE: u64 = 1 << 34;
-const FLAGS: u64 = 0x3f << 31;
 const VALUE_LEN: u64 = (1 << 31) - 1;
 
 /// A block's place: chunk number and unit within the chunk. Never zero.
@@ -291,11 +290,6 @@ impl Arena {
 
     pub(super) fn bytes(&self) -> ArenaBytes {
         self.bytes
-    }
-
-    /// Number of chunk numbers in use or vacant.
-    pub(super) fn chunk_count(&self) -> usize {
-        self.bases.len()
     }
 
     /// The chunks as they are now. Constant time.

@@ -14,9 +14,9 @@ use std::sync::Arc;
 
 use crate::base::{Epoch, KeyGroup, hash};
 
+use super::Shared;
 use super::arena::{Addr, ChunkSet, Record};
 use super::dirty::DirtyMap;
-use super::Shared;
 
 /// Records whose memory is asked for before it is read.
 const AHEAD: usize = 16;
@@ -47,11 +47,6 @@ impl Frozen {
         shared: Arc<Shared>,
     ) -> Self {
         Self { epoch, dirty, chunks, shared }
-    }
-
-    /// The epoch that was frozen.
-    pub(crate) fn epoch(&self) -> Epoch {
-        self.epoch
     }
 
     /// Number of records that changed in it.
@@ -131,11 +126,6 @@ impl Run {
 
     fn record(&self, note: Note) -> Record<'_> {
         Record::parse(&self.bytes[note.at as usize..])
-    }
-
-    /// The epoch that the records changed in.
-    pub(crate) fn epoch(&self) -> Epoch {
-        self.epoch
     }
 
     /// Number of records.

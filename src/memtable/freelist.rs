@@ -10,9 +10,8 @@ use super::arena::CHUNK_UNITS;
 const EXACT_UNITS: u32 = 64;
 const EXACT_LOG2: u32 = EXACT_UNITS.trailing_zeros();
 const CLASSES_PER_DOUBLING: u32 = 4;
-const LISTS: usize = (EXACT_UNITS
-    + (CHUNK_UNITS.trailing_zeros() + 1 - EXACT_LOG2) * CLASSES_PER_DOUBLING)
-    as usize;
+const LISTS: usize =
+    (EXACT_UNITS + (CHUNK_UNITS.trailing_zeros() + 1 - EXACT_LOG2) * CLASSES_PER_DOUBLING) as usize;
 
 // One bit for each list.
 const _: () = assert!(LISTS <= 128);

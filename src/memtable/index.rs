@@ -103,9 +103,7 @@ impl BucketPage {
     fn buckets(&self) -> &[Bucket] {
         // SAFETY: the pages are zeroed, aligned to 64 bytes and more, as long
         // as said, and owned by this value; a zeroed bucket is a valid one.
-        unsafe {
-            slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() / size_of::<Bucket>())
-        }
+        unsafe { slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() / size_of::<Bucket>()) }
     }
 
     #[inline]
@@ -283,10 +281,12 @@ impl Index {
             } else if used < (BUCKETS * SLOTS) as u32 {
                 return Ok(());
             } else {
-                return Err(Error::invalid("too many keys of a state share the bits of their hash")
-                    .expected("keys whose xxh3 hashes are spread")
-                    .found(format_args!("{used} keys with the same top {depth} bits"))
-                    .remedy("check where the keys come from: this does not happen by chance"));
+                return Err(Error::invalid(
+                    "too many keys of a state share the bits of their hash",
+                )
+                .expected("keys whose xxh3 hashes are spread")
+                .found(format_args!("{used} keys with the same top {depth} bits"))
+                .remedy("check where the keys come from: this does not happen by chance"));
             }
         }
     }
@@ -321,6 +321,7 @@ impl Index {
     }
 
     /// Every address, in no particular order.
+    #[cfg(test)]
     pub(super) fn addresses(&self) -> impl Iterator<Item = Addr> {
         self.pages.iter().flat_map(|page| page.buckets()).flat_map(|bucket| {
             (0..SLOTS).filter(|&slot| bucket.tags[slot] != 0).map(|slot| Addr(bucket.addrs[slot]))

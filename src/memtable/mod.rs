@@ -47,8 +47,10 @@ use crossbeam::queue::SegQueue;
 use crate::base::{Epoch, Error, KeyGroup, Result, hash};
 use crate::env::pages::PagePool;
 
+pub(crate) use self::arena::Probe;
+#[cfg(test)]
+use self::arena::Record;
 use self::arena::{Addr, Arena, FRESH, Header, TOMBSTONE};
-pub(crate) use self::arena::{Probe, Record};
 use self::dirty::{ChunkBits, DirtyMap};
 use self::extract::{Buried, Frozen};
 use self::handoff::Handoff;
@@ -336,11 +338,7 @@ impl Memtable {
 
     fn reserve(&mut self, hash: u64) -> Result<()> {
         let arena = &self.arena;
-        self.index.reserve(
-            hash,
-            |addr| hash_of(arena, addr),
-            |addr| arena.prefetch(addr),
-        )
+        self.index.reserve(hash, |addr| hash_of(arena, addr), |addr| arena.prefetch(addr))
     }
 
     fn add(

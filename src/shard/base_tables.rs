@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::base::{KeyGroupRange, Result};
 use crate::memtable::Probe;
-use crate::table::reader::{Found, TableReader};
+use crate::table::{Found, TableReader};
 
 /// One table that the shard was restored from.
 #[derive(Clone, Debug)]

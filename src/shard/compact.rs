@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::base::{FileId, MaxParallelism, Result};
 use crate::env::Fs;
 use crate::format::table::TableMeta;
-use crate::table::writer::{TableOptions, TableWriter};
+use crate::table::{TableOptions, TableWriter};
 use crate::version::merge::{MergeScan, MergeSource};
 
 /// Records merged between two breaths.

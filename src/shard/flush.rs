@@ -6,7 +6,7 @@ use crate::base::{FileId, MaxParallelism, Result};
 use crate::env::Fs;
 use crate::format::table::TableMeta;
 use crate::memtable::extract::Run;
-use crate::table::writer::{TableOptions, TableWriter};
+use crate::table::{TableOptions, TableWriter};
 
 /// Records written between two breaths: well below a megabyte of usual ones.
 const BREATH_RECORDS: usize = 4096;

@@ -8,18 +8,16 @@
 mod base_tables;
 pub(crate) mod compact;
 pub(crate) mod flush;
-pub mod store;
-#[cfg(test)]
-mod tests;
+pub(crate) mod store;
+pub(crate) mod warm;
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::sync::Arc;
 
-use crossbeam::channel::Receiver;
-
 use crate::base::limits::{MAX_STATE_NAME_BYTES, check_key, check_value};
-use crate::base::{Error, KeyGroupRange, MaxParallelism, Result};
-use crate::codec::key::KeyRef;
+use crate::base::{Error, KeyGroup, KeyGroupRange, MaxParallelism, Result};
+use crate::codec::KeyRef;
 use crate::env::pages::PagePool;
 use crate::format::manifest::StateMeta;
 use crate::memtable::extract::Frozen;
@@ -28,6 +26,7 @@ use crate::memtable::{BATCH, Below, Lookup, Memtable, MemtableStats, Probe, Valu
 pub(crate) use self::base_tables::BaseTable;
 use self::base_tables::StateBase;
 use self::store::{KeyedStore, StateId, StateSpec};
+use self::warm::{Warm, WarmBatch, WarmSource};
 
 /// Records that one operation brings into memory while the shard warms up.
 const WARM_PER_OPERATION: usize = 8;
@@ -38,71 +37,8 @@ struct StateSlot {
     base: StateBase,
 }
 
-/// A message of the warm-up to the task thread.
-#[derive(Debug)]
-pub(crate) enum Warm {
-    /// Records of one state, newest version of each, tombstones left out.
-    Batch(WarmBatch),
-    /// Everything that the tables hold has been sent.
-    Done,
-}
-
-/// Records on their way from tables into memory.
-#[derive(Debug, Default)]
-pub(crate) struct WarmBatch {
-    /// Position of the state among those of the restored shard.
-    pub(crate) state: usize,
-    records: Vec<WarmRecord>,
-    bytes: Vec<u8>,
-}
-
-#[derive(Debug)]
-struct WarmRecord {
-    hash: u64,
-    group: crate::base::KeyGroup,
-    start: usize,
-    key_len: usize,
-    namespace_len: usize,
-    value_len: usize,
-}
-
-impl WarmBatch {
-    /// Adds a record.
-    pub(crate) fn push(&mut self, probe: &Probe<'_>, value: &[u8]) {
-        self.records.push(WarmRecord {
-            hash: probe.hash,
-            group: probe.group,
-            start: self.bytes.len(),
-            key_len: probe.key.len(),
-            namespace_len: probe.namespace.len(),
-            value_len: value.len(),
-        });
-        self.bytes.extend_from_slice(probe.key);
-        self.bytes.extend_from_slice(probe.namespace);
-        self.bytes.extend_from_slice(value);
-    }
-
-    /// Bytes of keys, namespaces and values in it.
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes.len()
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.records.is_empty()
-    }
-
-    fn get(&self, at: usize) -> Option<(Probe<'_>, &[u8])> {
-        let record = self.records.get(at)?;
-        let rest = &self.bytes[record.start..];
-        let (key, rest) = rest.split_at(record.key_len);
-        let (namespace, rest) = rest.split_at(record.namespace_len);
-        let probe = Probe { hash: record.hash, group: record.group, key, namespace };
-        Some((probe, &rest[..record.value_len]))
-    }
-}
-
 struct Warming {
-    batches: Receiver<Warm>,
+    source: Box<dyn WarmSource>,
     current: WarmBatch,
     next: usize,
 }
@@ -194,8 +130,8 @@ impl ShardCore {
     }
 
     /// Takes records from a warm-up from now on, a few with each operation.
-    pub(crate) fn start_warming(&mut self, batches: Receiver<Warm>) {
-        self.warming = Some(Warming { batches, current: WarmBatch::default(), next: 0 });
+    pub(crate) fn start_warming(&mut self, source: Box<dyn WarmSource>) {
+        self.warming = Some(Warming { source, current: WarmBatch::default(), next: 0 });
     }
 
     /// Takes in at most `records` of what the warm-up has ready.
@@ -205,33 +141,30 @@ impl ShardCore {
     pub(crate) fn warm(&mut self, records: usize) -> Result<()> {
         let Some(warming) = &mut self.warming else { return Ok(()) };
         for _ in 0..records {
-            let Some((probe, value)) = warming.current.get(warming.next) else {
-                match warming.batches.try_recv() {
-                    Ok(Warm::Batch(batch)) => {
-                        warming.current = batch;
-                        warming.next = 0;
-                        continue;
-                    }
-                    Ok(Warm::Done) => {
-                        for state in &mut self.states {
-                            state.memtable.set_complete();
-                            state.base = StateBase::default();
-                        }
-                        self.warming = None;
-                        return Ok(());
-                    }
-                    Err(error) => {
-                        // A warm-up that failed has said so in the log; the
-                        // shard goes on reading its tables.
-                        if error.is_disconnected() {
-                            self.warming = None;
-                        }
-                        return Ok(());
-                    }
+            if let Some((state, probe, value)) = warming.current.get(warming.next) {
+                self.states[state].memtable.promote(&probe, value)?;
+                warming.next += 1;
+                continue;
+            }
+            match warming.source.try_next() {
+                Warm::Batch(batch) => {
+                    warming.current = batch;
+                    warming.next = 0;
                 }
-            };
-            self.states[warming.current.state].memtable.promote(&probe, value)?;
-            warming.next += 1;
+                Warm::NotYet => break,
+                Warm::Done => {
+                    for state in &mut self.states {
+                        state.memtable.set_complete();
+                        state.base = StateBase::default();
+                    }
+                    self.warming = None;
+                    break;
+                }
+                Warm::Failed => {
+                    self.warming = None;
+                    break;
+                }
+            }
         }
         Ok(())
     }
@@ -266,7 +199,7 @@ impl ShardCore {
     }
 
     #[cold]
-    fn not_ours(&self, group: crate::base::KeyGroup) -> Error {
+    fn not_ours(&self, group: KeyGroup) -> Error {
         Error::invalid("the key belongs to another shard")
             .at(format_args!("shard {} of operator {:?}", self.groups, self.name))
             .expected(format_args!("a key group in {}", self.groups))
@@ -274,41 +207,32 @@ impl ShardCore {
             .remedy("route each record to the shard that owns its key group")
     }
 
-    #[cold]
-    fn no_such_state(&self) -> Error {
-        Error::invalid("no such state")
-            .at(format_args!("shard {} of operator {:?}", self.groups, self.name))
-            .remedy("use the StateId that this shard gave at registration")
-    }
-
-    /// The state, with the probed key in its memtable if it exists at all.
+    /// The state, ready to be written to blindly.
     #[inline]
-    fn settled(&mut self, state: StateId, probe: &Probe<'_>) -> Result<&mut StateSlot> {
-        if self.warming.is_some() {
-            self.warm(WARM_PER_OPERATION)?;
-        }
-        let Some(slot) = self.states.get_mut(state.0 as usize) else {
-            return Err(self.no_such_state());
-        };
-        if slot.memtable.below() == Below::Tables {
-            bring_up(slot, probe, &mut self.value)
-                .map_err(|error| error.at(format_args!("state {:?}", slot.meta.name)))?;
-        }
-        Ok(slot)
-    }
-
-    /// The state, for a write that does not care what was there.
-    #[inline]
-    fn blind(&mut self, state: StateId) -> Result<&mut StateSlot> {
+    fn slot(&mut self, state: StateId) -> Result<&mut StateSlot> {
         if self.warming.is_some() {
             self.warm(WARM_PER_OPERATION)?;
         }
         match self.states.get_mut(state.0 as usize) {
             Some(slot) => Ok(slot),
-            None => Err(Error::invalid("no such state")
-                .at(format_args!("shard {} of operator {:?}", self.groups, self.name))
-                .remedy("use the StateId that this shard gave at registration")),
+            None => Err(no_such_state(&self.name, self.groups)),
         }
+    }
+
+    /// The state, with the probed key in its memtable if it exists at all.
+    #[inline]
+    fn settled(&mut self, state: StateId, probe: &Probe<'_>) -> Result<&mut Memtable> {
+        if self.warming.is_some() {
+            self.warm(WARM_PER_OPERATION)?;
+        }
+        let Some(slot) = self.states.get_mut(state.0 as usize) else {
+            return Err(no_such_state(&self.name, self.groups));
+        };
+        if slot.memtable.below() == Below::Tables {
+            bring_up(slot, probe, &mut self.value)
+                .map_err(|error| error.at(format_args!("state {:?}", slot.meta.name)))?;
+        }
+        Ok(&mut slot.memtable)
     }
 
     /// Runs `each` for every key, with the cache misses of [`BATCH`] keys
@@ -324,7 +248,7 @@ impl ShardCore {
         let mut probes = [nobody; BATCH];
         for (batch, keys) in keys.chunks(BATCH).enumerate() {
             let Some(slot) = self.states.get(state.0 as usize) else {
-                return Err(self.no_such_state());
+                return Err(no_such_state(&self.name, self.groups));
             };
             // A bad key ends its batch early: those before it are done first.
             let mut count = 0;
@@ -352,6 +276,13 @@ impl ShardCore {
         }
         Ok(())
     }
+}
+
+#[cold]
+fn no_such_state(operator: &str, groups: KeyGroupRange) -> Error {
+    Error::invalid("no such state")
+        .at(format_args!("shard {groups} of operator {operator:?}"))
+        .remedy("use the StateId that this shard gave at registration")
 }
 
 /// Copies a record from the tables below into the memtable, if only they have
@@ -387,8 +318,8 @@ impl KeyedStore for ShardCore {
     #[inline]
     fn get(&mut self, state: StateId, key: KeyRef<'_>) -> Result<Option<&[u8]>> {
         let probe = self.probe(key)?;
-        let slot = self.settled(state, &probe)?;
-        Ok(match slot.memtable.get(&probe) {
+        let memtable = self.settled(state, &probe)?;
+        Ok(match memtable.get(&probe) {
             Lookup::Value(value) => Some(value),
             Lookup::Absent | Lookup::Deleted => None,
         })
@@ -398,13 +329,13 @@ impl KeyedStore for ShardCore {
     fn put(&mut self, state: StateId, key: KeyRef<'_>, value: &[u8]) -> Result<()> {
         let probe = self.probe(key)?;
         check_value(value)?;
-        self.blind(state)?.memtable.put(&probe, value)
+        self.slot(state)?.memtable.put(&probe, value)
     }
 
     #[inline]
     fn delete(&mut self, state: StateId, key: KeyRef<'_>) -> Result<()> {
         let probe = self.probe(key)?;
-        self.blind(state)?.memtable.delete(&probe).map(drop)
+        self.slot(state)?.memtable.delete(&probe).map(drop)
     }
 
     #[inline]
@@ -415,8 +346,8 @@ impl KeyedStore for ShardCore {
         change: &mut dyn FnMut(&mut ValueMut<'_>),
     ) -> Result<()> {
         let probe = self.probe(key)?;
-        let slot = self.settled(state, &probe)?;
-        let mut value = slot.memtable.entry(probe);
+        let memtable = self.settled(state, &probe)?;
+        let mut value = memtable.entry(probe);
         change(&mut value);
         value.finish()
     }
@@ -428,10 +359,10 @@ impl KeyedStore for ShardCore {
         visit: &mut dyn FnMut(usize, Option<&[u8]>),
     ) -> Result<()> {
         self.in_batches(state, keys, |core, at, probe| {
-            let slot = core.settled(state, &probe)?;
+            let memtable = core.settled(state, &probe)?;
             visit(
                 at,
-                match slot.memtable.get(&probe) {
+                match memtable.get(&probe) {
                     Lookup::Value(value) => Some(value),
                     Lookup::Absent | Lookup::Deleted => None,
                 },
@@ -447,8 +378,8 @@ impl KeyedStore for ShardCore {
         change: &mut dyn FnMut(usize, &mut ValueMut<'_>),
     ) -> Result<()> {
         self.in_batches(state, keys, |core, at, probe| {
-            let slot = core.settled(state, &probe)?;
-            let mut value = slot.memtable.entry(probe);
+            let memtable = core.settled(state, &probe)?;
+            let mut value = memtable.entry(probe);
             change(at, &mut value);
             value.finish()
         })
@@ -457,15 +388,15 @@ impl KeyedStore for ShardCore {
 
 /// Whether a state may be used as what it is asked for as.
 pub(crate) fn check_same(have: &StateMeta, want: &StateMeta) -> Result<()> {
-    let differ = |what: &str, have: &dyn std::fmt::Display, want: &dyn std::fmt::Display| {
+    let differ = |what: &str, stored: &dyn Display, asked: &dyn Display| {
         Error::incompatible(format_args!("the {what} of a state differs from what is stored"))
             .at(format_args!("state {:?}", want.name))
-            .expected(have)
-            .found(want)
+            .expected(stored)
+            .found(asked)
             .remedy("register the state as it was written, or use another name")
     };
     if have.kind != want.kind {
-        return Err(differ("kind", &have.kind, &want.kind));
+        return Err(differ("kind", &format!("{:?}", have.kind), &format!("{:?}", want.kind)));
     }
     for (what, have, want) in [
         ("key codec", &have.key_codec, &want.key_codec),

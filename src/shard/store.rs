@@ -2,8 +2,8 @@
 //! against.
 
 use crate::base::{MaxParallelism, Result};
-use crate::codec::key::KeyRef;
-use crate::codec::typed::CodecId;
+use crate::codec::CodecId;
+use crate::codec::KeyRef;
 use crate::format::manifest::{StateKind, StateMeta};
 use crate::memtable::ValueMut;
 

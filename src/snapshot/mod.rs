@@ -4,5 +4,5 @@
 //! [`ticket`] what the caller holds meanwhile.
 
 pub(crate) mod pipeline;
-pub mod sink;
-pub mod ticket;
+pub(crate) mod sink;
+pub(crate) mod ticket;

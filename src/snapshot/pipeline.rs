@@ -42,8 +42,8 @@ use crate::format::table::TableMeta;
 use crate::object::Contents;
 use crate::shard::flush::Delta;
 use crate::shard::{FrozenShard, compact};
-use crate::table::reader::TableReader;
-use crate::table::writer::TableOptions;
+use crate::table::TableOptions;
+use crate::table::TableReader;
 use crate::version::merge::MergeSource;
 use crate::version::{MergePlan, Places, Stored, TableEntry, Version};
 
@@ -163,9 +163,11 @@ impl Pipeline {
     /// Fails if an earlier failure makes further snapshots impossible.
     pub(crate) fn check_sound(&self) -> Result<()> {
         if self.broken.load(Ordering::Relaxed) {
-            return Err(Error::closed("the shard takes no more snapshots after an internal failure")
-                .at(self)
-                .remedy("restore the shard from its last completed snapshot, and report the failure"));
+            return Err(Error::closed(
+                "the shard takes no more snapshots after an internal failure",
+            )
+            .at(self)
+            .remedy("restore the shard from its last completed snapshot, and report the failure"));
         }
         Ok(())
     }
@@ -268,9 +270,9 @@ impl Pipeline {
         if !delta.is_empty() {
             self.tables.lock().waiting.push_back(Arc::new(delta));
         }
-        let published = self.write_waiting(&promise).and_then(|()| {
-            self.upload_and_publish(snapshot, &metas, user_meta, &promise)
-        });
+        let published = self
+            .write_waiting(&promise)
+            .and_then(|()| self.upload_and_publish(snapshot, &metas, user_meta, &promise));
         let result = published.map(|published| SnapshotReport {
             handle: published.handle,
             snapshot,

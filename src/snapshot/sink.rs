@@ -129,9 +129,9 @@ impl StoreSink {
         let mut done = 0;
         while done < contents.bytes {
             let step = (contents.bytes - done).min(buffer.len() as u64) as usize;
-            object.read_at(done, &mut buffer[..step]).map_err(|source| {
-                Error::io("an object could not be read back", source).at(name)
-            })?;
+            object
+                .read_at(done, &mut buffer[..step])
+                .map_err(|source| Error::io("an object could not be read back", source).at(name))?;
             hasher.update(&buffer[..step]);
             done += step as u64;
         }

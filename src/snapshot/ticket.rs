@@ -141,8 +141,10 @@ impl SnapshotTicket {
             }
             if self.executor.is_driven_by_caller() {
                 if !self.executor.run_one() && self.try_poll().is_none() {
-                    return Err(Error::internal("a snapshot was left without anybody to finish it")
-                        .at(format_args!("snapshot {}", self.state.snapshot)));
+                    return Err(Error::internal(
+                        "a snapshot was left without anybody to finish it",
+                    )
+                    .at(format_args!("snapshot {}", self.state.snapshot)));
                 }
                 continue;
             }

@@ -12,7 +12,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use crate::base::{KeyGroup, KeyGroupRange, Result};
-use crate::table::reader::{TableReader, TableScan};
+use crate::table::{TableReader, TableScan};
 
 /// A table to be merged, and the key groups of it that count.
 #[derive(Debug)]
@@ -109,7 +109,8 @@ impl MergeScan {
     pub(crate) fn new(sources: Vec<MergeSource>) -> Result<Self> {
         let mut all = Vec::with_capacity(sources.len());
         for source in sources {
-            let names = source.reader.states().iter().map(|state| Arc::from(&*state.name)).collect();
+            let names =
+                source.reader.states().iter().map(|state| Arc::from(&*state.name)).collect();
             let mut source = Source { names, scan: source.reader.scan(source.slice), head: None };
             source.advance()?;
             all.push(source);

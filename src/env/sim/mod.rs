@@ -121,7 +121,11 @@ impl SimEnv {
         let world = self.world.lock();
         let mut rng = SimRng::new(seed);
         let disk = world.disk.after_crash(mode, &mut rng);
-        let image = Self::with_disk(disk, rng.next_u64(), world.now_ns);
+        // Mixed with this machine's own numbers, so that a chain of crashes with
+        // one seed does not draw the same incarnation twice. Rotated, lest two
+        // generators in the same state cancel each other out.
+        let image_seed = rng.next_u64() ^ world.rng.clone().next_u64().rotate_left(23);
+        let image = Self::with_disk(disk, image_seed, world.now_ns);
         Self { mapped_reads: self.mapped_reads, ..image }
     }
 

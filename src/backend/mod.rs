@@ -1,0 +1,442 @@
+//! The facade: what an operator opens, and the shards it opens from it.
+//!
+//! A [`Backend`] stands for one directory of this machine and one checkpoint
+//! store. It holds what shards share: background threads, ready memory, the
+//! lock on the directory.
+//!
+//! ```text
+//! DIR/LOCK           held while the backend is open
+//! DIR/local/         tables this process wrote; emptied when DIR is opened
+//! DIR/checkpoints/   tables/ and manifests/ of snapshots, unless they go elsewhere
+//! ```
+
+mod shard;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::base::limits::MAX_USER_META_BYTES;
+use crate::base::{Error, ErrorKind, KeyGroupRange, MaxParallelism, Result};
+use crate::env::executor::{Executor, ExecutorThreads, Priority};
+use crate::env::pages::PagePool;
+use crate::env::real::RealEnv;
+use crate::env::{Env, Fs};
+use crate::format::handle::SnapshotHandle;
+use crate::format::manifest::MAX_OPERATOR_BYTES;
+use crate::object::LocalStore;
+use crate::restore::warm::WarmUp;
+use crate::restore::{Plan, Target, read_manifest};
+use crate::shard::ShardCore;
+use crate::snapshot::pipeline::{FileNumbers, Pipeline, PipelineConfig};
+use crate::snapshot::sink::{SnapshotSink, SnapshotSource, StoreSink};
+use crate::table::TableOptions;
+
+pub use self::shard::{Shard, ShardStats};
+
+/// Background threads of a backend, unless told otherwise.
+pub const DEFAULT_BACKGROUND_THREADS: usize = 1;
+/// Tables of a shard above which some are merged, unless told otherwise.
+pub const DEFAULT_MAX_TABLES_PER_SHARD: usize = 8;
+/// Pages of 2 MiB that are kept ready for growing states.
+const PAGES_READY: usize = 4;
+
+/// Settings of a [`Backend`]; see [`Backend::builder`].
+#[derive(Debug)]
+#[must_use]
+pub struct BackendBuilder {
+    dir: PathBuf,
+    checkpoint_dir: Option<PathBuf>,
+    max_parallelism: MaxParallelism,
+    background_threads: usize,
+    max_tables_per_shard: usize,
+    warm_up: bool,
+    table_options: TableOptions,
+    env: Option<Arc<dyn Env>>,
+    sink: Option<Arc<dyn SnapshotSink>>,
+    source: Option<Arc<dyn SnapshotSource>>,
+}
+
+impl BackendBuilder {
+    /// Where snapshots go, if not to `checkpoints` in the backend's directory.
+    /// May be on another disk or a shared file system; it outlives the backend
+    /// and may be shared by several.
+    pub fn checkpoint_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.checkpoint_dir = Some(dir.into());
+        self
+    }
+
+    /// The number of key groups. It is fixed for the life of the state: a
+    /// snapshot can only be restored with the number it was taken with.
+    /// Default: [`MaxParallelism::DEFAULT`].
+    pub fn max_parallelism(mut self, max_parallelism: MaxParallelism) -> Self {
+        self.max_parallelism = max_parallelism;
+        self
+    }
+
+    /// Threads that extract, write, upload and merge for all shards of the
+    /// backend. More than one helps when several shards take snapshots at once
+    /// and there are cores to spare. With 0, whoever waits for a snapshot does
+    /// its work, and nothing happens in between.
+    /// Default: [`DEFAULT_BACKGROUND_THREADS`].
+    pub fn background_threads(mut self, threads: usize) -> Self {
+        self.background_threads = threads;
+        self
+    }
+
+    /// Tables above which a shard merges some of its tables into one. Fewer:
+    /// quicker restores and less space, but more bytes written and uploaded.
+    /// Default: [`DEFAULT_MAX_TABLES_PER_SHARD`].
+    pub fn max_tables_per_shard(mut self, tables: usize) -> Self {
+        self.max_tables_per_shard = tables.max(1);
+        self
+    }
+
+    /// Whether a restored shard is brought into memory in the background.
+    /// Without, each record comes when it is first asked for, and asking for
+    /// an absent one always looks into the tables. Default: `true`.
+    pub fn warm_up(mut self, warm_up: bool) -> Self {
+        self.warm_up = warm_up;
+        self
+    }
+
+    /// Block size and compression of the tables that are written.
+    pub fn table_options(mut self, options: TableOptions) -> Self {
+        self.table_options = options;
+        self
+    }
+
+    /// The world to live in, if not the real one: for simulations.
+    pub fn env(mut self, env: Arc<dyn Env>) -> Self {
+        self.env = Some(env);
+        self
+    }
+
+    /// Where snapshots go, if the runtime has its own place for them. To
+    /// restore them it must give a [`source`](Self::source) as well.
+    pub fn sink(mut self, sink: Arc<dyn SnapshotSink>) -> Self {
+        self.sink = Some(sink);
+        self
+    }
+
+    /// Where restored snapshots come from, if not from the checkpoint
+    /// directory.
+    pub fn source(mut self, source: Arc<dyn SnapshotSource>) -> Self {
+        self.source = Some(source);
+        self
+    }
+
+    /// Opens the backend: takes the lock on its directory, creating it if need
+    /// be, removes what a dead process left in `local`, and starts the
+    /// background threads. Snapshots in the checkpoint directory are neither
+    /// read nor changed.
+    ///
+    /// # Errors
+    /// `Unavailable` if the directory cannot be created or written, or is in
+    /// use by another backend.
+    pub fn open(self) -> Result<Backend> {
+        let env = self.env.unwrap_or_else(|| Arc::new(RealEnv::new()));
+        let fs = env.fs();
+        create_dir(fs, &self.dir)?;
+        let lock = lock(fs, &self.dir)?;
+        let local_dir = self.dir.join("local");
+        create_dir(fs, &local_dir)?;
+        empty(fs, &local_dir)?;
+
+        let (sink, source) = match (self.sink, self.source) {
+            (Some(sink), Some(source)) => (sink, source),
+            (sink, source) => {
+                let dir = self.checkpoint_dir.unwrap_or_else(|| self.dir.join("checkpoints"));
+                let store = StoreSink::new(Arc::new(LocalStore::open(Arc::clone(&env), dir)?));
+                (
+                    sink.unwrap_or_else(|| Arc::new(store.clone())),
+                    source.unwrap_or_else(|| Arc::new(store)),
+                )
+            }
+        };
+        let (executor, threads) = Executor::start(&*env, self.background_threads)
+            .map_err(|source| Error::io("a background thread could not be started", source))?;
+        let pool =
+            Arc::new(PagePool::new(if executor.is_driven_by_caller() { 0 } else { PAGES_READY }));
+        keep_pages_ready(&pool, &executor);
+        let files = Arc::new(FileNumbers::new(env.random_u64()));
+        Ok(Backend {
+            inner: Arc::new(Inner {
+                threads,
+                executor,
+                pool,
+                env,
+                files,
+                sink,
+                source,
+                local_dir,
+                max_parallelism: self.max_parallelism,
+                max_tables_per_shard: self.max_tables_per_shard,
+                warm_up: self.warm_up,
+                table_options: self.table_options,
+                _lock: lock,
+            }),
+        })
+    }
+}
+
+/// State of one process: background threads, a directory, a checkpoint store.
+///
+/// Cloning gives another handle to the same backend. It closes when the last
+/// handle and the last [`Shard`] are gone; snapshots still under way then end
+/// with `Closed`.
+#[derive(Clone)]
+pub struct Backend {
+    inner: Arc<Inner>,
+}
+
+// The threads go first: when they have been joined nobody uses the rest.
+struct Inner {
+    threads: ExecutorThreads,
+    executor: Executor,
+    pool: Arc<PagePool>,
+    env: Arc<dyn Env>,
+    files: Arc<FileNumbers>,
+    sink: Arc<dyn SnapshotSink>,
+    source: Arc<dyn SnapshotSource>,
+    local_dir: PathBuf,
+    max_parallelism: MaxParallelism,
+    max_tables_per_shard: usize,
+    warm_up: bool,
+    table_options: TableOptions,
+    _lock: Box<dyn Send + Sync>,
+}
+
+impl Backend {
+    /// A backend whose own files live in `dir`.
+    ///
+    /// `dir` belongs to the backend: one process at a time, and nothing else
+    /// in it.
+    pub fn builder(dir: impl Into<PathBuf>) -> BackendBuilder {
+        BackendBuilder {
+            dir: dir.into(),
+            checkpoint_dir: None,
+            max_parallelism: MaxParallelism::DEFAULT,
+            background_threads: DEFAULT_BACKGROUND_THREADS,
+            max_tables_per_shard: DEFAULT_MAX_TABLES_PER_SHARD,
+            warm_up: true,
+            table_options: TableOptions::default(),
+            env: None,
+            sink: None,
+            source: None,
+        }
+    }
+
+    /// A shard of `operator` that owns `groups`, to be opened empty or
+    /// restored. The operator's name is stored in snapshots.
+    pub fn shard(&self, operator: &str, groups: KeyGroupRange) -> ShardBuilder {
+        ShardBuilder {
+            backend: self.clone(),
+            operator: operator.to_owned(),
+            groups,
+            handles: Vec::new(),
+            source: None,
+        }
+    }
+
+    /// The number of key groups.
+    pub fn max_parallelism(&self) -> MaxParallelism {
+        self.inner.max_parallelism
+    }
+
+    /// What the runtime attached to a snapshot.
+    ///
+    /// # Errors
+    /// `Corrupt` if the manifest is missing or damaged, `Unavailable` if it
+    /// cannot be read.
+    pub fn snapshot_meta(&self, handle: &SnapshotHandle) -> Result<Vec<u8>> {
+        Ok(read_manifest(&*self.inner.source, handle)?.user_meta)
+    }
+
+    /// Runs one piece of waiting background work on this thread; `false` if
+    /// there is none. For backends without background threads.
+    pub fn run_background(&self) -> bool {
+        self.inner.executor.run_one()
+    }
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backend")
+            .field("local_dir", &self.inner.local_dir)
+            .field("store", &self.inner.sink.identity())
+            .field("threads", &self.inner.threads)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A shard about to be opened; see [`Backend::shard`].
+#[derive(Debug)]
+#[must_use]
+pub struct ShardBuilder {
+    backend: Backend,
+    operator: String,
+    groups: KeyGroupRange,
+    handles: Vec<SnapshotHandle>,
+    source: Option<Arc<dyn SnapshotSource>>,
+}
+
+impl ShardBuilder {
+    /// Restores the shard from the snapshots of one checkpoint: those of all
+    /// old shards that share a key group with this one; others may be given
+    /// as well and are not read for data.
+    pub fn restore(mut self, handles: impl IntoIterator<Item = SnapshotHandle>) -> Self {
+        self.handles.extend(handles);
+        self
+    }
+
+    /// Reads the restored snapshots from another place than the backend's own.
+    /// Tables that its store does not have are uploaded with the next
+    /// snapshot.
+    pub fn source(mut self, source: Arc<dyn SnapshotSource>) -> Self {
+        self.source = Some(source);
+        self
+    }
+
+    /// Opens the shard. A restore reads manifests and the indexes of tables
+    /// and no data: its time does not grow with the number of records.
+    ///
+    /// # Errors
+    /// `Invalid` if the key groups do not fit the backend or the handles do
+    /// not cover them once each; `Incompatible` if the snapshots are of
+    /// another operator, number of key groups or format; `Corrupt` if a
+    /// manifest or table is missing or damaged; `Unavailable` if it cannot be
+    /// read. Nothing is changed then.
+    pub fn open(self) -> Result<Shard> {
+        let inner = &self.backend.inner;
+        let all = inner.max_parallelism.all_groups();
+        if !all.covers(self.groups) {
+            return Err(Error::invalid("the key groups do not fit max_parallelism")
+                .at(format_args!("shard {} of operator {:?}", self.groups, self.operator))
+                .expected(format_args!("a range within {all}"))
+                .found(self.groups)
+                .remedy("use MaxParallelism::range_of_subtask to compute it"));
+        }
+        if self.operator.is_empty() || self.operator.len() > MAX_OPERATOR_BYTES {
+            return Err(Error::invalid("the name of an operator has a bad length")
+                .expected(format_args!("1 to {MAX_OPERATOR_BYTES} bytes"))
+                .found(format_args!("{} bytes", self.operator.len()))
+                .remedy("give the operator a short name"));
+        }
+        let mut restored = crate::restore::Restored::default();
+        if !self.handles.is_empty() {
+            let target = Target {
+                operator: &self.operator,
+                groups: self.groups,
+                max_parallelism: inner.max_parallelism,
+            };
+            let source = self.source.as_ref().unwrap_or(&inner.source);
+            restored = Plan::new(target, &**source, &self.handles)?.open(&**source)?;
+        }
+        let mut core = ShardCore::new(
+            self.operator.clone(),
+            self.groups,
+            inner.max_parallelism,
+            Arc::clone(&inner.pool),
+            restored.states,
+            &restored.base,
+        );
+        if inner.warm_up && !restored.base.is_empty() {
+            let executor = inner.executor.clone();
+            let warm_up = WarmUp::start(&restored.base, core.states(), executor)?;
+            core.start_warming(Box::new(warm_up));
+        }
+        let pipeline = Pipeline::new(
+            PipelineConfig {
+                operator: self.operator,
+                groups: self.groups,
+                max_parallelism: inner.max_parallelism,
+                env: Arc::clone(&inner.env),
+                executor: inner.executor.clone(),
+                files: Arc::clone(&inner.files),
+                local_dir: inner.local_dir.clone(),
+                sink: Arc::clone(&inner.sink),
+                table_options: inner.table_options.clone(),
+                max_tables: inner.max_tables_per_shard,
+            },
+            restored.version,
+        );
+        Ok(Shard::new(core, pipeline, self.backend.clone()))
+    }
+}
+
+fn check_user_meta(user_meta: &[u8]) -> Result<()> {
+    if user_meta.len() <= MAX_USER_META_BYTES {
+        return Ok(());
+    }
+    Err(Error::invalid("what is attached to the snapshot is too long")
+        .expected(format_args!("at most {MAX_USER_META_BYTES} bytes"))
+        .found(format_args!("{} bytes", user_meta.len()))
+        .remedy("keep it in a state, or elsewhere"))
+}
+
+fn create_dir(fs: &dyn Fs, dir: &Path) -> Result<()> {
+    fs.create_dir_all(dir).map_err(|source| {
+        Error::io("a directory of the backend could not be created", source)
+            .at(dir.display())
+            .remedy(
+                "check that its parent exists and may be written, and that no file has its name",
+            )
+    })
+}
+
+fn lock(fs: &dyn Fs, dir: &Path) -> Result<Box<dyn Send + Sync>> {
+    let path = dir.join("LOCK");
+    let taken = fs.try_lock(&path).map_err(|source| {
+        Error::io("the lock on the backend's directory could not be taken", source)
+            .at(path.display())
+            .remedy("check that the directory may be written")
+    })?;
+    taken.ok_or_else(|| {
+        Error::new(ErrorKind::Unavailable, "the backend's directory is in use")
+            .at(dir.display())
+            .expected("a directory that no open backend has locked")
+            .found("one that is locked, by another process or by this one")
+            .remedy("close the other backend, or give this one a directory of its own")
+    })
+}
+
+/// Removes the files of a dead process from the directory of local tables.
+/// Nothing refers to them: what a snapshot needs is in its store.
+fn empty(fs: &dyn Fs, dir: &Path) -> Result<()> {
+    let remove = |name: &str| fs.remove_file(&dir.join(name));
+    let names = fs.list(dir);
+    names
+        .and_then(|names| {
+            names.iter().filter(|name| name.ends_with(".table")).try_for_each(|name| remove(name))
+        })
+        .map_err(|source| {
+            Error::io("files of an earlier process could not be removed", source)
+                .at(dir.display())
+                .remedy("check that the directory may be written")
+        })
+}
+
+/// Has the background map memory before a task thread needs it.
+fn keep_pages_ready(pool: &Arc<PagePool>, executor: &Executor) {
+    if executor.is_driven_by_caller() {
+        return;
+    }
+    let refill = {
+        let pool = Arc::downgrade(pool);
+        let executor = executor.clone();
+        move || {
+            let pool = pool.clone();
+            executor.spawn(Priority::Urgent, move || {
+                if let Some(pool) = pool.upgrade()
+                    && let Err(error) = pool.refill()
+                {
+                    // The task thread will map its own, and fail if it must.
+                    tracing::warn!(%error, "no memory could be made ready");
+                }
+            });
+        }
+    };
+    refill();
+    pool.set_waker(Box::new(refill));
+}

@@ -1,0 +1,218 @@
+//! The handle that a task thread works with.
+
+use std::fmt;
+
+use crate::base::{Error, KeyGroupRange, MaxParallelism, Result, SnapshotId};
+use crate::codec::KeyRef;
+use crate::memtable::ValueMut;
+use crate::shard::ShardCore;
+use crate::shard::store::{KeyedStore, StateId, StateSpec};
+use crate::snapshot::pipeline::Pipeline;
+use crate::snapshot::ticket::SnapshotTicket;
+
+use super::{Backend, check_user_meta};
+
+use std::sync::Arc;
+
+/// State of one range of key groups, owned by one thread at a time.
+///
+/// Reading and writing is [`KeyedStore`]'s part, or a typed state's such as
+/// [`ValueState`](crate::ValueState); this type adds snapshots. It may be sent
+/// to another thread, not shared with one.
+///
+/// Dropping it leaves snapshots that are under way to the background.
+pub struct Shard {
+    core: ShardCore,
+    pipeline: Arc<Pipeline>,
+    backend: Backend,
+    last_snapshot: Option<SnapshotId>,
+}
+
+/// Size and shape of a shard, for gauges.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct ShardStats {
+    /// Records in memory, deletions that are not yet in a table included.
+    pub records: u64,
+    /// Records that the next snapshot's delta will hold.
+    pub dirty_records: u64,
+    /// Bytes of hash indexes.
+    pub index_bytes: u64,
+    /// Bytes of memory mapped for records.
+    pub arena_mapped_bytes: u64,
+    /// Bytes of those that records take, headers included.
+    pub arena_used_bytes: u64,
+    /// Bytes of those that wait to be used again.
+    pub arena_free_bytes: u64,
+    /// Whether all records are in memory; not yet so after a restore.
+    pub is_warm: bool,
+    /// Number of tables.
+    pub tables: usize,
+    /// Bytes of those.
+    pub table_bytes: u64,
+}
+
+impl Shard {
+    pub(super) fn new(core: ShardCore, pipeline: Arc<Pipeline>, backend: Backend) -> Self {
+        Self { core, pipeline, backend, last_snapshot: None }
+    }
+
+    /// The key groups that the shard owns.
+    pub fn groups(&self) -> KeyGroupRange {
+        self.core.groups()
+    }
+
+    /// The name of the operator that the shard is a part of.
+    pub fn operator(&self) -> &str {
+        self.core.name()
+    }
+
+    /// The names of all its states, restored ones that nobody has asked for
+    /// included.
+    pub fn state_names(&self) -> impl Iterator<Item = &str> {
+        self.core.states().iter().map(|state| state.name.as_str())
+    }
+
+    /// Takes a snapshot of the shard as it is now.
+    ///
+    /// Returns at once: the time does not depend on how much state there is or
+    /// has changed (it is counted as
+    /// [`pause_ns`](crate::SnapshotReport::pause_ns)). The background does the
+    /// rest while the shard goes on; the ticket tells how it went. Several
+    /// snapshots may be under way; they finish in order.
+    ///
+    /// `user_meta` is kept in the manifest and returned by
+    /// [`Backend::snapshot_meta`]: source offsets, a watermark.
+    ///
+    /// # Errors
+    /// `Invalid` if `id` is not above that of the last snapshot, or
+    /// `user_meta` is too long; `Closed` if an internal failure has made
+    /// snapshots impossible. The shard is then as it was.
+    pub fn snapshot(&mut self, id: SnapshotId, user_meta: &[u8]) -> Result<SnapshotTicket> {
+        let env = &self.backend.inner.env;
+        let started_ns = env.monotonic_ns();
+        check_user_meta(user_meta)?;
+        self.pipeline.check_sound()?;
+        if let Some(last) = self.last_snapshot
+            && id <= last
+        {
+            return Err(Error::invalid("snapshot ids must ascend")
+                .at(format_args!("shard {} of operator {:?}", self.groups(), self.operator()))
+                .expected(format_args!("an id above {last}"))
+                .found(id)
+                .remedy("use the number of the checkpoint's barrier"));
+        }
+        let frozen = self.core.freeze()?;
+        self.last_snapshot = Some(id);
+        let ticket = self.pipeline.submit(id, frozen, user_meta.to_vec(), started_ns);
+        ticket.set_pause_ns(env.monotonic_ns().saturating_sub(started_ns));
+        Ok(ticket)
+    }
+
+    /// Tells that the checkpoint of a snapshot was completed: from now on its
+    /// tables are relied upon. An unknown or old id does nothing.
+    pub fn notify_complete(&mut self, id: SnapshotId) {
+        self.pipeline.confirm(id);
+    }
+
+    /// Tells that the checkpoint of a snapshot was given up. Its changes are
+    /// part of the next snapshot all the same; tables that were uploaded for it
+    /// are used again if the sink still has them. A snapshot that is still
+    /// under way is left to finish; to stop it, cancel its ticket. An unknown
+    /// or old id does nothing.
+    pub fn notify_aborted(&mut self, id: SnapshotId) {
+        self.pipeline.forget(id);
+    }
+
+    /// Brings up to `records` more records of a restored shard into memory, if
+    /// the background has them ready, and says whether all are there. Every
+    /// operation does a few; this is for idle moments.
+    ///
+    /// # Errors
+    /// `Unavailable` if no memory can be had.
+    pub fn warm_up(&mut self, records: usize) -> Result<bool> {
+        self.core.warm(records)?;
+        Ok(self.core.is_warm())
+    }
+
+    /// Size and shape, without blocking on the background for longer than it
+    /// takes to swap a list of tables.
+    pub fn stats(&self) -> ShardStats {
+        let memory = self.core.memory();
+        let (tables, table_bytes) = self.pipeline.table_stats();
+        ShardStats {
+            records: memory.records,
+            dirty_records: memory.dirty_records,
+            index_bytes: memory.index_bytes,
+            arena_mapped_bytes: memory.arena_mapped_bytes,
+            arena_used_bytes: memory.arena_used_bytes,
+            arena_free_bytes: memory.arena_free_bytes,
+            is_warm: self.core.is_warm(),
+            tables,
+            table_bytes,
+        }
+    }
+}
+
+impl KeyedStore for Shard {
+    fn max_parallelism(&self) -> MaxParallelism {
+        self.core.max_parallelism()
+    }
+
+    fn register(&mut self, spec: StateSpec) -> Result<StateId> {
+        self.core.register(spec)
+    }
+
+    #[inline]
+    fn get(&mut self, state: StateId, key: KeyRef<'_>) -> Result<Option<&[u8]>> {
+        self.core.get(state, key)
+    }
+
+    #[inline]
+    fn put(&mut self, state: StateId, key: KeyRef<'_>, value: &[u8]) -> Result<()> {
+        self.core.put(state, key, value)
+    }
+
+    #[inline]
+    fn delete(&mut self, state: StateId, key: KeyRef<'_>) -> Result<()> {
+        self.core.delete(state, key)
+    }
+
+    #[inline]
+    fn update(
+        &mut self,
+        state: StateId,
+        key: KeyRef<'_>,
+        change: &mut dyn FnMut(&mut ValueMut<'_>),
+    ) -> Result<()> {
+        self.core.update(state, key, change)
+    }
+
+    fn get_many(
+        &mut self,
+        state: StateId,
+        keys: &[KeyRef<'_>],
+        visit: &mut dyn FnMut(usize, Option<&[u8]>),
+    ) -> Result<()> {
+        self.core.get_many(state, keys, visit)
+    }
+
+    fn update_many(
+        &mut self,
+        state: StateId,
+        keys: &[KeyRef<'_>],
+        change: &mut dyn FnMut(usize, &mut ValueMut<'_>),
+    ) -> Result<()> {
+        self.core.update_many(state, keys, change)
+    }
+}
+
+impl fmt::Debug for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shard")
+            .field("operator", &self.operator())
+            .field("groups", &self.groups())
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,281 @@
+//! A manifest: the immutable list of tables, with their slices of key groups,
+//! that makes one shard's snapshot.
+//!
+//! ```text
+//! manifest:  an envelope (see envelope.rs), magic "ALVMANIF", around
+//!            | snapshot u64 | created_unix_ms u64 | max_parallelism u16 | first group u16 | last group u16 |
+//!            | operator | state count | state ... | table count | table ... | user meta |
+//! state:     | name | kind u8 | key codec | namespace codec | value codec |
+//! codec:     | name | version |
+//! table:     | meta 68 bytes (see table.rs) | location | slice first group u16 | slice last group u16 |
+//! ```
+//!
+//! Names, locations and the user meta are a varint length and bytes; counts and
+//! versions are varints. The same manifest always has the same bytes: states
+//! ascend by name, tables go from the oldest to the newest.
+//!
+//! Promises that a decoded manifest keeps (and an encoded one, or encoding
+//! fails): every limit below holds, names of states and ids of tables are
+//! unique, and each slice lies within the groups of its table and of the
+//! manifest. Where a location points, and whether it may, is for the store to
+//! judge.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+
+use super::envelope::Envelope;
+use super::properties::{
+    decode_groups, decode_max_parallelism, encode_groups, encode_max_parallelism,
+};
+use super::table::TableMeta;
+use crate::base::limits::{MAX_STATE_NAME_BYTES, MAX_USER_META_BYTES};
+use crate::base::{Error, ErrorKind, KeyGroupRange, MaxParallelism, Result, SnapshotId};
+use crate::codec::{CodecId, MAX_CODEC_NAME_BYTES, Reader, varint};
+
+/// Longest name of an operator, in bytes.
+pub const MAX_OPERATOR_BYTES: usize = 1024;
+/// Longest location of a table, in bytes: the longest object name of the
+/// common stores.
+pub const MAX_LOCATION_BYTES: usize = 1024;
+/// Most states of a shard: what a table's ordinals can say.
+pub const MAX_STATES: usize = u16::MAX as usize;
+/// Most tables of a manifest. A shard with a thousand is in trouble already.
+pub const MAX_TABLES: usize = 1 << 20;
+
+const ENVELOPE: Envelope = Envelope { what: "manifest", magic: *b"ALVMANIF", version: 1 };
+
+/// Fewest bytes of a state: a name and three codec names of one byte each,
+/// their lengths, the kind and three versions.
+const MIN_STATE_BYTES: usize = 12;
+/// Fewest bytes of a table: its meta, a location of one byte, its slice.
+const MIN_TABLE_BYTES: usize = TableMeta::ENCODED_BYTES + 2 + 4;
+
+/// One shard's snapshot: which tables, and what they mean.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Manifest {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// Name of the operator whose state it is.
+    pub operator: String,
+    /// When it was made, by the wall clock; for people.
+    pub created_unix_ms: u64,
+    /// The key groups of the shard.
+    pub groups: KeyGroupRange,
+    /// Number of key groups of the job.
+    pub max_parallelism: MaxParallelism,
+    /// The states, in ascending order of their names.
+    pub states: Vec<StateMeta>,
+    /// The tables, from the oldest to the newest: a record in a later one
+    /// replaces those in earlier ones.
+    pub tables: Vec<TableRef>,
+    /// What the runtime attached: source offsets, watermarks.
+    pub user_meta: Vec<u8>,
+}
+
+/// What has to be known of a state to read it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StateMeta {
+    /// Its name.
+    pub name: String,
+    /// How its records are to be read.
+    pub kind: StateKind,
+    /// What encoded its keys.
+    pub key_codec: CodecId,
+    /// What encoded its namespaces.
+    pub namespace_codec: CodecId,
+    /// What encoded its values.
+    pub value_codec: CodecId,
+}
+
+/// How the records of a state are to be read. DO NOT CHANGE the numbers: they
+/// are on disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+#[non_exhaustive]
+pub enum StateKind {
+    /// One value for each key and namespace.
+    Value = 1,
+}
+
+/// A table, where it is, and the part of it that counts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TableRef {
+    /// What recognises the file.
+    pub meta: TableMeta,
+    /// Name of the object that holds it.
+    pub location: String,
+    /// The groups of it that belong to the shard.
+    pub slice: KeyGroupRange,
+}
+
+impl Manifest {
+    /// The bytes of the manifest.
+    ///
+    /// # Errors
+    /// `Invalid` if it breaks one of the promises in the module's head.
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        self.check().map_err(|broken| broken.error(ErrorKind::Invalid))?;
+        ENVELOPE.seal(|out| {
+            out.extend_from_slice(&self.snapshot.0.to_le_bytes());
+            out.extend_from_slice(&self.created_unix_ms.to_le_bytes());
+            encode_max_parallelism(self.max_parallelism, out);
+            encode_groups(self.groups, out);
+            encode_bytes(self.operator.as_bytes(), out);
+            varint::put_u64(out, self.states.len() as u64);
+            for state in &self.states {
+                state.encode(out);
+            }
+            varint::put_u64(out, self.tables.len() as u64);
+            for table in &self.tables {
+                table.meta.encode(out);
+                encode_bytes(table.location.as_bytes(), out);
+                encode_groups(table.slice, out);
+            }
+            encode_bytes(&self.user_meta, out);
+            Ok(())
+        })
+    }
+
+    /// Reads a manifest.
+    ///
+    /// # Errors
+    /// `Corrupt` if the bytes are not a manifest that keeps its promises;
+    /// `Incompatible` if they are one of another version, or hold a kind of
+    /// state that is not known here.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let mut reader = ENVELOPE.open(bytes)?;
+        let snapshot = SnapshotId(reader.u64("snapshot")?);
+        let created_unix_ms = reader.u64("creation time")?;
+        let max_parallelism = decode_max_parallelism(&mut reader)?;
+        let all = max_parallelism.all_groups();
+        let groups = decode_groups(&mut reader, all)?;
+        let operator = reader.str("operator", MAX_OPERATOR_BYTES)?.to_owned();
+        let states = reader.count("state count", MAX_STATES, MIN_STATE_BYTES)?;
+        let states = (0..states).map(|_| StateMeta::decode(&mut reader)).collect::<Result<_>>()?;
+        let tables = reader.count("table count", MAX_TABLES, MIN_TABLE_BYTES)?;
+        let tables = (0..tables)
+            .map(|_| {
+                Ok(TableRef {
+                    meta: TableMeta::decode(&mut reader)?,
+                    location: reader.str("table location", MAX_LOCATION_BYTES)?.to_owned(),
+                    slice: decode_groups(&mut reader, all)?,
+                })
+            })
+            .collect::<Result<_>>()?;
+        let user_meta = reader.bytes("user meta", MAX_USER_META_BYTES)?.to_vec();
+        reader.finish()?;
+        let manifest = Self {
+            snapshot,
+            operator,
+            created_unix_ms,
+            groups,
+            max_parallelism,
+            states,
+            tables,
+            user_meta,
+        };
+        manifest.check().map_err(|broken| broken.error(ErrorKind::Corrupt))?;
+        Ok(manifest)
+    }
+
+    /// The promises of the module's head.
+    fn check(&self) -> Result<(), Broken> {
+        let all = self.max_parallelism.all_groups();
+        if !all.covers(self.groups) {
+            return broken("groups of the manifest", format_args!("within {all}"), self.groups);
+        }
+        check_len("name of the operator", self.operator.len(), 1, MAX_OPERATOR_BYTES)?;
+        check_len("number of states", self.states.len(), 0, MAX_STATES)?;
+        check_len("number of tables", self.tables.len(), 0, MAX_TABLES)?;
+        check_len("user meta", self.user_meta.len(), 0, MAX_USER_META_BYTES)?;
+        for state in &self.states {
+            check_len("name of a state", state.name.len(), 1, MAX_STATE_NAME_BYTES)?;
+            for codec in [&state.key_codec, &state.namespace_codec, &state.value_codec] {
+                check_len("name of a codec", codec.name.len(), 1, MAX_CODEC_NAME_BYTES)?;
+            }
+        }
+        if let Some(pair) = self.states.windows(2).find(|pair| pair[0].name >= pair[1].name) {
+            let found = format_args!("{:?} before {:?}", pair[0].name, pair[1].name);
+            return broken("names of the states", "each once, ascending", found);
+        }
+        let mut files = BTreeSet::new();
+        for TableRef { meta, location, slice } in &self.tables {
+            check_len("location of a table", location.len(), 1, MAX_LOCATION_BYTES)?;
+            if !files.insert(meta.file) {
+                return broken("ids of the tables", "each once", meta.file);
+            }
+            if !all.covers(meta.groups) {
+                return broken("groups of a table", format_args!("within {all}"), meta.groups);
+            }
+            if !meta.groups.covers(*slice) || !self.groups.covers(*slice) {
+                let expected = format_args!("within {} and {}", meta.groups, self.groups);
+                return broken("slice of a table", expected, slice);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl StateMeta {
+    fn encode(&self, out: &mut Vec<u8>) {
+        encode_bytes(self.name.as_bytes(), out);
+        out.push(self.kind as u8);
+        self.key_codec.encode(out);
+        self.namespace_codec.encode(out);
+        self.value_codec.encode(out);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self> {
+        Ok(Self {
+            name: reader.str("state name", MAX_STATE_NAME_BYTES)?.to_owned(),
+            kind: StateKind::decode(reader.u8("state kind")?)?,
+            key_codec: CodecId::decode(reader)?,
+            namespace_codec: CodecId::decode(reader)?,
+            value_codec: CodecId::decode(reader)?,
+        })
+    }
+}
+
+impl StateKind {
+    fn decode(number: u8) -> Result<Self> {
+        match number {
+            1 => Ok(Self::Value),
+            other => Err(Error::incompatible("manifest holds a state of an unknown kind")
+                .expected("1 (value)")
+                .found(other)
+                .remedy("read it with the version of alluvium that wrote it, or a newer one")),
+        }
+    }
+}
+
+/// A promise that a manifest does not keep.
+struct Broken {
+    what: &'static str,
+    expected: String,
+    found: String,
+}
+
+impl Broken {
+    fn error(self, kind: ErrorKind) -> Error {
+        Error::new(kind, format_args!("manifest contradicts itself: {}", self.what))
+            .expected(self.expected)
+            .found(self.found)
+    }
+}
+
+fn broken<T>(what: &'static str, expected: impl Display, found: impl Display) -> Result<T, Broken> {
+    Err(Broken { what, expected: expected.to_string(), found: found.to_string() })
+}
+
+fn check_len(what: &'static str, len: usize, least: usize, most: usize) -> Result<(), Broken> {
+    if (least..=most).contains(&len) {
+        Ok(())
+    } else {
+        broken(what, format_args!("{least} to {most}"), len)
+    }
+}
+
+pub(super) fn encode_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    varint::put_u64(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}

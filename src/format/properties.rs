@@ -1,0 +1,213 @@
+//! What a table holds, counted.
+//!
+//! ```text
+//! properties:  | max_parallelism u16 | first group u16 | last group u16 | states u16 | state | ... |
+//!              0                     2                 4                6            8
+//! state:       | name | records | tombstones | key bytes | namespace bytes | value bytes |
+//! ```
+//!
+//! A name is a varint length and UTF-8; the counts are varints. States ascend
+//! by the bytes of their names; a state's ordinal is its place in this list.
+//! `first group` to `last group` is the range that the records cover.
+
+use crate::base::limits::MAX_STATE_NAME_BYTES;
+use crate::base::{ErrorKind, KeyGroup, KeyGroupRange, MaxParallelism, Result};
+use crate::codec::{Reader, varint};
+
+/// What a table holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Properties {
+    /// Number of key groups of the job.
+    pub max_parallelism: MaxParallelism,
+    /// The groups from the first record to the last.
+    pub groups: KeyGroupRange,
+    /// The states, in ascending order of their names; ordinals are places.
+    pub states: Vec<StateProperties>,
+}
+
+/// What a table holds of one state.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct StateProperties {
+    /// Name of the state.
+    pub name: String,
+    /// Number of records, tombstones included.
+    pub records: u64,
+    /// Number of tombstones.
+    pub tombstones: u64,
+    /// Sum of the lengths of the keys.
+    pub key_bytes: u64,
+    /// Sum of the lengths of the namespaces.
+    pub namespace_bytes: u64,
+    /// Sum of the lengths of the values.
+    pub value_bytes: u64,
+}
+
+/// Fewest bytes that a state takes: a name of one byte and five counts.
+const MIN_STATE_BYTES: usize = 7;
+
+impl Properties {
+    /// The payload of the properties.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode_max_parallelism(self.max_parallelism, &mut out);
+        encode_groups(self.groups, &mut out);
+        out.extend_from_slice(&(self.states.len() as u16).to_le_bytes());
+        for state in &self.states {
+            varint::put_u64(&mut out, state.name.len() as u64);
+            out.extend_from_slice(state.name.as_bytes());
+            for count in [
+                state.records,
+                state.tombstones,
+                state.key_bytes,
+                state.namespace_bytes,
+                state.value_bytes,
+            ] {
+                varint::put_u64(&mut out, count);
+            }
+        }
+        out
+    }
+
+    /// Reads the payload back.
+    ///
+    /// # Errors
+    /// `Corrupt` if it is not the properties of any table.
+    pub fn decode(payload: &[u8]) -> Result<Self> {
+        let mut reader = Reader::new("properties", payload);
+        let max_parallelism = decode_max_parallelism(&mut reader)?;
+        let groups = decode_groups(&mut reader, max_parallelism.all_groups())?;
+        let count = usize::from(reader.u16("state count")?);
+        if count > reader.remaining() / MIN_STATE_BYTES {
+            return Err(reader.corrupt("state count", "what the bytes can hold", count));
+        }
+        let mut states: Vec<StateProperties> = Vec::with_capacity(count);
+        for _ in 0..count {
+            let state = decode_state(&mut reader)?;
+            if states.last().is_some_and(|before| before.name >= state.name) {
+                return Err(reader.corrupt("state order", "ascending names", state.name));
+            }
+            states.push(state);
+        }
+        reader.finish()?;
+        Ok(Self { max_parallelism, groups, states })
+    }
+
+    /// The ordinal of the state of this name, if the table knows it.
+    pub fn ordinal(&self, name: &str) -> Option<u16> {
+        let at = self.states.binary_search_by(|state| state.name.as_str().cmp(name)).ok()?;
+        u16::try_from(at).ok()
+    }
+
+    /// A sum over all states; saturates instead of overflowing.
+    pub fn total(&self, count: impl Fn(&StateProperties) -> u64) -> u64 {
+        self.states.iter().fold(0, |sum, state| sum.saturating_add(count(state)))
+    }
+}
+
+impl StateProperties {
+    /// Bytes of keys, namespaces and values; saturates instead of overflowing.
+    pub fn raw_bytes(&self) -> u64 {
+        self.key_bytes.saturating_add(self.namespace_bytes).saturating_add(self.value_bytes)
+    }
+}
+
+fn decode_state(reader: &mut Reader<'_>) -> Result<StateProperties> {
+    let name = reader.str("state name", MAX_STATE_NAME_BYTES)?.to_owned();
+    if name.is_empty() {
+        return Err(reader.corrupt("state name", "at least 1 byte", 0));
+    }
+    let state = StateProperties {
+        name,
+        records: reader.varint_u64("records")?,
+        tombstones: reader.varint_u64("tombstones")?,
+        key_bytes: reader.varint_u64("key bytes")?,
+        namespace_bytes: reader.varint_u64("namespace bytes")?,
+        value_bytes: reader.varint_u64("value bytes")?,
+    };
+    if state.tombstones > state.records {
+        return Err(reader.corrupt("tombstones", "at most the records", state.tombstones));
+    }
+    Ok(state)
+}
+
+/// Appends `max_parallelism` as a u16: at most 32,768.
+pub(super) fn encode_max_parallelism(max_parallelism: MaxParallelism, out: &mut Vec<u8>) {
+    out.extend_from_slice(&(max_parallelism.get() as u16).to_le_bytes());
+}
+
+pub(super) fn decode_max_parallelism(reader: &mut Reader<'_>) -> Result<MaxParallelism> {
+    let groups = u32::from(reader.u16("max_parallelism")?);
+    MaxParallelism::new(groups).map_err(|_| reader.corrupt("max_parallelism", "1 to 32768", groups))
+}
+
+/// Appends a range of groups: first u16, last u16.
+pub(super) fn encode_groups(groups: KeyGroupRange, out: &mut Vec<u8>) {
+    out.extend_from_slice(&groups.first().0.to_le_bytes());
+    out.extend_from_slice(&groups.last().0.to_le_bytes());
+}
+
+/// Reads a range of groups that must lie within `all`.
+pub(super) fn decode_groups(reader: &mut Reader<'_>, all: KeyGroupRange) -> Result<KeyGroupRange> {
+    let first = KeyGroup(reader.u16("first group")?);
+    let last = KeyGroup(reader.u16("last group")?);
+    match KeyGroupRange::new(first, last) {
+        Ok(groups) if all.covers(groups) => Ok(groups),
+        Ok(_) => Err(reader.corrupt("groups", format_args!("within {all}"), last)),
+        Err(error) => {
+            debug_assert_eq!(error.kind(), ErrorKind::Invalid);
+            Err(reader.corrupt("groups", "first <= last", format_args!("{first} to {last}")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Properties {
+        let state = |name: &str, records| StateProperties {
+            name: name.into(),
+            records,
+            tombstones: 1,
+            key_bytes: records * 8,
+            namespace_bytes: 0,
+            value_bytes: u64::MAX,
+        };
+        Properties {
+            max_parallelism: MaxParallelism::DEFAULT,
+            groups: KeyGroupRange::new(KeyGroup(3), KeyGroup(127)).unwrap(),
+            states: vec![state("a", 1), state("ab", 300), state("b", 7)],
+        }
+    }
+
+    #[test]
+    fn properties_come_back_and_names_have_ordinals() {
+        let properties = sample();
+        assert_eq!(Properties::decode(&properties.encode()).unwrap(), properties);
+        assert_eq!(properties.ordinal("ab"), Some(1));
+        assert_eq!(properties.ordinal("aa"), None);
+        assert_eq!(properties.total(|state| state.records), 308);
+        assert_eq!(properties.total(StateProperties::raw_bytes), u64::MAX, "saturates");
+    }
+
+    #[test]
+    fn properties_that_contradict_themselves_are_corrupt() {
+        let damages: [fn(&mut Properties); 5] = [
+            |p| p.states.swap(0, 1),
+            |p| p.states[1].name = "a".into(),
+            |p| p.states[1].name = String::new(),
+            |p| p.states[0].tombstones = 2,
+            |p| p.max_parallelism = MaxParallelism::new(127).unwrap(),
+        ];
+        for damage in damages {
+            let mut bad = sample();
+            damage(&mut bad);
+            let error = Properties::decode(&bad.encode()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+        }
+        let bytes = sample().encode();
+        for len in 0..bytes.len() {
+            assert!(Properties::decode(&bytes[..len]).is_err(), "{len} bytes");
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! From snapshot handles to an open shard.
+//!
+//! [`plan`](Plan::new) reads the manifests and works out, by metadata alone,
+//! which tables hold which of the wanted key groups. [`Plan::open`] opens those
+//! tables: their headers, indexes and filters are read, their data is not.
+//! After that the first read can be served; [`warm`] brings the rest into
+//! memory behind the task's back.
+//!
+//! Nothing is changed by a restore, in the store or anywhere else.
+
+pub(crate) mod warm;
+
+use std::sync::Arc;
+
+use crate::base::{Error, KeyGroup, KeyGroupRange, MaxParallelism, Result};
+use crate::env::ReadAt;
+use crate::format::handle::SnapshotHandle;
+use crate::format::manifest::{Manifest, StateMeta, TableRef};
+use crate::shard::{BaseTable, check_same};
+use crate::snapshot::sink::SnapshotSource;
+use crate::table::TableReader;
+use crate::version::{Places, Stored, TableEntry, Version};
+
+/// What a shard is to be restored as.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target<'a> {
+    pub(crate) operator: &'a str,
+    pub(crate) groups: KeyGroupRange,
+    pub(crate) max_parallelism: MaxParallelism,
+}
+
+/// Which tables, and which key groups of each, make up a restored shard.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    states: Vec<StateMeta>,
+    /// Oldest first within each old shard; those of different old shards hold
+    /// different key groups, so their order does not matter.
+    tables: Vec<(TableRef, KeyGroupRange)>,
+}
+
+/// The tables of a restored shard.
+#[derive(Debug, Default)]
+pub(crate) struct Restored {
+    pub(crate) states: Vec<StateMeta>,
+    pub(crate) version: Version,
+    pub(crate) base: Vec<BaseTable>,
+}
+
+/// Reads and checks the manifest that a handle names.
+///
+/// # Errors
+/// `Corrupt` if it is missing or not what the handle says; `Unavailable` if
+/// the store cannot be read.
+pub(crate) fn read_manifest(
+    source: &dyn SnapshotSource,
+    handle: &SnapshotHandle,
+) -> Result<Manifest> {
+    let place = || format!("manifest {} of snapshot {}", handle.manifest(), handle.snapshot());
+    let object = source.open(handle.manifest()).map_err(|error| error.at(place()))?;
+    // The handle bounds what is read, whatever the store has there.
+    if object.len() != handle.manifest_bytes() {
+        return Err(Error::corrupt("a manifest has the wrong size")
+            .at(place())
+            .expected(format_args!("{} bytes", handle.manifest_bytes()))
+            .found(format_args!("{} bytes", object.len()))
+            .remedy("restore from another copy of the snapshot"));
+    }
+    let mut bytes = vec![0; object.len() as usize];
+    object
+        .read_at(0, &mut bytes)
+        .map_err(|source| Error::io("a manifest could not be read", source).at(place()))?;
+    handle.open_manifest(&bytes).map_err(|error| error.at(place()))
+}
+
+impl Plan {
+    /// Plans the restore of `target` from `handles`, which together hold all
+    /// of its key groups, each once.
+    ///
+    /// # Errors
+    /// `Incompatible` if the handles are of another operator or number of key
+    /// groups, or their states contradict each other; `Invalid` if they do not
+    /// cover the target, or overlap; and as [`read_manifest`].
+    pub(crate) fn new(
+        target: Target<'_>,
+        source: &dyn SnapshotSource,
+        handles: &[SnapshotHandle],
+    ) -> Result<Self> {
+        check_handles(target, handles)?;
+        let mut states: Vec<StateMeta> = Vec::new();
+        let mut tables = Vec::new();
+        for handle in handles {
+            // A handle that shares no key group has nothing to say about data,
+            // but it may know a state that nobody else does.
+            let manifest = read_manifest(source, handle)?;
+            for state in manifest.states {
+                match states.iter().find(|known| known.name == state.name) {
+                    Some(known) => check_same(known, &state)?,
+                    None => states.push(state),
+                }
+            }
+            for table in manifest.tables {
+                if let Some(slice) = table.slice.intersection(target.groups) {
+                    tables.push((table, slice));
+                }
+            }
+        }
+        states.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Self { states, tables })
+    }
+
+    /// Opens the planned tables, without reading their data.
+    ///
+    /// # Errors
+    /// `Corrupt` if one is missing or damaged, `Unavailable` if one cannot be
+    /// reached; the error names it.
+    pub(crate) fn open(self, source: &dyn SnapshotSource) -> Result<Restored> {
+        let store = source.identity();
+        let mut entries = Vec::with_capacity(self.tables.len());
+        let mut base = Vec::with_capacity(self.tables.len());
+        for (table, slice) in self.tables {
+            let place = || format!("table {} named by the manifest", table.location);
+            let bytes: Arc<dyn ReadAt> =
+                source.open(&table.location).map_err(|error| error.at(place()))?;
+            let reader = TableReader::open(Arc::clone(&bytes), &table.meta)
+                .map_err(|error| error.at(place()))?;
+            base.push(BaseTable { reader: Arc::new(reader), slice });
+            let stored = Stored {
+                store: store.clone(),
+                location: table.location.clone(),
+                // A restored snapshot is one that was completed.
+                confirmed: true,
+            };
+            let places = Places { local: None, restored: Some(bytes), stored: Some(stored) };
+            entries.push(TableEntry::new(table.meta, slice, places));
+        }
+        Ok(Restored { states: self.states, version: Version::new(entries), base })
+    }
+}
+
+fn check_handles(target: Target<'_>, handles: &[SnapshotHandle]) -> Result<()> {
+    for handle in handles {
+        let at = format_args!("handle of snapshot {}, {}", handle.snapshot(), handle.groups())
+            .to_string();
+        if handle.max_parallelism() != target.max_parallelism {
+            return Err(Error::incompatible("the snapshot has another number of key groups")
+                .at(at)
+                .expected(format_args!("max_parallelism {}", target.max_parallelism))
+                .found(format_args!("max_parallelism {}", handle.max_parallelism()))
+                .remedy("open the backend with the max_parallelism of the snapshot"));
+        }
+        if handle.operator() != target.operator {
+            return Err(Error::incompatible("the snapshot belongs to another operator")
+                .at(at)
+                .expected(format_args!("{:?}", target.operator))
+                .found(format_args!("{:?}", handle.operator()))
+                .remedy("give the shard the operator name of the snapshot"));
+        }
+    }
+    let mut wanted: Vec<KeyGroupRange> =
+        handles.iter().filter_map(|handle| handle.groups().intersection(target.groups)).collect();
+    wanted.sort_by_key(|range| range.first());
+    let mut next = u32::from(target.groups.first().0);
+    for range in wanted {
+        let first = u32::from(range.first().0);
+        if first < next {
+            return Err(Error::invalid("two snapshots hold the same key group")
+                .at(target.groups)
+                .found(format_args!("{} twice", range.first()))
+                .remedy("give the handles of one checkpoint, each once"));
+        }
+        if first > next {
+            return Err(missing_groups(target, next));
+        }
+        next = u32::from(range.last().0) + 1;
+    }
+    if next <= u32::from(target.groups.last().0) {
+        return Err(missing_groups(target, next));
+    }
+    Ok(())
+}
+
+fn missing_groups(target: Target<'_>, group: u32) -> Error {
+    Error::invalid("the snapshots do not hold all key groups of the shard")
+        .at(target.groups)
+        .expected(format_args!("handles that cover {}", target.groups))
+        .found(format_args!("none with {}", KeyGroup(group as u16)))
+        .remedy("give the handles of all shards of the checkpoint")
+}

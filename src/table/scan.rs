@@ -1,0 +1,237 @@
+//! Reading records in order, block by block.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::reader::{TableReader, bytes_of, in_block};
+use crate::base::hash::{hash_key, with_namespace};
+use crate::base::{Error, KeyGroup, KeyGroupRange, Result};
+use crate::format::block::{BlockCursor, BlockLayout, DataBlock};
+use crate::format::index::BlockEntry;
+
+/// Bytes that a scan of a file that is not mapped reads at a time.
+const READ_AHEAD_BYTES: u64 = 256 * 1024;
+
+/// One record of a table, lent by a [`TableScan`] until its next step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ScanRecord<'a> {
+    /// Ordinal of its state in this table.
+    pub state: u16,
+    /// Its key group.
+    pub group: KeyGroup,
+    /// The hash that places it, computed from key and namespace.
+    pub hash: u64,
+    /// Its key.
+    pub key: &'a [u8],
+    /// Its namespace, empty if it has none.
+    pub namespace: &'a [u8],
+    /// Its value; `None` for a tombstone.
+    pub value: Option<&'a [u8]>,
+}
+
+/// Lends the records of a range of key groups, in the order of the table:
+/// state, group, hash, key, namespace.
+///
+/// Holds the table open, one decompressed block, and up to 256 KiB of the file
+/// (or one block, if that is larger) unless it is mapped. After an error it
+/// stays failed.
+pub struct TableScan {
+    table: Arc<TableReader>,
+    groups: KeyGroupRange,
+    /// The state being scanned, and the one behind the last to scan.
+    state: u16,
+    end_state: u16,
+    /// Blocks of the current state that are still to be read.
+    blocks: Range<usize>,
+    current: Option<Current>,
+    /// Stored bytes of the file from `ahead_at` on.
+    ahead: Vec<u8>,
+    ahead_at: u64,
+    raw: Vec<u8>,
+    failed: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Current {
+    entry: BlockEntry,
+    place: Place,
+    layout: BlockLayout,
+    cursor: BlockCursor,
+}
+
+/// Where the payload of the current block is.
+#[derive(Clone, Copy)]
+enum Place {
+    /// In the mapped file, from this offset.
+    Mapped(usize, usize),
+    /// In `ahead`.
+    Ahead(usize, usize),
+    /// In `raw`, decompressed.
+    Raw,
+}
+
+impl fmt::Debug for TableScan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TableScan")
+            .field("file", &self.table.file())
+            .field("groups", &self.groups)
+            .field("state", &self.state)
+            .field("failed", &self.failed)
+            .finish_non_exhaustive()
+    }
+}
+
+impl TableReader {
+    /// Lends every record of these groups, state by state.
+    pub fn scan(self: &Arc<Self>, groups: KeyGroupRange) -> TableScan {
+        // The table holds at most 65,535 states, or it would not have opened.
+        let states = self.states().len() as u16;
+        TableScan::new(Arc::clone(self), 0..states, groups)
+    }
+
+    /// Lends every record of these groups of one state; none if there is no
+    /// such ordinal.
+    pub fn scan_state(self: &Arc<Self>, ordinal: u16, groups: KeyGroupRange) -> TableScan {
+        TableScan::new(Arc::clone(self), ordinal..ordinal.saturating_add(1), groups)
+    }
+}
+
+impl TableScan {
+    fn new(table: Arc<TableReader>, states: Range<u16>, groups: KeyGroupRange) -> Self {
+        let blocks = table.index().blocks_of_groups(states.start, groups);
+        Self {
+            table,
+            groups,
+            state: states.start,
+            end_state: states.end,
+            blocks: if states.is_empty() { 0..0 } else { blocks },
+            current: None,
+            ahead: Vec::new(),
+            ahead_at: 0,
+            raw: Vec::new(),
+            failed: false,
+        }
+    }
+
+    /// The table that is scanned.
+    pub fn table(&self) -> &Arc<TableReader> {
+        &self.table
+    }
+
+    /// The next record; `None` behind the last.
+    ///
+    /// # Errors
+    /// `Corrupt` if a block is damaged, `Unavailable` if it could not be read,
+    /// `Closed` after either: records would be missing.
+    #[expect(clippy::should_implement_trait, reason = "an Iterator cannot lend")]
+    pub fn next(&mut self) -> Result<Option<ScanRecord<'_>>> {
+        if self.failed {
+            return Err(Error::closed("a scan failed before")
+                .at(format_args!("file {}", self.table.file()))
+                .remedy("start a new scan"));
+        }
+        // Set while anything can go wrong, so that every way out is covered.
+        self.failed = true;
+        while self.current.is_none_or(|current| current.cursor.is_done()) {
+            let Some(entry) = self.next_block() else {
+                self.current = None;
+                self.failed = false;
+                return Ok(None);
+            };
+            self.current = Some(self.load(entry)?);
+        }
+        let Some(Current { entry, place, layout, cursor }) = &mut self.current else {
+            return Err(Error::internal("a scan has no block to lend from"));
+        };
+        let in_this = |error| in_block(error, self.table.file(), entry);
+        let payload = payload(&self.table, &self.ahead, &self.raw, *place);
+        let block = DataBlock::from_layout(payload, *layout).map_err(in_this)?;
+        let Some(record) = cursor.next(&block).map_err(in_this)? else {
+            return Err(in_this(Error::internal("a block's cursor ended before its time")));
+        };
+        self.failed = false;
+        let hash = with_namespace(hash_key(record.key), record.namespace);
+        Ok(Some(ScanRecord {
+            state: entry.state,
+            group: record.group,
+            hash,
+            key: record.key,
+            namespace: record.namespace,
+            value: record.value,
+        }))
+    }
+
+    /// The next block to read, moving on to the next state if need be.
+    fn next_block(&mut self) -> Option<BlockEntry> {
+        loop {
+            if let Some(block) = self.blocks.next() {
+                return Some(self.table.blocks()[block]);
+            }
+            if self.state.saturating_add(1) >= self.end_state {
+                return None;
+            }
+            self.state += 1;
+            self.blocks = self.table.index().blocks_of_groups(self.state, self.groups);
+        }
+    }
+
+    fn load(&mut self, entry: BlockEntry) -> Result<Current> {
+        let table = Arc::clone(&self.table);
+        let mapped = table.source().as_slice().is_some();
+        let frame = if mapped {
+            bytes_of(table.source(), entry.offset..entry.end(), &mut self.ahead)?
+        } else {
+            self.read_ahead(&entry)?;
+            let start = (entry.offset - self.ahead_at) as usize;
+            &self.ahead[start..start + entry.lens.frame_bytes() as usize]
+        };
+        let payload = table.payload(&entry, frame, &mut self.raw)?;
+        let block = table.parse(&entry, payload)?;
+        let (layout, cursor) = (block.layout(), block.cursor(Some(self.groups)));
+        // A payload that lies at the end of its frame was not decompressed.
+        let stored = frame.as_ptr_range().end == payload.as_ptr_range().end;
+        let end = entry.end();
+        let place = match (stored, mapped) {
+            (false, _) => Place::Raw,
+            (true, true) => Place::Mapped((end as usize) - payload.len(), end as usize),
+            (true, false) => {
+                let end = (end - self.ahead_at) as usize;
+                Place::Ahead(end - payload.len(), end)
+            }
+        };
+        Ok(Current { entry, place, layout, cursor })
+    }
+
+    /// Makes sure that the frame of `entry` is in `ahead`, with those behind it
+    /// that this scan will want.
+    fn read_ahead(&mut self, entry: &BlockEntry) -> Result<()> {
+        let have = self.ahead_at..self.ahead_at + self.ahead.len() as u64;
+        if have.start <= entry.offset && entry.end() <= have.end {
+            return Ok(());
+        }
+        let last = self.blocks.end.checked_sub(1).filter(|_| !self.blocks.is_empty());
+        let wanted = last.map_or(entry.end(), |last| self.table.blocks()[last].end());
+        let end = wanted.min(entry.offset.saturating_add(READ_AHEAD_BYTES)).max(entry.end());
+        // Forget first: a failed read leaves anything in the buffer.
+        self.ahead_at = entry.offset;
+        self.ahead.shrink_to(4 * READ_AHEAD_BYTES as usize);
+        let read = bytes_of(self.table.source(), entry.offset..end, &mut self.ahead);
+        if let Err(error) = read {
+            self.ahead.clear();
+            return Err(in_block(error, self.table.file(), entry));
+        }
+        Ok(())
+    }
+}
+
+fn payload<'a>(table: &'a TableReader, ahead: &'a [u8], raw: &'a [u8], place: Place) -> &'a [u8] {
+    match place {
+        Place::Mapped(start, end) => {
+            let file = table.source().as_slice();
+            file.and_then(|file| file.get(start..end)).unwrap_or_default()
+        }
+        Place::Ahead(start, end) => &ahead[start..end],
+        Place::Raw => raw,
+    }
+}

@@ -1,0 +1,157 @@
+//! Reading a whole table to be sure of it.
+
+use std::sync::Arc;
+
+use super::reader::{TableReader, bytes_of, in_block, read_exact};
+use crate::base::checksum::ContentHasher;
+use crate::base::hash::{hash_key, with_namespace};
+use crate::base::{Error, KeyGroup, Result};
+use crate::format::block::{DataBlock, tag_of_hash};
+use crate::format::filter::filter_hash;
+use crate::format::frame::checksum_matches;
+use crate::format::index::BlockEntry;
+use crate::format::properties::StateProperties;
+use crate::format::table::{HEADER_BYTES, decode_header};
+
+/// Bytes hashed at a time.
+const PIECE_BYTES: u64 = 1024 * 1024;
+
+impl TableReader {
+    /// Reads the whole file, twice, and checks everything that can be checked:
+    /// the hash of the file (if it was opened as an expected table), the
+    /// header, every block, that records are in order and counted right, and
+    /// that the filter knows each of them.
+    ///
+    /// Blocks for as long as it takes to read the file; needs memory for one
+    /// block and 1 MiB.
+    ///
+    /// # Errors
+    /// `Corrupt` with the first thing that is wrong, `Unavailable` if the file
+    /// cannot be read.
+    pub fn verify(&self) -> Result<()> {
+        self.verify_hash()?;
+        let mut header = [0; HEADER_BYTES];
+        read_exact(self.source(), 0, &mut header)?;
+        let file = decode_header(&header)
+            .map_err(|error| error.at(format_args!("{:?}", self.source())))?;
+        if file != self.file() {
+            return Err(Error::corrupt("header and footer name different files")
+                .at(format_args!("{:?}", self.source()))
+                .expected(self.file())
+                .found(file));
+        }
+        let mut counted: Vec<StateProperties> = self
+            .states()
+            .iter()
+            .map(|state| StateProperties { name: state.name.clone(), ..Default::default() })
+            .collect();
+        let mut last = Last::default();
+        let (mut stored, mut raw) = (Vec::new(), Vec::new());
+        for entry in self.blocks() {
+            let frame = bytes_of(self.source(), entry.offset..entry.end(), &mut stored)?;
+            let payload = self.payload(entry, frame, &mut raw)?;
+            let block = self.parse(entry, payload)?;
+            self.verify_block(entry, &block, &mut last, &mut counted[usize::from(entry.state)])
+                .map_err(|error| in_block(error, self.file(), entry))?;
+        }
+        for (expected, found) in self.states().iter().zip(&counted) {
+            if expected != found {
+                return Err(Error::corrupt("records do not add up to the properties")
+                    .at(format_args!("file {}", self.file()))
+                    .expected(format_args!("{expected:?}"))
+                    .found(format_args!("{found:?}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_hash(&self) -> Result<()> {
+        let Some(expected) = self.expected_hash() else { return Ok(()) };
+        let mut hasher = ContentHasher::new();
+        let mut buffer = Vec::new();
+        let (mut at, end) = (0, self.source().len());
+        while at < end {
+            let next = end.min(at + PIECE_BYTES);
+            hasher.update(bytes_of(self.source(), at..next, &mut buffer)?);
+            at = next;
+        }
+        let found = hasher.finish();
+        if checksum_matches(found, expected) {
+            return Ok(());
+        }
+        Err(Error::corrupt("table is not the file that was written")
+            .at(format_args!("file {}, {:?}", self.file(), self.source()))
+            .expected(format_args!("hash {expected}"))
+            .found(found)
+            .remedy("restore the file from another copy"))
+    }
+
+    fn verify_block(
+        &self,
+        entry: &BlockEntry,
+        block: &DataBlock<'_>,
+        last: &mut Last,
+        counted: &mut StateProperties,
+    ) -> Result<()> {
+        let mut cursor = block.cursor(None);
+        let mut first = true;
+        while let Some(record) = cursor.next(block)? {
+            let hash = with_namespace(hash_key(record.key), record.namespace);
+            if first && hash != entry.first_hash {
+                return Err(Error::corrupt("index has the wrong hash of a block's first record")
+                    .expected(format_args!("{hash:016x}"))
+                    .found(format_args!("{:016x}", entry.first_hash)));
+            }
+            first = false;
+            if record.tag != tag_of_hash(hash) {
+                return Err(Error::corrupt("record has the wrong tag")
+                    .expected(tag_of_hash(hash))
+                    .found(record.tag));
+            }
+            let place = (entry.state, record.group, hash);
+            if !last.advance(place, record.key, record.namespace) {
+                return Err(Error::corrupt("records are out of order")
+                    .at(format_args!("{}, hash {hash:016x}", record.group)));
+            }
+            if !self.filter().may_contain(filter_hash(entry.state, record.group, hash)) {
+                return Err(Error::corrupt("filter denies a record that is there")
+                    .at(format_args!("{}, hash {hash:016x}", record.group)));
+            }
+            counted.records += 1;
+            counted.tombstones += u64::from(record.value.is_none());
+            counted.key_bytes += record.key.len() as u64;
+            counted.namespace_bytes += record.namespace.len() as u64;
+            counted.value_bytes += record.value.map_or(0, <[u8]>::len) as u64;
+        }
+        Ok(())
+    }
+}
+
+/// The last record seen.
+#[derive(Default)]
+struct Last {
+    place: Option<(u16, KeyGroup, u64)>,
+    key: Vec<u8>,
+    namespace: Vec<u8>,
+}
+
+impl Last {
+    /// Moves on to a record, which must be behind the last.
+    fn advance(&mut self, place: (u16, KeyGroup, u64), key: &[u8], namespace: &[u8]) -> bool {
+        let follows = self.place.is_none_or(|last| {
+            last < place || last == place && (&*self.key, &*self.namespace) < (key, namespace)
+        });
+        self.place = Some(place);
+        self.key.clear();
+        self.key.extend_from_slice(key);
+        self.namespace.clear();
+        self.namespace.extend_from_slice(namespace);
+        follows
+    }
+}
+
+/// Verifying is `&self`, so that it can run beside readers.
+const _: fn() = || {
+    fn shared<T: Send + Sync>() {}
+    shared::<Arc<TableReader>>();
+};

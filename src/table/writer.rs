@@ -1,0 +1,411 @@
+//! Writing a table.
+//!
+//! 1. Records come in order and gather in a block.
+//! 2. A full block becomes a frame at the end of a buffer, a row of the index,
+//!    and a hash for the filter each record.
+//! 3. A full buffer goes to the file and through the content hash.
+//! 4. At the end the filter, the index, the properties and the footer follow,
+//!    and the file is made durable.
+
+use std::fmt;
+use std::mem;
+
+use crate::base::checksum::ContentHasher;
+use crate::base::limits::{
+    MAX_KEY_BYTES, MAX_NAMESPACE_BYTES, MAX_STATE_NAME_BYTES, MAX_VALUE_BYTES,
+};
+use crate::base::{Error, FileId, KeyGroup, KeyGroupRange, MaxParallelism, Result};
+use crate::env::WriteFile;
+use crate::format::block::{BlockBuilder, MAX_BLOCK_RECORDS, tag_of_hash};
+use crate::format::filter::{MAX_FILTER_BITS_PER_KEY, encode_filter, filter_hash};
+use crate::format::frame::{FrameEncoder, PartKind};
+use crate::format::index::{BlockEntry, Index};
+use crate::format::manifest::MAX_STATES;
+use crate::format::properties::{Properties, StateProperties};
+use crate::format::table::{Footer, encode_header};
+use crate::format::{Compression, TableMeta};
+
+/// Default of [`TableOptions::block_bytes`]: 16 KiB.
+pub const DEFAULT_BLOCK_BYTES: usize = 16 * 1024;
+/// Least [`TableOptions::block_bytes`]: 512 bytes.
+pub const MIN_BLOCK_BYTES: usize = 512;
+/// Most [`TableOptions::block_bytes`]: 1 MiB.
+pub const MAX_BLOCK_BYTES: usize = 1024 * 1024;
+/// Default of [`TableOptions::filter_bits_per_key`]: 8.
+pub const DEFAULT_FILTER_BITS_PER_KEY: u8 = 8;
+
+/// Bytes that are gathered before the file is called.
+const BUFFER_BYTES: usize = 128 * 1024;
+
+/// How a table is laid out. Readers need none of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TableOptions {
+    /// Bytes of records, before compression, after which a block ends.
+    ///
+    /// Larger: better compression, a smaller index and cheaper scans, but every
+    /// lookup reads, checks and decompresses more. Smaller: the reverse. From
+    /// [`MIN_BLOCK_BYTES`] to [`MAX_BLOCK_BYTES`]; a record that is larger gets
+    /// a block of its own. Default: [`DEFAULT_BLOCK_BYTES`].
+    pub block_bytes: usize,
+
+    /// How blocks are stored. Default: [`Compression::Lz4`].
+    pub compression: Compression,
+
+    /// Bits of the filter for each record.
+    ///
+    /// More: fewer blocks are read in vain for keys that the table does not
+    /// have (8 bits: one in 40, 10: one in 100), for more memory in every
+    /// process that opens the table. 0 writes no filter. At most 32. Default:
+    /// [`DEFAULT_FILTER_BITS_PER_KEY`].
+    pub filter_bits_per_key: u8,
+}
+
+impl Default for TableOptions {
+    fn default() -> Self {
+        Self {
+            block_bytes: DEFAULT_BLOCK_BYTES,
+            compression: Compression::default(),
+            filter_bits_per_key: DEFAULT_FILTER_BITS_PER_KEY,
+        }
+    }
+}
+
+impl TableOptions {
+    fn check(&self) -> Result<()> {
+        if !(MIN_BLOCK_BYTES..=MAX_BLOCK_BYTES).contains(&self.block_bytes) {
+            return Err(Error::invalid("block_bytes is out of range")
+                .expected(format_args!("{MIN_BLOCK_BYTES} to {MAX_BLOCK_BYTES}"))
+                .found(self.block_bytes)
+                .remedy("choose a size in that range; 16 KiB suits most states"));
+        }
+        if self.filter_bits_per_key > MAX_FILTER_BITS_PER_KEY {
+            return Err(Error::invalid("filter_bits_per_key is out of range")
+                .expected(format_args!("0 to {MAX_FILTER_BITS_PER_KEY}"))
+                .found(self.filter_bits_per_key)
+                .remedy("8 to 10 bits are enough for almost everybody"));
+        }
+        Ok(())
+    }
+}
+
+/// Writes one table, record by record.
+///
+/// Needs memory for one block, a buffer of 128 KiB, 32 bytes a block for the
+/// index, and 8 bytes a record for the filter.
+///
+/// After an error of the file the writer refuses further work, and the file
+/// must be abandoned. Dropping an unfinished writer leaves a file that does not
+/// open.
+pub struct TableWriter {
+    out: Box<dyn WriteFile>,
+    file: FileId,
+    max_parallelism: MaxParallelism,
+    options: TableOptions,
+    frames: FrameEncoder,
+    /// Bytes that are not in the file yet.
+    buffer: Vec<u8>,
+    /// Bytes that are.
+    written: u64,
+    content: ContentHasher,
+    block: BlockBuilder,
+    /// Reused for the payload of each block.
+    payload: Vec<u8>,
+    first: (KeyGroup, u64),
+    last: LastRecord,
+    groups: Option<KeyGroupRange>,
+    index: Index,
+    hashes: Vec<u64>,
+    states: Vec<StateProperties>,
+    failed: bool,
+}
+
+/// The record that the next one must follow. Empty at the start of a state.
+#[derive(Default)]
+struct LastRecord {
+    place: Option<(KeyGroup, u64)>,
+    key: Vec<u8>,
+    namespace: Vec<u8>,
+}
+
+impl fmt::Debug for TableWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TableWriter")
+            .field("file", &self.file)
+            .field("states", &self.states.len())
+            .field("bytes_written", &self.bytes_written())
+            .finish_non_exhaustive()
+    }
+}
+
+impl TableWriter {
+    /// Starts a table in an empty file.
+    ///
+    /// # Errors
+    /// `Invalid` if an option is out of range.
+    pub fn new(
+        out: Box<dyn WriteFile>,
+        file: FileId,
+        max_parallelism: MaxParallelism,
+        options: TableOptions,
+    ) -> Result<Self> {
+        options.check()?;
+        let mut buffer = Vec::with_capacity(BUFFER_BYTES + 2 * options.block_bytes);
+        buffer.extend_from_slice(&encode_header(file));
+        Ok(Self {
+            out,
+            file,
+            max_parallelism,
+            options,
+            frames: FrameEncoder::new(file, options.compression),
+            buffer,
+            written: 0,
+            content: ContentHasher::new(),
+            block: BlockBuilder::new(),
+            payload: Vec::new(),
+            first: (KeyGroup(0), 0),
+            last: LastRecord::default(),
+            groups: None,
+            index: Index::new(),
+            hashes: Vec::new(),
+            states: Vec::new(),
+            failed: false,
+        })
+    }
+
+    /// Begins a state; the records that follow are of it. Names come in
+    /// strictly ascending order of their bytes.
+    ///
+    /// # Errors
+    /// `Invalid` if the name is empty or too long, `Internal` if it is out of
+    /// order, and any error of the file.
+    pub fn begin_state(&mut self, name: &str) -> Result<()> {
+        self.check_open()?;
+        if name.is_empty() || name.len() > MAX_STATE_NAME_BYTES {
+            return Err(Error::invalid("name of a state has a bad length")
+                .expected(format_args!("1 to {MAX_STATE_NAME_BYTES} bytes"))
+                .found(name.len()));
+        }
+        if let Some(before) = self.states.last().filter(|before| before.name.as_str() >= name) {
+            return Err(Error::internal("states came out of order to a table")
+                .at(format_args!("file {}", self.file))
+                .expected(format_args!("a name after {:?}", before.name))
+                .found(format_args!("{name:?}")));
+        }
+        if self.states.len() == MAX_STATES {
+            return Err(Error::invalid("too many states for one table").expected(MAX_STATES));
+        }
+        self.end_block()?;
+        self.states.push(StateProperties { name: name.to_owned(), ..Default::default() });
+        self.last.place = None;
+        Ok(())
+    }
+
+    /// Adds the next record of the state; `None` for a tombstone. Records come
+    /// in strictly ascending order of (group, hash, key, namespace), where
+    /// `hash` is [`base::hash`](crate::base::hash) of key and namespace.
+    ///
+    /// # Errors
+    /// `Invalid` if a part is longer than its limit, `Internal` if the record
+    /// is out of order, belongs to no state, or its group is not one of the
+    /// job's. Any error of the file.
+    pub fn add(
+        &mut self,
+        group: KeyGroup,
+        hash: u64,
+        key: &[u8],
+        namespace: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<()> {
+        self.check_open()?;
+        let value_len = value.map_or(0, <[u8]>::len);
+        self.check_lens(key.len(), namespace.len(), value_len)?;
+        self.check_order(group, hash, key, namespace)?;
+
+        let record_bytes = key.len() + namespace.len() + value_len;
+        if !self.block.is_empty()
+            && (self.block.raw_bytes() + record_bytes > self.options.block_bytes
+                || self.block.records() == MAX_BLOCK_RECORDS)
+        {
+            self.end_block()?;
+        }
+        if self.block.is_empty() {
+            self.first = (group, hash);
+        }
+        self.block.push(group, tag_of_hash(hash), key, namespace, value);
+        self.last.place = Some((group, hash));
+        self.last.key.clear();
+        self.last.key.extend_from_slice(key);
+        self.last.namespace.clear();
+        self.last.namespace.extend_from_slice(namespace);
+        self.count_record(group, hash, [key.len(), namespace.len(), value_len], value.is_none())
+    }
+
+    /// Bytes of the table so far, of ended blocks only.
+    pub fn bytes_written(&self) -> u64 {
+        self.written + self.buffer.len() as u64
+    }
+
+    /// Ends the table and makes it durable. Blocks until the file is synced.
+    ///
+    /// # Errors
+    /// `Invalid` if the table has no records. Any error of the file; after a
+    /// failed sync the file must not be used, whatever it seems to hold.
+    pub fn finish(mut self) -> Result<TableMeta> {
+        self.check_open()?;
+        let Some(groups) = self.groups else {
+            return Err(Error::invalid("a table needs at least one record")
+                .at(format_args!("file {}", self.file))
+                .remedy("write no table when nothing changed"));
+        };
+        self.end_block()?;
+        let filter_at = self.bytes_written();
+        let filter = encode_filter(&mem::take(&mut self.hashes), self.options.filter_bits_per_key);
+        self.write_part(PartKind::Filter, &filter)?;
+        drop(filter);
+        let index_at = self.bytes_written();
+        let index = self.index.encode();
+        self.write_part(PartKind::Index, &index)?;
+        let properties_at = self.bytes_written();
+        let properties = Properties {
+            max_parallelism: self.max_parallelism,
+            groups,
+            states: mem::take(&mut self.states),
+        };
+        self.write_part(PartKind::Properties, &properties.encode())?;
+        let footer_at = self.bytes_written();
+        let footer = Footer { file: self.file, filter_at, index_at, properties_at, footer_at };
+        self.buffer.extend_from_slice(&footer.encode());
+        self.flush()?;
+        self.out.sync().map_err(|why| {
+            Error::io("could not make a table durable", why)
+                .at(format_args!("file {}", self.file))
+                .remedy("abandon the file and write the table again under a new id")
+        })?;
+        Ok(TableMeta {
+            file: self.file,
+            bytes: self.written,
+            hash: self.content.finish(),
+            records: properties.total(|state| state.records),
+            tombstones: properties.total(|state| state.tombstones),
+            raw_bytes: properties.total(StateProperties::raw_bytes),
+            groups,
+        })
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.failed {
+            return Err(Error::closed("table writer failed before")
+                .at(format_args!("file {}", self.file))
+                .remedy("abandon the file and write the table again under a new id"));
+        }
+        Ok(())
+    }
+
+    fn check_lens(&self, key: usize, namespace: usize, value: usize) -> Result<()> {
+        for (what, len, limit) in [
+            ("key", key, MAX_KEY_BYTES),
+            ("namespace", namespace, MAX_NAMESPACE_BYTES),
+            ("value", value, MAX_VALUE_BYTES),
+        ] {
+            if len > limit {
+                return Err(Error::invalid(format_args!("{what} is too long"))
+                    .expected(format_args!("at most {limit} bytes"))
+                    .found(len));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_order(&self, group: KeyGroup, hash: u64, key: &[u8], namespace: &[u8]) -> Result<()> {
+        let place = (group, hash);
+        let follows = self.last.place.is_none_or(|last| {
+            last < place
+                || last == place && (&*self.last.key, &*self.last.namespace) < (key, namespace)
+        });
+        let broken = if self.states.is_empty() {
+            "came before the first state"
+        } else if u32::from(group.0) >= self.max_parallelism.get() {
+            "is in a key group that the job does not have"
+        } else if !follows {
+            "came out of order"
+        } else {
+            return Ok(());
+        };
+        Err(Error::internal(format_args!("a record {broken} to a table"))
+            .at(format_args!("file {}", self.file))
+            .expected(format_args!("a record behind {:?}", self.last.place))
+            .found(format_args!("{place:?}")))
+    }
+
+    fn count_record(
+        &mut self,
+        group: KeyGroup,
+        hash: u64,
+        [key, namespace, value]: [usize; 3],
+        deleted: bool,
+    ) -> Result<()> {
+        let ordinal = self.states.len() as u16 - 1;
+        if self.options.filter_bits_per_key > 0 {
+            self.hashes.push(filter_hash(ordinal, group, hash));
+        }
+        self.groups = Some(match self.groups {
+            None => KeyGroupRange::new(group, group)?,
+            Some(groups) => {
+                KeyGroupRange::new(groups.first().min(group), groups.last().max(group))?
+            }
+        });
+        let state = self.states.last_mut().expect("check_order saw a state");
+        state.records += 1;
+        state.tombstones += u64::from(deleted);
+        state.key_bytes += key as u64;
+        state.namespace_bytes += namespace as u64;
+        state.value_bytes += value as u64;
+        Ok(())
+    }
+
+    fn end_block(&mut self) -> Result<()> {
+        let Some((last_group, _)) = self.last.place.filter(|_| !self.block.is_empty()) else {
+            return Ok(());
+        };
+        let records = self.block.records() as u16;
+        self.payload.clear();
+        self.block.finish(&mut self.payload);
+        let offset = self.bytes_written();
+        let lens = self.frames.encode(&mut self.buffer, PartKind::Data, offset, &self.payload)?;
+        self.index.push(BlockEntry {
+            state: self.states.len() as u16 - 1,
+            first_group: self.first.0,
+            last_group,
+            records,
+            lens,
+            first_hash: self.first.1,
+            offset,
+        });
+        // One huge value must not pin its size for the rest of the table.
+        if self.payload.capacity() > 4 * MAX_BLOCK_BYTES {
+            self.payload = Vec::new();
+            self.block = BlockBuilder::new();
+        }
+        if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn write_part(&mut self, kind: PartKind, payload: &[u8]) -> Result<()> {
+        let offset = self.bytes_written();
+        self.frames.encode(&mut self.buffer, kind, offset, payload)?;
+        if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if let Err(why) = self.out.write_all(&self.buffer) {
+            self.failed = true;
+            return Err(Error::io("could not write a table", why)
+                .at(format_args!("file {}, offset {}", self.file, self.written))
+                .remedy("abandon the file and write the table again under a new id"));
+        }
+        self.content.update(&self.buffer);
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        self.buffer.shrink_to(8 * MAX_BLOCK_BYTES);
+        Ok(())
+    }
+}

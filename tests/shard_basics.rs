@@ -1,0 +1,84 @@
+//! A shard from `put` to a delta in a checkpoint directory and back.
+
+use alluvium::{Backend, ErrorKind, KeyRef, KeyedStore, SnapshotId, StateSpec, ValueState};
+
+#[test]
+fn a_restored_shard_holds_what_was_frozen_and_nothing_after() {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = Backend::builder(dir.path().join("a"))
+        .checkpoint_dir(dir.path().join("checkpoints"))
+        .open()
+        .unwrap();
+    let groups = backend.max_parallelism().all_groups();
+    let mut shard = backend.shard("count", groups).open().unwrap();
+    let counts: ValueState<u64, u64> = ValueState::register(&mut shard, "counts").unwrap();
+    for key in 0..10_000 {
+        counts.put(&mut shard, &key, &key).unwrap();
+    }
+    let first = shard.snapshot(SnapshotId(1), b"offset 1").unwrap();
+    for key in 0..10_000 {
+        counts.update(&mut shard, &key, |value| value.map(|value| value + 1)).unwrap();
+    }
+    for key in 0..100 {
+        counts.delete(&mut shard, &key).unwrap();
+    }
+    let second = shard.snapshot(SnapshotId(2), b"offset 2").unwrap();
+    let first = first.wait().unwrap();
+    let second = second.wait().unwrap();
+    assert_eq!(first.records_new, 10_000);
+    assert_eq!(second.records_new, 10_000);
+    shard.notify_complete(SnapshotId(2));
+    assert_eq!(backend.snapshot_meta(&second.handle).unwrap(), b"offset 2");
+    drop((shard, backend));
+
+    for (report, bump, from) in [(first, 0, 0), (second, 1, 100)] {
+        let backend = Backend::builder(dir.path().join("b"))
+            .checkpoint_dir(dir.path().join("checkpoints"))
+            .open()
+            .unwrap();
+        for subtask in 0..3 {
+            let groups = backend.max_parallelism().range_of_subtask(subtask, 3).unwrap();
+            let mut shard =
+                backend.shard("count", groups).restore([report.handle.clone()]).open().unwrap();
+            let counts: ValueState<u64, u64> = ValueState::register(&mut shard, "counts").unwrap();
+            let mut found = 0;
+            for key in 0..10_000 {
+                match counts.get(&mut shard, &key) {
+                    Ok(value) => {
+                        assert_eq!(value, (key >= from).then_some(key + bump), "key {key}");
+                        found += 1;
+                    }
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::Invalid, "{error}"),
+                }
+            }
+            assert!(found > 2_000);
+            while !shard.warm_up(1_000).unwrap() {}
+            let unchanged = shard.snapshot(SnapshotId(3), b"").unwrap().wait().unwrap();
+            assert_eq!(unchanged.records_new, 0);
+            assert_eq!(unchanged.tables, first_tables(&report));
+        }
+    }
+}
+
+fn first_tables(report: &alluvium::SnapshotReport) -> usize {
+    report.tables
+}
+
+#[test]
+fn an_object_safe_store_serves_bytes_of_keys_with_namespaces() {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = Backend::builder(dir.path()).open().unwrap();
+    let groups = backend.max_parallelism().all_groups();
+    let mut store: Box<dyn KeyedStore> = Box::new(backend.shard("op", groups).open().unwrap());
+    let state = store.register(StateSpec::value("v")).unwrap();
+    let key = KeyRef::new(b"k");
+    store.put(state, key.namespace(b"w1"), b"1").unwrap();
+    store.put(state, key.namespace(b"w2"), b"2").unwrap();
+    store.delete(state, key.namespace(b"w1")).unwrap();
+    store
+        .update(state, key.namespace(b"w2"), &mut |value| value.bytes_mut().unwrap()[0] = b'3')
+        .unwrap();
+    assert_eq!(store.get(state, key.namespace(b"w1")).unwrap(), None);
+    assert_eq!(store.get(state, key.namespace(b"w2")).unwrap(), Some(&b"3"[..]));
+    assert_eq!(store.get(state, key).unwrap(), None);
+}

@@ -1,0 +1,218 @@
+//! What the tests of tables share: files in memory, a small random number
+//! generator, and a model of a table.
+
+#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(unreachable_pub, reason = "a module of several test programs")]
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use alluvium::base::hash::{hash_key, with_namespace};
+use alluvium::base::{FileId, KeyGroup, KeyGroupRange, MaxParallelism, Result};
+use alluvium::codec::KeyRef;
+use alluvium::env::{ReadAt, WriteFile};
+use alluvium::format::TableMeta;
+use alluvium::table::{TableOptions, TableReader, TableWriter};
+
+/// A file being written to memory.
+#[derive(Clone, Default)]
+pub struct MemFile(pub Arc<Mutex<Vec<u8>>>);
+
+impl WriteFile for MemFile {
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A file in memory, read as if mapped or as if not.
+pub struct MemSource {
+    pub bytes: Vec<u8>,
+    pub mapped: bool,
+}
+
+impl std::fmt::Debug for MemSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes in memory", self.bytes.len())
+    }
+}
+
+impl ReadAt for MemSource {
+    fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let start = usize::try_from(offset).unwrap();
+        match self.bytes.get(start..start + buf.len()) {
+            Some(bytes) => buf.copy_from_slice(bytes),
+            None => return Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+        Ok(())
+    }
+
+    fn as_slice(&self) -> Option<&[u8]> {
+        self.mapped.then_some(&self.bytes)
+    }
+}
+
+pub fn source(bytes: &[u8], mapped: bool) -> Arc<dyn ReadAt> {
+    Arc::new(MemSource { bytes: bytes.to_vec(), mapped })
+}
+
+/// splitmix64.
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
+        (0..len).map(|_| self.next() as u8).collect()
+    }
+}
+
+pub const FILE: FileId = FileId { incarnation: 0xa11a_0000_0000_0001, number: 3 };
+
+/// (group, hash, key, namespace) to value, tombstones being `None`.
+pub type Records = BTreeMap<(KeyGroup, u64, Vec<u8>, Vec<u8>), Option<Vec<u8>>>;
+
+/// What a table should hold.
+#[derive(Clone, Default, Debug)]
+pub struct Model {
+    pub max_parallelism: MaxParallelism,
+    pub states: BTreeMap<String, Records>,
+}
+
+impl Model {
+    pub fn insert(&mut self, state: &str, key: &[u8], namespace: &[u8], value: Option<&[u8]>) {
+        let (group, hash) = KeyRef::new(key).namespace(namespace).locate(self.max_parallelism);
+        self.states
+            .entry(state.to_owned())
+            .or_default()
+            .insert((group, hash, key.to_vec(), namespace.to_vec()), value.map(<[u8]>::to_vec));
+    }
+
+    pub fn records(&self) -> u64 {
+        self.states.values().map(|records| records.len() as u64).sum()
+    }
+
+    pub fn raw_bytes(&self) -> u64 {
+        let of =
+            |((_, _, key, namespace), value): (&(_, _, Vec<u8>, Vec<u8>), &Option<Vec<u8>>)| {
+                key.len() + namespace.len() + value.as_ref().map_or(0, Vec::len)
+            };
+        self.states.values().flatten().map(|record| of(record) as u64).sum()
+    }
+
+    pub fn write(&self, file: FileId, options: TableOptions) -> Result<(Vec<u8>, TableMeta)> {
+        let out = MemFile::default();
+        let mut writer =
+            TableWriter::new(Box::new(out.clone()), file, self.max_parallelism, options)?;
+        for (state, records) in &self.states {
+            writer.begin_state(state)?;
+            for ((group, hash, key, namespace), value) in records {
+                writer.add(*group, *hash, key, namespace, value.as_deref())?;
+            }
+        }
+        let meta = writer.finish()?;
+        let bytes = std::mem::take(&mut *out.0.lock().unwrap());
+        Ok((bytes, meta))
+    }
+
+    /// Everything of `groups` as a scan should lend it.
+    pub fn scan(&self, groups: KeyGroupRange) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for (state, records) in self.states.values().enumerate() {
+            for ((group, hash, key, namespace), value) in records {
+                assert_eq!(*hash, with_namespace(hash_key(key), namespace));
+                if groups.contains(*group) {
+                    rows.push(Row {
+                        state: state as u16,
+                        group: *group,
+                        hash: *hash,
+                        key: key.clone(),
+                        namespace: namespace.clone(),
+                        value: value.clone(),
+                    });
+                }
+            }
+        }
+        rows
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Row {
+    pub state: u16,
+    pub group: KeyGroup,
+    pub hash: u64,
+    pub key: Vec<u8>,
+    pub namespace: Vec<u8>,
+    pub value: Option<Vec<u8>>,
+}
+
+/// Everything a scan lends.
+pub fn collect(mut scan: alluvium::table::TableScan) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    while let Some(record) = scan.next()? {
+        rows.push(Row {
+            state: record.state,
+            group: record.group,
+            hash: record.hash,
+            key: record.key.to_vec(),
+            namespace: record.namespace.to_vec(),
+            value: record.value.map(<[u8]>::to_vec),
+        });
+    }
+    Ok(rows)
+}
+
+pub fn open(bytes: &[u8], mapped: bool, meta: &TableMeta) -> Result<Arc<TableReader>> {
+    TableReader::open(source(bytes, mapped), meta).map(Arc::new)
+}
+
+pub fn groups(first: u16, last: u16) -> KeyGroupRange {
+    KeyGroupRange::new(KeyGroup(first), KeyGroup(last)).unwrap()
+}
+
+/// A small table with a bit of everything: several states, fixed and variable
+/// lengths, namespaces, tombstones, empty keys and values.
+pub fn small_model() -> Model {
+    let mut model = Model { max_parallelism: MaxParallelism::DEFAULT, ..Model::default() };
+    for i in 0..40u64 {
+        model.insert("counts", &i.to_be_bytes(), b"", Some(&(i * i).to_be_bytes()));
+    }
+    for i in 0..12usize {
+        let key = "user:".repeat(i);
+        let value = (i % 4 != 1).then(|| "x".repeat(i * i));
+        model.insert("profiles", key.as_bytes(), b"", value.as_deref().map(str::as_bytes));
+    }
+    for i in 0..15u16 {
+        let window = if i % 5 == 0 { vec![] } else { vec![i as u8; usize::from(i % 3) + 1] };
+        model.insert("windows", &(i / 3).to_be_bytes(), &window, Some(&[i as u8]));
+    }
+    for i in 0..9u8 {
+        model.insert("zzz deleted", &[i], b"", None);
+    }
+    model
+}
