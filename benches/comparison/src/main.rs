@@ -74,7 +74,7 @@ fn describe_run(cli: &Cli, report: &mut Report) -> Result<()> {
     report.fact("directory", cli.dir.display().to_string());
     report.fact("memory budget of RocksDB and fjall", format!("{} MB", cli.memory_mb));
     report.fact("Bloom filters", if cli.bloom { "on" } else { "off" });
-    report.fact("compression of RocksDB and fjall", format!("{:?}", cli.compression));
+    report.fact("compression", format!("{:?}", cli.compression));
     report.fact("seed", cli.seed.to_string());
     report.fact("two clock readings", format!("{} ns", clock::clock_cost_ns()));
     Ok(())

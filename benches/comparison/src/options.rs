@@ -85,7 +85,7 @@ pub(crate) struct Cli {
     #[arg(long, global = true, default_value_t = true, action = ArgAction::Set)]
     pub(crate) bloom: bool,
 
-    /// How RocksDB and fjall compress blocks.
+    /// How Alluvium, RocksDB and fjall compress blocks.
     #[arg(long, global = true, default_value = "lz4")]
     pub(crate) compression: Compression,
 

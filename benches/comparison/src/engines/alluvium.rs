@@ -3,42 +3,64 @@
 //! One shard over all key groups, one value state, keys as bytes; the key
 //! group of a key comes from its hash. Read-modify-write is `update`, and
 //! `update_many` for batches. The pause of a checkpoint is the `snapshot` call;
-//! it is complete when its ticket says so.
+//! it is complete when its ticket says so. What it added is what the ticket's
+//! report counts, the results of merges included; how large that was before
+//! compression is in the manifest, for the tables that the checkpoint before
+//! did not have.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use alluvium::base::{MaxParallelism, SnapshotId};
-use alluvium::{Backend, KeyRef, Shard, SnapshotHandle, SnapshotTicket, StateId, StateSpec};
+use ::alluvium::backend::DEFAULT_MAX_TABLES_PER_SHARD;
+use ::alluvium::format::Compression as TableCompression;
+use ::alluvium::table::TableOptions;
+use ::alluvium::{
+    Backend, KeyRef, KeyedStore, MaxParallelism, Shard, SnapshotHandle, SnapshotId, SnapshotTicket,
+    StateId, StateSpec, ValueMut,
+};
 
-use super::{Checkpoint, Engine, MAX_BATCH, Restore, Rmw, Settings, Written, lost_key};
+use super::{
+    Checkpoint, Compression, Engine, MAX_BATCH, Restore, Rmw, Settings, Written, lost_key,
+};
 use crate::Result;
 use crate::workload::{bump, counter_of};
 
 const OPERATOR: &str = "comparison";
+const CHECKPOINTS: &str = "checkpoints";
 const STATE: &str = "counters";
+/// How long to wait for merges that do not come about.
+const MERGE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A backend with one shard.
 pub(crate) struct Alluvium<const K: usize, const V: usize> {
     shard: Shard,
     state: StateId,
-    /// Kept open as long as its shard.
-    _backend: Backend,
     dir: PathBuf,
     /// Number of the newest checkpoint.
     number: u64,
+    /// Names of the tables that the newest checkpoint consists of.
+    shipped: BTreeSet<String>,
 }
 
 impl<const K: usize, const V: usize> Alluvium<K, V> {
     fn open(settings: &Settings, dir: &Path, from: Option<SnapshotHandle>) -> Result<Self> {
-        let backend =
-            Backend::builder(dir).background_threads(settings.background_threads).open()?;
+        let compression = match settings.compression {
+            Compression::None => TableCompression::None,
+            Compression::Lz4 => TableCompression::Lz4,
+        };
+        let backend = Backend::builder(dir)
+            .checkpoint_dir(dir.join(CHECKPOINTS))
+            .background_threads(settings.background_threads)
+            .table_options(TableOptions { compression, ..TableOptions::default() })
+            .open()?;
         let shard = backend.shard(OPERATOR, MaxParallelism::DEFAULT.all_groups());
         let mut shard = match from {
-            Some(handle) => shard.restore(vec![handle]).open()?,
+            Some(handle) => shard.restore([handle]).open()?,
             None => shard.open()?,
         };
         let state = shard.register(StateSpec::value(STATE))?;
-        Ok(Self { shard, state, _backend: backend, dir: dir.to_owned(), number: 0 })
+        Ok(Self { shard, state, dir: dir.to_owned(), number: 0, shipped: BTreeSet::new() })
     }
 }
 
@@ -56,13 +78,41 @@ impl<const K: usize, const V: usize> Engine<K, V> for Alluvium<K, V> {
     fn counter(&mut self, key: &[u8; K]) -> Result<Option<u64>> {
         Ok(self.shard.get(self.state, KeyRef::new(key))?.and_then(counter_of))
     }
+
+    fn settle(&mut self) -> Result<()> {
+        // The shard shows no work of its own but merging: too many tables.
+        let start = Instant::now();
+        while self.shard.stats().tables > DEFAULT_MAX_TABLES_PER_SHARD
+            && start.elapsed() < MERGE_PATIENCE
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+}
+
+impl<const K: usize, const V: usize> Alluvium<K, V> {
+    /// Keys and values in the tables that a checkpoint consists of and the one
+    /// before did not have.
+    fn raw_bytes_new(&mut self, handle: &SnapshotHandle) -> Result<u64> {
+        let manifest = std::fs::read(self.dir.join(CHECKPOINTS).join(handle.manifest()))?;
+        let tables = handle.open_manifest(&manifest)?.tables;
+        let new = |name: &str| !self.shipped.contains(name);
+        let raw_bytes = tables
+            .iter()
+            .filter(|table| new(&table.location))
+            .map(|table| table.meta.raw_bytes)
+            .sum();
+        self.shipped = tables.into_iter().map(|table| table.location).collect();
+        Ok(raw_bytes)
+    }
 }
 
 impl<const K: usize, const V: usize> Rmw<K, V> for Alluvium<K, V> {
     #[inline]
     fn rmw(&mut self, key: &[u8; K]) -> Result<()> {
         let mut found = false;
-        self.shard.update(self.state, KeyRef::new(key), &mut |value| {
+        self.shard.update(self.state, KeyRef::new(key), &mut |value: &mut ValueMut<'_>| {
             if let Some(bytes) = value.bytes_mut() {
                 bump(bytes, 1);
                 found = true;
@@ -108,9 +158,9 @@ impl<const K: usize, const V: usize> Checkpoint<K, V> for Alluvium<K, V> {
             None => Ok(None),
             Some(report) => {
                 let report = report?;
-                self.shard.notify_complete(*snapshot)?;
+                self.shard.notify_complete(*snapshot);
                 Ok(Some(Written {
-                    raw_bytes: Some(report.records_new * (K + V) as u64),
+                    raw_bytes: Some(self.raw_bytes_new(&report.handle)?),
                     stored_bytes: Some(report.bytes_new),
                 }))
             }
@@ -124,7 +174,7 @@ impl<const K: usize, const V: usize> Restore<K, V> for Alluvium<K, V> {
     fn save(mut self) -> Result<Self::Saved> {
         let snapshot = SnapshotId(self.number + 1);
         let report = self.shard.snapshot(snapshot, &[])?.wait()?;
-        self.shard.notify_complete(snapshot)?;
+        self.shard.notify_complete(snapshot);
         Ok((self.dir, report.handle))
     }
 

@@ -10,8 +10,6 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 
 use crate::Result;
-
-#[cfg(feature = "alluvium")]
 pub(crate) mod alluvium;
 pub(crate) mod bare;
 pub(crate) mod fjall;
@@ -26,7 +24,6 @@ pub(crate) const MAX_BATCH: usize = 64;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Kind {
     /// This project.
-    #[cfg(feature = "alluvium")]
     Alluvium,
     /// RocksDB, tuned as Flink tunes it; needs the feature `rocksdb`.
     #[cfg(feature = "rocksdb")]
@@ -43,7 +40,6 @@ impl Kind {
     /// As the tables call it.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            #[cfg(feature = "alluvium")]
             Self::Alluvium => "alluvium",
             #[cfg(feature = "rocksdb")]
             Self::Rocksdb => "rocksdb",
@@ -56,9 +52,7 @@ impl Kind {
     /// Whether it keeps all of its state in memory.
     pub(crate) fn in_memory(self) -> bool {
         match self {
-            #[cfg(feature = "alluvium")]
-            Self::Alluvium => true,
-            Self::Inline | Self::Boxed => true,
+            Self::Alluvium | Self::Inline | Self::Boxed => true,
             #[cfg(feature = "rocksdb")]
             Self::Rocksdb => false,
             Self::Fjall => false,
@@ -71,7 +65,7 @@ impl Kind {
     }
 }
 
-/// How a log-structured peer compresses its blocks.
+/// How blocks on disk are compressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Compression {
     /// Blocks as they are.
@@ -185,7 +179,6 @@ impl Kind {
         visitor: T,
     ) -> T::Output {
         match self {
-            #[cfg(feature = "alluvium")]
             Self::Alluvium => visitor.visit::<alluvium::Alluvium<K, V>>(),
             #[cfg(feature = "rocksdb")]
             Self::Rocksdb => visitor.visit::<rocksdb::RocksDb<K, V>>(),
