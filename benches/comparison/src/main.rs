@@ -70,6 +70,7 @@ fn describe_run(cli: &Cli, report: &mut Report) -> Result<()> {
     report.fact("memory", first("/proc/meminfo", "MemTotal:"));
     report.fact("memory available at the start", first("/proc/meminfo", "MemAvailable:"));
     report.fact("load average at the start", first("/proc/loadavg", ""));
+    report.fact("huge pages", first("/sys/kernel/mm/transparent_hugepage/enabled", ""));
     report.fact("kernel", first("/proc/version", ""));
     report.fact("directory", cli.dir.display().to_string());
     report.fact("memory budget of RocksDB and fjall", format!("{} MB", cli.memory_mb));

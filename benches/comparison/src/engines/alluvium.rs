@@ -39,7 +39,7 @@ pub(crate) struct Alluvium<const K: usize, const V: usize> {
     dir: PathBuf,
     /// Number of the newest checkpoint.
     number: u64,
-    /// Names of the tables that the newest checkpoint consists of.
+    /// Files that the newest checkpoint consists of.
     shipped: BTreeSet<String>,
 }
 
@@ -92,18 +92,25 @@ impl<const K: usize, const V: usize> Engine<K, V> for Alluvium<K, V> {
 }
 
 impl<const K: usize, const V: usize> Alluvium<K, V> {
-    /// Keys and values in the tables that a checkpoint consists of and the one
-    /// before did not have.
-    fn raw_bytes_new(&mut self, handle: &SnapshotHandle) -> Result<u64> {
-        let manifest = std::fs::read(self.dir.join(CHECKPOINTS).join(handle.manifest()))?;
+    /// Takes note of a complete checkpoint: gives the bytes of keys and values
+    /// in those of its tables that the one before did not have, and removes
+    /// what only the one before needed, as a runtime that keeps one checkpoint
+    /// does.
+    fn supersede(&mut self, handle: &SnapshotHandle) -> Result<u64> {
+        let checkpoints = self.dir.join(CHECKPOINTS);
+        let manifest = std::fs::read(checkpoints.join(handle.manifest()))?;
         let tables = handle.open_manifest(&manifest)?.tables;
-        let new = |name: &str| !self.shipped.contains(name);
         let raw_bytes = tables
             .iter()
-            .filter(|table| new(&table.location))
+            .filter(|table| !self.shipped.contains(&table.location))
             .map(|table| table.meta.raw_bytes)
             .sum();
-        self.shipped = tables.into_iter().map(|table| table.location).collect();
+        let mut files: BTreeSet<String> = tables.into_iter().map(|table| table.location).collect();
+        files.insert(handle.manifest().to_owned());
+        for superseded in self.shipped.difference(&files) {
+            std::fs::remove_file(checkpoints.join(superseded))?;
+        }
+        self.shipped = files;
         Ok(raw_bytes)
     }
 }
@@ -160,7 +167,7 @@ impl<const K: usize, const V: usize> Checkpoint<K, V> for Alluvium<K, V> {
                 let report = report?;
                 self.shard.notify_complete(*snapshot);
                 Ok(Some(Written {
-                    raw_bytes: Some(self.raw_bytes_new(&report.handle)?),
+                    raw_bytes: Some(self.supersede(&report.handle)?),
                     stored_bytes: Some(report.bytes_new),
                 }))
             }
