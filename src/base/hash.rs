@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 use super::ids::{KeyGroup, MaxParallelism};
 
 /// The hash of a key alone, without its namespace.
-#[inline]
+#[inline(always)]
 pub fn hash_key(key: &[u8]) -> u64 {
     xxh3_64(key)
 }
@@ -20,14 +20,14 @@ pub fn hash_key(key: &[u8]) -> u64 {
 ///
 /// Equal to `key_hash` when the namespace is empty, so a state without
 /// namespaces pays for one hash only.
-#[inline]
+#[inline(always)]
 pub fn with_namespace(key_hash: u64, namespace: &[u8]) -> u64 {
     if namespace.is_empty() { key_hash } else { xxh3_64_with_seed(namespace, key_hash) }
 }
 
 /// The key group of a key, given [`hash_key`] of it: its low 32 bits scaled to
 /// the number of groups.
-#[inline]
+#[inline(always)]
 pub fn group_of_hash(key_hash: u64, max_parallelism: MaxParallelism) -> KeyGroup {
     let low = key_hash & 0xffff_ffff;
     KeyGroup(((low * u64::from(max_parallelism.get())) >> 32) as u16)

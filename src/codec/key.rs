@@ -57,7 +57,7 @@ impl<'a> KeyRef<'a> {
     /// The key group, chosen or computed, and the hash of key and namespace
     /// that places the record. Costs one hash of the key, and one of the
     /// namespace if there is one.
-    #[inline]
+    #[inline(always)]
     pub fn locate(self, max_parallelism: MaxParallelism) -> (KeyGroup, u64) {
         let key_hash = hash_key(self.key);
         let group = self.group.unwrap_or_else(|| group_of_hash(key_hash, max_parallelism));

@@ -418,6 +418,7 @@ impl<'a> DataBlock<'a> {
     ///
     /// # Errors
     /// `Internal` if they are not of the same length.
+    #[inline]
     pub fn from_layout(bytes: &'a [u8], layout: BlockLayout) -> Result<Self> {
         if bytes.len() == layout.block_bytes {
             Ok(Self { bytes, layout })

@@ -40,6 +40,7 @@
     reason = "records of any length are packed into raw chunks and read by the extractor while the writer goes on; the invariants above are what makes that sound"
 )]
 
+use std::ptr::NonNull;
 use std::slice;
 use std::sync::Arc;
 
@@ -189,6 +190,13 @@ impl Header {
     }
 }
 
+/// A block of the arena: its address, and what that comes to in memory.
+#[derive(Clone, Copy)]
+pub(super) struct Block {
+    pub(super) addr: Addr,
+    ptr: NonNull<u8>,
+}
+
 /// One chunk of raw memory, kept mapped as long as anybody refers to it.
 struct Chunk {
     pages: Pages,
@@ -297,114 +305,115 @@ impl Arena {
         ChunkSet(Arc::clone(&self.chunks))
     }
 
-    #[inline]
-    fn ptr(&self, addr: Addr) -> *mut u8 {
-        // SAFETY: `addr` is the start of a block (invariant 1), so the unit
-        // lies inside its chunk and the offset stays inside one mapping.
-        unsafe { self.bases[addr.chunk()].add(addr.unit() as usize * UNIT_BYTES) }
+    #[inline(always)]
+    pub(super) fn block(&self, addr: Addr) -> Block {
+        debug_assert!(!self.bases[addr.chunk()].is_null());
+        // SAFETY: `addr` is the start of a block (invariant 1), so its chunk
+        // exists and is not at zero, the unit lies inside it, and the offset
+        // stays inside one mapping.
+        let ptr = unsafe {
+            let base = *self.bases.get_unchecked(addr.chunk());
+            NonNull::new_unchecked(base.add(addr.unit() as usize * UNIT_BYTES))
+        };
+        Block { addr, ptr }
     }
 
     /// Asks the processor to fetch the start of a record.
-    #[inline]
+    #[inline(always)]
     pub(super) fn prefetch(&self, addr: Addr) {
-        let ptr = self.ptr(addr);
+        let ptr = self.block(addr).ptr.as_ptr();
         prefetch_read(ptr);
         prefetch_read(ptr.wrapping_add(64));
     }
 
-    #[inline]
-    pub(super) fn header(&self, addr: Addr) -> Header {
-        let ptr = self.ptr(addr).cast::<u64>();
+    #[inline(always)]
+    pub(super) fn header(&self, block: Block) -> Header {
+        let words = block.ptr.cast::<u64>();
         // SAFETY: a block is at least 32 bytes and 16-byte aligned, so both
         // words are inside it and aligned; nobody writes them meanwhile,
         // since writing takes `&mut self`.
-        unsafe { Header { a: ptr.read(), b: ptr.add(1).read() } }
+        unsafe { Header { a: words.read(), b: words.add(1).read() } }
     }
 
-    #[inline]
-    fn set_header(&mut self, addr: Addr, header: Header) {
-        let ptr = self.ptr(addr).cast::<u64>();
+    #[inline(always)]
+    fn set_header(&mut self, block: Block, header: Header) {
+        let words = block.ptr.cast::<u64>();
         // SAFETY: as in `header`; we have `&mut self`, and the callers keep
         // invariant 3.
         unsafe {
-            ptr.write(header.a);
-            ptr.add(1).write(header.b);
+            words.write(header.a);
+            words.add(1).write(header.b);
         }
     }
 
-    /// Whether the record at `addr` is the one that `probe` looks for.
-    #[inline]
-    pub(super) fn is(&self, addr: Addr, probe: &Probe<'_>) -> bool {
-        let header = self.header(addr);
-        if header.a >> 32 != probe.identity() {
+    /// Whether a record is the one that `probe` looks for.
+    #[inline(always)]
+    pub(super) fn is(&self, block: Block, probe: &Probe<'_>) -> bool {
+        let header = self.header(block);
+        if header.a >> 32 != probe.identity()
+            || header.has(NAMESPACED) == probe.namespace.is_empty()
+        {
             return false;
         }
-        if header.has(NAMESPACED) == probe.namespace.is_empty() {
-            return false;
+        if header.has(NAMESPACED) {
+            return self.key_and_namespace(block) == (probe.key, probe.namespace);
         }
-        // SAFETY: by invariant 2 the key (and the namespace with its length)
-        // lies inside the block, behind the header; readers hold `&self`.
-        unsafe {
-            let mut at = self.ptr(addr).add(HEADER_BYTES);
-            if header.has(NAMESPACED) {
-                let len = at.cast::<u32>().read() as usize;
-                at = at.add(NAMESPACE_LEN_BYTES);
-                let namespace = slice::from_raw_parts(at.add(header.key_len()), len);
-                if namespace != probe.namespace {
-                    return false;
-                }
-            }
-            same_bytes(slice::from_raw_parts(at, header.key_len()), probe.key)
-        }
+        // SAFETY: by invariant 2 the key lies inside the block, behind the
+        // header; it has the length of the probed one, and readers hold
+        // `&self`.
+        let key = unsafe { slice::from_raw_parts(block.ptr.add(HEADER_BYTES).as_ptr(), probe.key.len()) };
+        same_bytes(key, probe.key)
     }
 
     /// Bytes of the block in front of the value.
-    #[inline]
-    fn value_offset(&self, addr: Addr, header: Header) -> usize {
-        let mut offset = HEADER_BYTES + header.key_len();
-        if header.has(NAMESPACED) {
-            // SAFETY: the flag says that a length follows the header.
-            let len = unsafe { self.ptr(addr).add(HEADER_BYTES).cast::<u32>().read() };
-            offset += NAMESPACE_LEN_BYTES + len as usize;
+    #[inline(always)]
+    fn value_offset(&self, block: Block, header: Header) -> usize {
+        let offset = HEADER_BYTES + header.key_len();
+        if !header.has(NAMESPACED) {
+            return offset;
         }
-        offset
+        // SAFETY: the flag says that a length follows the header.
+        let len = unsafe { block.ptr.add(HEADER_BYTES).cast::<u32>().read() };
+        offset + NAMESPACE_LEN_BYTES + len as usize
     }
 
-    #[inline]
-    pub(super) fn value(&self, addr: Addr) -> &[u8] {
-        let header = self.header(addr);
-        let offset = self.value_offset(addr, header);
+    #[inline(always)]
+    pub(super) fn value(&self, block: Block) -> &[u8] {
+        let header = self.header(block);
+        let offset = self.value_offset(block, header);
         // SAFETY: by invariant 2 the value lies inside the block; the slice
         // borrows `self`, so nobody writes it meanwhile.
-        unsafe { slice::from_raw_parts(self.ptr(addr).add(offset), header.value_len()) }
+        unsafe { slice::from_raw_parts(block.ptr.add(offset).as_ptr(), header.value_len()) }
     }
 
     /// The value, to be changed in place. The caller has made sure that the
     /// record is not part of a frozen epoch (invariant 3).
-    #[inline]
-    pub(super) fn value_mut(&mut self, addr: Addr) -> &mut [u8] {
-        let header = self.header(addr);
-        let offset = self.value_offset(addr, header);
+    #[inline(always)]
+    pub(super) fn value_mut(&mut self, block: Block) -> &mut [u8] {
+        let header = self.header(block);
+        let offset = self.value_offset(block, header);
         // SAFETY: as in `value`, and we have `&mut self`; no extractor reads
         // the block (invariant 3).
-        unsafe { slice::from_raw_parts_mut(self.ptr(addr).add(offset), header.value_len()) }
+        unsafe {
+            slice::from_raw_parts_mut(block.ptr.add(offset).as_ptr(), header.value_len())
+        }
     }
 
-    /// Key and namespace of a record, to hash it again when the index splits.
+    /// Key and namespace of a record.
     #[inline]
-    pub(super) fn key_and_namespace(&self, addr: Addr) -> (&[u8], &[u8]) {
-        let header = self.header(addr);
+    pub(super) fn key_and_namespace(&self, block: Block) -> (&[u8], &[u8]) {
+        let header = self.header(block);
         // SAFETY: by invariant 2 key and namespace lie inside the block.
         unsafe {
-            let mut at = self.ptr(addr).add(HEADER_BYTES);
+            let mut at = block.ptr.add(HEADER_BYTES);
             let mut namespace_len = 0;
             if header.has(NAMESPACED) {
                 namespace_len = at.cast::<u32>().read() as usize;
                 at = at.add(NAMESPACE_LEN_BYTES);
             }
             (
-                slice::from_raw_parts(at, header.key_len()),
-                slice::from_raw_parts(at.add(header.key_len()), namespace_len),
+                slice::from_raw_parts(at.as_ptr(), header.key_len()),
+                slice::from_raw_parts(at.add(header.key_len()).as_ptr(), namespace_len),
             )
         }
     }
@@ -412,41 +421,43 @@ impl Arena {
     /// Whether a value of `value_len` bytes fits the block of this record,
     /// without wasting more than half of a block worth saving.
     #[inline]
-    pub(super) fn fits(&self, addr: Addr, header: Header, value_len: usize) -> bool {
-        let needed = self.value_offset(addr, header) + value_len;
+    pub(super) fn fits(&self, block: Block, value_len: usize) -> bool {
+        let header = self.header(block);
+        let needed = self.value_offset(block, header) + value_len;
         let capacity = header.capacity_bytes();
         needed <= capacity && (capacity <= 8 * UNIT_BYTES || needed * 2 > capacity)
     }
 
     /// Marks a record as changed in `epoch`, no longer fresh.
     #[inline]
-    pub(super) fn touch(&mut self, addr: Addr, header: Header, epoch: Epoch) {
+    pub(super) fn touch(&mut self, block: Block, epoch: Epoch) {
+        let header = self.header(block);
         let a = header.a & !0xffff_ffff | u64::from(epoch.0);
-        self.set_header(addr, Header { a, b: header.b & !FRESH });
+        self.set_header(block, Header { a, b: header.b & !FRESH });
     }
 
     /// Replaces the value in place; it fits. Clears a tombstone.
     #[inline]
-    pub(super) fn write_value(&mut self, addr: Addr, value: &[u8]) {
-        let header = self.header(addr);
-        let offset = self.value_offset(addr, header);
+    pub(super) fn write_value(&mut self, block: Block, value: &[u8]) {
+        let header = self.header(block);
+        let offset = self.value_offset(block, header);
         debug_assert!(offset + value.len() <= header.capacity_bytes());
         let b = header.b & !(VALUE_LEN | TOMBSTONE) | value.len() as u64;
-        self.set_header(addr, Header { a: header.a, b });
+        self.set_header(block, Header { a: header.a, b });
         // SAFETY: the caller checked `fits`, so the bytes end inside the
         // block; `value` cannot overlap it, since the caller's slice borrows
         // something else while we hold `&mut self`.
         unsafe {
-            self.ptr(addr).add(offset).copy_from_nonoverlapping(value.as_ptr(), value.len());
+            block.ptr.add(offset).as_ptr().copy_from_nonoverlapping(value.as_ptr(), value.len());
         }
     }
 
     /// Turns a record into a tombstone in place.
     #[inline]
-    pub(super) fn bury(&mut self, addr: Addr) {
-        let header = self.header(addr);
+    pub(super) fn bury(&mut self, block: Block) {
+        let header = self.header(block);
         let b = header.b & !VALUE_LEN | TOMBSTONE;
-        self.set_header(addr, Header { a: header.a, b });
+        self.set_header(block, Header { a: header.a, b });
     }
 
     /// Writes a new record and returns where it is. `slack` is spare room for
@@ -458,19 +469,19 @@ impl Arena {
         flags: u64,
         epoch: Epoch,
         slack: usize,
-    ) -> Result<Addr> {
+    ) -> Result<Block> {
         let fixed = HEADER_BYTES + probe.stored_bytes();
-        let (addr, units) = self.allocate(fixed + value.len() + slack)?;
+        let (block, units) = self.allocate(fixed + value.len() + slack)?;
         let namespaced = if probe.namespace.is_empty() { 0 } else { NAMESPACED };
         let header = Header {
             a: u64::from(epoch.0) | probe.identity() << 32,
             b: value.len() as u64 | flags | namespaced | u64::from(units) << 37,
         };
-        self.set_header(addr, header);
+        self.set_header(block, header);
         // SAFETY: `allocate` gave a block of at least the bytes written here,
         // and nobody else knows it yet.
         unsafe {
-            let mut at = self.ptr(addr).add(HEADER_BYTES);
+            let mut at = block.ptr.add(HEADER_BYTES).as_ptr();
             if namespaced != 0 {
                 at.cast::<u32>().write(probe.namespace.len() as u32);
                 at = at.add(NAMESPACE_LEN_BYTES);
@@ -481,20 +492,18 @@ impl Arena {
             at = at.add(probe.namespace.len());
             at.copy_from_nonoverlapping(value.as_ptr(), value.len());
         }
-        Ok(addr)
+        Ok(block)
     }
 
     /// Copies a record as it is into a new block of the same capacity. The
     /// copy belongs to `epoch` and is not fresh.
-    pub(super) fn copy(&mut self, from: Addr, epoch: Epoch) -> Result<Addr> {
+    pub(super) fn copy(&mut self, from: Block, epoch: Epoch) -> Result<Block> {
         let header = self.header(from);
         let used = self.value_offset(from, header) + header.value_len();
         let (to, units) = self.allocate(header.capacity_bytes())?;
         // SAFETY: both blocks have at least `used` bytes; the new block is
         // not the old one, since the old one is not free.
-        unsafe {
-            self.ptr(to).copy_from_nonoverlapping(self.ptr(from), used);
-        }
+        unsafe { to.ptr.copy_from_nonoverlapping(from.ptr, used) };
         let a = header.a & !0xffff_ffff | u64::from(epoch.0);
         let b = header.b & !FRESH & ((1 << 37) - 1) | u64::from(units) << 37;
         self.set_header(to, Header { a, b });
@@ -504,7 +513,7 @@ impl Arena {
     /// Gives a block back. The caller has removed every reference to it, and
     /// no unextracted epoch holds it.
     pub(super) fn release(&mut self, addr: Addr) {
-        let units = self.header(addr).capacity_units();
+        let units = self.header(self.block(addr)).capacity_units();
         let bytes = u64::from(units) * UNIT_BYTES as u64;
         self.bytes.used -= bytes;
         let chunk = addr.chunk();
@@ -522,27 +531,33 @@ impl Arena {
         self.add_free(addr, units);
     }
 
-    fn allocate(&mut self, bytes: usize) -> Result<(Addr, u32)> {
+    /// A block of at least `bytes`, and its units. Its header means nothing
+    /// yet.
+    fn allocate(&mut self, bytes: usize) -> Result<(Block, u32)> {
+        let (addr, units) = if bytes > LARGEST_SHARED_BYTES {
+            self.allocate_alone(bytes)?
+        } else {
+            self.allocate_shared(bytes)?
+        };
+        self.bytes.used += u64::from(units) * UNIT_BYTES as u64;
+        Ok((self.block(addr), units))
+    }
+
+    fn allocate_shared(&mut self, bytes: usize) -> Result<(Addr, u32)> {
         let units = (bytes.div_ceil(UNIT_BYTES) as u32).max(MIN_UNITS);
-        if bytes > LARGEST_SHARED_BYTES {
-            return self.allocate_alone(bytes);
-        }
         // Split larger free blocks only when there is much to win: otherwise
         // they would be worn down to crumbs by every small insert.
         let thrifty = self.bytes.free * 8 > self.bytes.mapped;
-        let taken = match self.take_free(units, thrifty) {
-            Some(taken) => taken,
-            None => self.take_bump(units)?,
-        };
-        self.bytes.used += u64::from(taken.1) * UNIT_BYTES as u64;
-        Ok(taken)
+        match self.take_free(units, thrifty) {
+            Some(taken) => Ok(taken),
+            None => self.take_bump(units),
+        }
     }
 
     fn allocate_alone(&mut self, bytes: usize) -> Result<(Addr, u32)> {
         // Whole small pages: the mapping has that size anyway.
         let bytes = bytes.next_multiple_of(4096);
         let chunk = self.add_chunk(Pages::new(bytes).map_err(out_of_memory)?, false)?;
-        self.bytes.used += bytes as u64;
         Ok((Addr::new(chunk, 0), (bytes / UNIT_BYTES) as u32))
     }
 
@@ -614,7 +629,7 @@ impl Arena {
     // lists in `FreeLists`.
 
     fn links(&self, addr: Addr) -> (u32, u32) {
-        let ptr = self.ptr(addr).cast::<u32>();
+        let ptr = self.block(addr).ptr.cast::<u32>();
         // SAFETY: a listed free block has at least 32 bytes; the links are
         // two words behind the header.
         unsafe { (ptr.add(4).read(), ptr.add(5).read()) }
@@ -622,18 +637,19 @@ impl Arena {
 
     fn set_next(&mut self, addr: Addr, next: u32) {
         // SAFETY: as in `links`; free blocks belong to the writer alone.
-        unsafe { self.ptr(addr).cast::<u32>().add(4).write(next) }
+        unsafe { self.block(addr).ptr.cast::<u32>().add(4).write(next) }
     }
 
     fn set_previous(&mut self, addr: Addr, previous: u32) {
         // SAFETY: as in `links`; free blocks belong to the writer alone.
-        unsafe { self.ptr(addr).cast::<u32>().add(5).write(previous) }
+        unsafe { self.block(addr).ptr.cast::<u32>().add(5).write(previous) }
     }
 
     /// Marks a block free and lists it. A single unit is too small for links:
     /// it waits unlisted until a sweep joins it to a neighbour.
     fn add_free(&mut self, addr: Addr, units: u32) {
-        self.set_header(addr, Header { a: 0, b: FREE | u64::from(units) << 37 });
+        let free = Header { a: 0, b: FREE | u64::from(units) << 37 };
+        self.set_header(self.block(addr), free);
         if units < MIN_UNITS {
             return;
         }
@@ -662,7 +678,7 @@ impl Arena {
     fn take_free(&mut self, units: u32, may_split: bool) -> Option<(Addr, u32)> {
         let found = self.find_in_class(units).or_else(|| self.free.find(units, may_split))?;
         let addr = Addr(found);
-        let have = self.header(addr).capacity_units();
+        let have = self.header(self.block(addr)).capacity_units();
         self.unlist(addr, have);
         let mut taken = have;
         if have - units >= MIN_UNITS {
@@ -678,7 +694,7 @@ impl Arena {
     fn find_in_class(&self, units: u32) -> Option<u32> {
         let mut candidate = self.free.candidates(units)?;
         for _ in 0..CLASS_VISITS {
-            if self.header(Addr(candidate)).capacity_units() >= units {
+            if self.header(self.block(Addr(candidate))).capacity_units() >= units {
                 return Some(candidate);
             }
             candidate = self.links(Addr(candidate)).0;
@@ -702,13 +718,13 @@ impl Arena {
                 continue;
             }
             let first = Addr::new(chunk, unit);
-            let header = self.header(first);
+            let header = self.header(self.block(first));
             let mut units = header.capacity_units();
             if header.has(FREE) {
                 let mut joined = units;
                 while unit + joined < end {
                     let next = Addr::new(chunk, unit + joined);
-                    let header = self.header(next);
+                    let header = self.header(self.block(next));
                     if !header.has(FREE) {
                         break;
                     }

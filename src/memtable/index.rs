@@ -8,7 +8,7 @@
 //! | tags 12 x u8 | passed u32 | addresses 12 x u32 |
 //! ```
 //!
-//! A tag of zero is an empty slot. `passed` counts the records that belong in
+//! A tag of zero is an empty slot, and its address is zero too. `passed` counts the records that belong in
 //! this bucket or an earlier one but were stored in a later one, because this
 //! was full; a search goes on to the next bucket only if it is not zero.
 //!
@@ -22,10 +22,10 @@
 
 #![allow(
     unsafe_code,
-    reason = "buckets live in anonymous pages, so that they are on huge pages; one function turns pages into a slice of buckets"
+    reason = "buckets live in anonymous pages, so that they are on huge pages, and are reached by one load of a pointer and no bounds check"
 )]
 
-use std::slice;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::base::{Error, Result};
@@ -49,7 +49,6 @@ const SEGMENTS_PER_PAGE: usize = (2 << 20) / SEGMENT_BYTES;
 /// Segments on the first page, which is small enough to be mapped lazily.
 const SEGMENTS_ON_FIRST_PAGE: usize = SEGMENTS_PER_PAGE / 2;
 
-#[derive(Clone)]
 #[repr(C, align(64))]
 struct Bucket {
     tags: [u8; SLOTS],
@@ -63,24 +62,18 @@ impl Bucket {
     const EMPTY: Self = Self { tags: [0; SLOTS], passed: 0, addrs: [0; SLOTS] };
 
     /// One bit for each slot whose tag is `tag`.
-    #[inline]
+    #[inline(always)]
     fn matching(&self, tag: u8) -> u32 {
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::x86_64::{
-                _mm_cmpeq_epi8, _mm_movemask_epi8, _mm_set_epi64x, _mm_set1_epi8,
+                _mm_cmpeq_epi8, _mm_load_si128, _mm_movemask_epi8, _mm_set1_epi8,
             };
-            let low = u64::from_ne_bytes(self.tags[..8].try_into().expect("eight tags"));
-            let high = u32::from_ne_bytes(self.tags[8..].try_into().expect("four tags"));
-            // SSE2 is part of x86-64, and these intrinsics touch no memory.
-            #[allow(
-                unused_unsafe,
-                reason = "needed by compilers before intrinsics without pointers became safe"
-            )]
-            // SAFETY: SSE2 is always there on x86-64.
+            // SAFETY: SSE2 is part of x86-64; the bucket begins with sixteen
+            // bytes (tags and `passed`), at an address that 64 divides.
             let mask = unsafe {
-                let tags = _mm_set_epi64x(i64::from(high), low as i64);
-                _mm_movemask_epi8(_mm_cmpeq_epi8(tags, _mm_set1_epi8(tag as i8)))
+                let head = _mm_load_si128(std::ptr::from_ref(self).cast());
+                _mm_movemask_epi8(_mm_cmpeq_epi8(head, _mm_set1_epi8(tag as i8)))
             };
             mask as u32 & ((1 << SLOTS) - 1)
         }
@@ -95,60 +88,48 @@ impl Bucket {
     }
 }
 
-/// Two megabytes (the first: one) of segments.
-struct BucketPage(Pages);
+/// What the directory of an empty index points at.
+static NO_BUCKETS: [Bucket; BUCKETS] = [Bucket::EMPTY; BUCKETS];
 
-impl BucketPage {
-    #[inline]
-    fn buckets(&self) -> &[Bucket] {
-        // SAFETY: the pages are zeroed, aligned to 64 bytes and more, as long
-        // as said, and owned by this value; a zeroed bucket is a valid one.
-        unsafe { slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() / size_of::<Bucket>()) }
-    }
-
-    #[inline]
-    fn buckets_mut(&mut self) -> &mut [Bucket] {
-        // SAFETY: as in `buckets`, and `&mut self` makes the slice the only
-        // one.
-        unsafe {
-            slice::from_raw_parts_mut(self.0.as_ptr().cast(), self.0.len() / size_of::<Bucket>())
-        }
-    }
-}
-
-/// Where an address is stored. Valid until the index is changed.
+/// Where an address is stored. It keeps its meaning until its segment is
+/// split or its record removed, which [`Index::holds`] can tell.
 #[derive(Clone, Copy)]
-pub(super) struct Slot {
-    page: u32,
-    bucket: u32,
-    slot: u32,
-}
+pub(super) struct Slot(NonNull<u32>);
 
 #[derive(Clone, Copy)]
 struct Segment {
+    base: NonNull<Bucket>,
     depth: u32,
     used: u32,
 }
 
 /// See the [module documentation](self).
 pub(super) struct Index {
-    /// Segment numbers, by the top `depth` bits of the hash.
-    directory: Vec<u32>,
+    /// First buckets of segments, by the top `depth` bits of the hash. Its
+    /// length is two to the power of `depth`.
+    directory: Vec<NonNull<Bucket>>,
     depth: u32,
-    pages: Vec<BucketPage>,
+    /// Numbers of the same segments.
+    numbers: Vec<u32>,
     segments: Vec<Segment>,
+    /// What the segments lie in; never unmapped before the index is dropped.
+    pages: Vec<Pages>,
     len: u64,
     pool: Arc<PagePool>,
     /// Records on the move during a split; kept to save its allocation.
     moving: Vec<(u64, u32)>,
 }
 
-#[inline]
+// SAFETY: the pointers lead into `pages`, which the index owns, and into a
+// static that is only read.
+unsafe impl Send for Index {}
+
+#[inline(always)]
 fn home_of(hash: u64) -> usize {
     (hash >> 32) as usize & BUCKET_MASK
 }
 
-#[inline]
+#[inline(always)]
 fn tag_of(hash: u64) -> u8 {
     ((hash >> (32 + BUCKETS.trailing_zeros())) as u8).max(1)
 }
@@ -156,10 +137,11 @@ fn tag_of(hash: u64) -> u8 {
 impl Index {
     pub(super) fn new(pool: Arc<PagePool>) -> Self {
         Self {
-            directory: Vec::new(),
+            directory: vec![NonNull::from(&NO_BUCKETS[0])],
             depth: 0,
-            pages: Vec::new(),
+            numbers: Vec::new(),
             segments: Vec::new(),
+            pages: Vec::new(),
             len: 0,
             pool,
             moving: Vec::new(),
@@ -173,103 +155,128 @@ impl Index {
 
     /// Bytes taken by buckets and directory.
     pub(super) fn bytes(&self) -> u64 {
-        (self.segments.len() * SEGMENT_BYTES + self.directory.len() * 4) as u64
+        (self.segments.len() * SEGMENT_BYTES
+            + self.directory.len() * (size_of::<NonNull<Bucket>>() + size_of::<u32>()))
+            as u64
     }
 
-    #[inline]
-    fn segment_of(&self, hash: u64) -> usize {
+    #[inline(always)]
+    fn top(&self, hash: u64) -> usize {
         // Two shifts, because a shift by 64 is none.
-        let top = hash >> 1 >> (63 - self.depth);
-        self.directory[top as usize] as usize
+        (hash >> 1 >> (63 - self.depth)) as usize
     }
 
-    #[inline]
-    fn base_of(segment: usize) -> (usize, usize) {
-        (segment / SEGMENTS_PER_PAGE, segment % SEGMENTS_PER_PAGE * BUCKETS)
+    /// The first bucket of the segment that `hash` belongs in.
+    #[inline(always)]
+    fn segment_base(&self, hash: u64) -> NonNull<Bucket> {
+        // SAFETY: `top` has `depth` bits, and the directory that many entries.
+        unsafe { *self.directory.get_unchecked(self.top(hash)) }
     }
 
     /// Asks the processor for the bucket of `hash`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn prefetch(&self, hash: u64) {
-        if self.len == 0 {
-            return;
-        }
-        let (page, base) = Self::base_of(self.segment_of(hash));
-        let bucket = &self.pages[page].buckets()[base + home_of(hash)];
-        prefetch_read(std::ptr::from_ref(bucket).cast());
+        let base = self.segment_base(hash);
+        prefetch_read(base.as_ptr().wrapping_add(home_of(hash)).cast());
     }
 
-    /// The first address in the bucket of `hash` with its tag: most probably
-    /// the record, and good enough to prefetch.
-    #[inline]
-    pub(super) fn likely(&self, hash: u64) -> Option<Addr> {
-        if self.len == 0 {
-            return None;
+    /// The first record in the bucket of `hash` that has its tag: most
+    /// probably the right one, which only a look at its key can tell.
+    #[inline(always)]
+    pub(super) fn likely(&self, hash: u64) -> Option<(Slot, Addr)> {
+        // SAFETY: a segment has `BUCKETS` buckets and `home_of` is below that;
+        // nobody writes them, since that takes `&mut self`.
+        unsafe {
+            let bucket = self.segment_base(hash).add(home_of(hash));
+            let mask = bucket.as_ref().matching(tag_of(hash));
+            (mask != 0).then(|| slot_of(bucket, mask.trailing_zeros()))
         }
-        let (page, base) = Self::base_of(self.segment_of(hash));
-        let bucket = &self.pages[page].buckets()[base + home_of(hash)];
-        let mask = bucket.matching(tag_of(hash));
-        (mask != 0).then(|| Addr(bucket.addrs[mask.trailing_zeros() as usize]))
     }
 
     /// Looks for the record with `hash` that `is_it` recognises.
-    #[inline]
+    #[inline(always)]
     pub(super) fn find(
         &self,
         hash: u64,
         mut is_it: impl FnMut(Addr) -> bool,
     ) -> Option<(Slot, Addr)> {
-        if self.len == 0 {
-            return None;
-        }
-        let (page, base) = Self::base_of(self.segment_of(hash));
-        let buckets = &self.pages[page].buckets()[base..base + BUCKETS];
+        let base = self.segment_base(hash);
         let tag = tag_of(hash);
         let mut at = home_of(hash);
-        for _ in 0..BUCKETS {
-            let bucket = &buckets[at];
-            let mut mask = bucket.matching(tag);
+        loop {
+            // SAFETY: `at` is below `BUCKETS`; otherwise as in `likely`.
+            let bucket = unsafe { base.add(at) };
+            // SAFETY: as before.
+            let (mut mask, passed) =
+                unsafe { (bucket.as_ref().matching(tag), bucket.as_ref().passed) };
             while mask != 0 {
-                let slot = mask.trailing_zeros() as usize;
-                let addr = Addr(bucket.addrs[slot]);
+                // SAFETY: as before, and the mask has `SLOTS` bits.
+                let (slot, addr) = unsafe { slot_of(bucket, mask.trailing_zeros()) };
                 if is_it(addr) {
-                    let slot =
-                        Slot { page: page as u32, bucket: (base + at) as u32, slot: slot as u32 };
                     return Some((slot, addr));
                 }
                 mask &= mask - 1;
             }
-            if bucket.passed == 0 {
+            if passed == 0 {
                 return None;
             }
             at = (at + 1) & BUCKET_MASK;
+            // Only a segment filled to the last slot brings a search round.
+            if at == home_of(hash) {
+                return None;
+            }
         }
-        None
     }
 
-    /// Points a slot at the new place of its record.
+    /// Whether a slot found earlier still holds that address.
+    #[inline(always)]
+    pub(super) fn holds(&self, slot: Slot, addr: Addr) -> bool {
+        // SAFETY: slots are made by `slot_of` and `place` and point into segments, which
+        // stay mapped; an empty slot holds zero, which no address is.
+        unsafe { slot.0.read() == addr.0 }
+    }
+
+    /// Points a slot, which holds its record, at the new place of that record.
     #[inline]
     pub(super) fn replace(&mut self, slot: Slot, addr: Addr) {
-        let bucket = &mut self.pages[slot.page as usize].buckets_mut()[slot.bucket as usize];
-        bucket.addrs[slot.slot as usize] = addr.0;
+        // SAFETY: as in `holds`; `&mut self` makes us the only one. The static
+        // empty segment has no records, so no slot points into it.
+        unsafe { slot.0.write(addr.0) }
     }
 
     /// Makes sure that the next [`insert`](Self::insert) of `hash` has room,
     /// splitting its segment if need be. `hash_of` gives the hash of a stored
     /// address, `prefetch` may fetch it beforehand.
+    #[inline]
     pub(super) fn reserve(
         &mut self,
         hash: u64,
         hash_of: impl Fn(Addr) -> u64,
         prefetch: impl Fn(Addr),
     ) -> Result<()> {
-        if self.directory.is_empty() {
-            let first = self.add_segment(0)?;
-            self.directory.push(first as u32);
+        if let Some(&number) = self.numbers.get(self.top(hash))
+            && self.segments[number as usize].used < SPLIT_AT
+        {
+            return Ok(());
+        }
+        self.make_room(hash, &hash_of, &prefetch)
+    }
+
+    #[cold]
+    fn make_room(
+        &mut self,
+        hash: u64,
+        hash_of: &impl Fn(Addr) -> u64,
+        prefetch: &impl Fn(Addr),
+    ) -> Result<()> {
+        if self.segments.is_empty() {
+            let number = self.add_segment(0)?;
+            self.directory[0] = self.segments[number].base;
+            self.numbers.push(number as u32);
         }
         loop {
-            let segment = self.segment_of(hash);
-            let Segment { depth, used } = self.segments[segment];
+            let number = self.numbers[self.top(hash)] as usize;
+            let Segment { depth, used, .. } = self.segments[number];
             if used < SPLIT_AT {
                 return Ok(());
             }
@@ -277,7 +284,7 @@ impl Index {
             // the keys share their hash bits: splitting on would not help.
             let useful = (64 - (self.len / u64::from(SPLIT_AT)).leading_zeros() + 6).min(MAX_DEPTH);
             if depth < useful {
-                self.split(segment, hash, &hash_of, &prefetch)?;
+                self.split(number, hash, hash_of, prefetch)?;
             } else if used < (BUCKETS * SLOTS) as u32 {
                 return Ok(());
             } else {
@@ -294,96 +301,109 @@ impl Index {
     /// Adds a record that is not there yet, after [`reserve`](Self::reserve).
     #[inline]
     pub(super) fn insert(&mut self, hash: u64, addr: Addr) -> Slot {
-        let segment = self.segment_of(hash);
-        let (page, base) = Self::base_of(segment);
-        let buckets = &mut self.pages[page].buckets_mut()[base..base + BUCKETS];
-        let (at, slot) = place(buckets, hash, addr.0);
-        self.segments[segment].used += 1;
+        let number = self.numbers[self.top(hash)] as usize;
+        let segment = &mut self.segments[number];
+        segment.used += 1;
         self.len += 1;
-        Slot { page: page as u32, bucket: (base + at) as u32, slot: slot as u32 }
+        let base = segment.base;
+        // SAFETY: `base` is the start of a segment, we have `&mut self`, and
+        // `reserve` has seen to it that there is room.
+        unsafe { place(base, hash, addr.0) }
     }
 
-    /// Takes a record out.
+    /// Takes a record out of the slot that holds it.
     pub(super) fn remove(&mut self, hash: u64, slot: Slot) {
-        let segment = self.segment_of(hash);
-        let (page, base) = Self::base_of(segment);
-        debug_assert_eq!(page, slot.page as usize);
-        let buckets = &mut self.pages[page].buckets_mut()[base..base + BUCKETS];
-        let stored = slot.bucket as usize - base;
-        buckets[stored].tags[slot.slot as usize] = 0;
-        let mut at = home_of(hash);
-        while at != stored {
-            buckets[at].passed -= 1;
-            at = (at + 1) & BUCKET_MASK;
-        }
-        self.segments[segment].used -= 1;
+        let number = self.numbers[self.top(hash)] as usize;
+        let segment = &mut self.segments[number];
+        segment.used -= 1;
         self.len -= 1;
+        let base = segment.base;
+        let offset = slot.0.as_ptr() as usize - base.as_ptr() as usize;
+        let stored = offset / size_of::<Bucket>();
+        let position = (offset % size_of::<Bucket>() - std::mem::offset_of!(Bucket, addrs)) / 4;
+        debug_assert!(stored < BUCKETS, "the slot belongs to the segment of the hash");
+        // SAFETY: all indexes are below `BUCKETS`, and we have `&mut self`.
+        unsafe {
+            let bucket = base.add(stored).as_mut();
+            bucket.tags[position] = 0;
+            bucket.addrs[position] = 0;
+            let mut at = home_of(hash);
+            while at != stored {
+                base.add(at).as_mut().passed -= 1;
+                at = (at + 1) & BUCKET_MASK;
+            }
+        }
     }
 
     /// Every address, in no particular order.
     #[cfg(test)]
-    pub(super) fn addresses(&self) -> impl Iterator<Item = Addr> {
-        self.pages.iter().flat_map(|page| page.buckets()).flat_map(|bucket| {
-            (0..SLOTS).filter(|&slot| bucket.tags[slot] != 0).map(|slot| Addr(bucket.addrs[slot]))
-        })
+    pub(super) fn addresses(&self) -> Vec<Addr> {
+        let mut all = Vec::new();
+        for segment in &self.segments {
+            for at in 0..BUCKETS {
+                // SAFETY: `at` is below `BUCKETS`, and we have `&self`.
+                let bucket = unsafe { segment.base.add(at).as_ref() };
+                all.extend(bucket.addrs.iter().filter(|&&addr| addr != 0).map(|&addr| Addr(addr)));
+            }
+        }
+        all
     }
 
     fn add_segment(&mut self, depth: u32) -> Result<usize> {
-        let mut number = self.segments.len();
-        if number == SEGMENTS_ON_FIRST_PAGE {
-            // The numbers of the missing half of the first page are skipped.
-            self.segments.resize(SEGMENTS_PER_PAGE, Segment { depth: 0, used: 0 });
-            number = SEGMENTS_PER_PAGE;
-        }
-        if Self::base_of(number).0 == self.pages.len() {
-            let pages = if self.pages.is_empty() {
+        let number = self.segments.len();
+        // The first page is half as large as the others.
+        let on_later_pages = number.checked_sub(SEGMENTS_ON_FIRST_PAGE);
+        let (page, on_page) = match on_later_pages {
+            None => (0, number),
+            Some(later) => (1 + later / SEGMENTS_PER_PAGE, later % SEGMENTS_PER_PAGE),
+        };
+        if page == self.pages.len() {
+            let pages = if page == 0 {
                 Pages::new(SEGMENTS_ON_FIRST_PAGE * SEGMENT_BYTES)
             } else {
                 self.pool.take()
             };
-            self.pages.push(BucketPage(pages.map_err(|source| {
+            self.pages.push(pages.map_err(|source| {
                 Error::io("no memory for the index could be mapped", source)
                     .remedy("free memory, or spread the job over more shards")
-            })?));
+            })?);
         }
-        self.segments.push(Segment { depth, used: 0 });
+        let start = self.pages[page].as_ptr().wrapping_add(on_page * SEGMENT_BYTES);
+        let base = NonNull::new(start.cast()).expect("mapped pages are not at zero");
+        self.segments.push(Segment { base, depth, used: 0 });
         Ok(number)
     }
 
     fn split(
         &mut self,
-        segment: usize,
+        number: usize,
         hash: u64,
         hash_of: &impl Fn(Addr) -> u64,
         prefetch: &impl Fn(Addr),
     ) -> Result<()> {
-        let depth = self.segments[segment].depth;
+        let sibling = self.add_segment(self.segments[number].depth + 1)?;
+        let depth = self.segments[number].depth;
         if depth == self.depth {
             // Every entry twice: the new lowest bit does not matter yet.
             self.directory = self.directory.iter().flat_map(|&entry| [entry, entry]).collect();
+            self.numbers = self.numbers.iter().flat_map(|&entry| [entry, entry]).collect();
             self.depth += 1;
         }
-        let sibling = self.add_segment(depth + 1)?;
-        self.segments[segment].depth = depth + 1;
+        self.segments[number].depth = depth + 1;
 
         // The directory entries of the segment are neighbours: the upper half
         // of them goes to the sibling.
         let span = 1_usize << (self.depth - depth);
-        let top = (hash >> 1 >> (63 - self.depth)) as usize;
-        let first = top & !(span - 1);
-        for entry in &mut self.directory[first + span / 2..first + span] {
-            *entry = sibling as u32;
-        }
+        let first = self.top(hash) & !(span - 1);
+        self.directory[first + span / 2..first + span].fill(self.segments[sibling].base);
+        self.numbers[first + span / 2..first + span].fill(sibling as u32);
 
         let mut moving = std::mem::take(&mut self.moving);
         moving.clear();
-        let (page, base) = Self::base_of(segment);
-        for bucket in &mut self.pages[page].buckets_mut()[base..base + BUCKETS] {
-            for slot in 0..SLOTS {
-                if bucket.tags[slot] != 0 {
-                    moving.push((0, bucket.addrs[slot]));
-                }
-            }
+        for at in 0..BUCKETS {
+            // SAFETY: `at` is below `BUCKETS`, and we have `&mut self`.
+            let bucket = unsafe { self.segments[number].base.add(at).as_mut() };
+            moving.extend(bucket.addrs.iter().filter(|&&addr| addr != 0).map(|&addr| (0, addr)));
             *bucket = Bucket::EMPTY;
         }
         // Hashing needs the keys, which are all over the arena: fetch a few
@@ -399,36 +419,53 @@ impl Index {
             moving[at].0 = hash_of(Addr(moving[at].1));
         }
         let bit = 63 - depth;
-        let mut used = [0, 0];
-        for (side, target) in [(0, segment), (1, sibling)] {
-            let (page, base) = Self::base_of(target);
-            let buckets = &mut self.pages[page].buckets_mut()[base..base + BUCKETS];
+        for (side, target) in [(0, number), (1, sibling)] {
+            let mut used = 0;
             for &(hash, addr) in moving.iter().filter(|&&(hash, _)| hash >> bit & 1 == side) {
-                place(buckets, hash, addr);
-                used[side as usize] += 1;
+                // SAFETY: the target was emptied, or is new, and gets no more
+                // records than the split segment had room for.
+                unsafe { place(self.segments[target].base, hash, addr) };
+                used += 1;
             }
+            self.segments[target].used = used;
         }
-        self.segments[segment].used = used[0];
-        self.segments[sibling].used = used[1];
         self.moving = moving;
         Ok(())
     }
 }
 
+/// A slot of a bucket and the address in it.
+///
+/// # Safety
+/// `bucket` is one of the index, and `slot` is below `SLOTS`.
+#[inline(always)]
+unsafe fn slot_of(bucket: NonNull<Bucket>, slot: u32) -> (Slot, Addr) {
+    // SAFETY: the caller vouches for both; no reference is made, so that the
+    // slot may later be written through this pointer.
+    unsafe {
+        let addr = (&raw mut (*bucket.as_ptr()).addrs).cast::<u32>().add(slot as usize);
+        (Slot(NonNull::new_unchecked(addr)), Addr(addr.read()))
+    }
+}
+
 /// Stores an address in the first bucket from its home on that has room, and
-/// says which bucket and slot that is.
-/// There is room: a segment is never full when this is called.
+/// says where that is.
+///
+/// # Safety
+/// `base` is the start of a segment that nobody else accesses and that has an
+/// empty slot.
 #[inline]
-fn place(buckets: &mut [Bucket], hash: u64, addr: u32) -> (usize, usize) {
+unsafe fn place(base: NonNull<Bucket>, hash: u64, addr: u32) -> Slot {
     let mut at = home_of(hash);
     loop {
-        let bucket = &mut buckets[at];
+        // SAFETY: `at` is below `BUCKETS`, and the caller vouches for the rest.
+        let bucket = unsafe { base.add(at).as_mut() };
         let empty = bucket.matching(0);
         if empty != 0 {
             let slot = empty.trailing_zeros() as usize;
             bucket.tags[slot] = tag_of(hash);
             bucket.addrs[slot] = addr;
-            return (at, slot);
+            return Slot(NonNull::from(&mut bucket.addrs[slot]));
         }
         bucket.passed += 1;
         at = (at + 1) & BUCKET_MASK;

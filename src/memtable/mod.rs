@@ -44,13 +44,14 @@ use std::sync::Arc;
 
 use crossbeam::queue::SegQueue;
 
+use crate::base::limits::check_value;
 use crate::base::{Epoch, Error, KeyGroup, Result, hash};
 use crate::env::pages::PagePool;
 
 pub(crate) use self::arena::Probe;
 #[cfg(test)]
 use self::arena::Record;
-use self::arena::{Addr, Arena, FRESH, Header, TOMBSTONE};
+use self::arena::{Addr, Arena, Block, FRESH, TOMBSTONE};
 use self::dirty::{ChunkBits, DirtyMap};
 use self::extract::{Buried, Frozen};
 use self::handoff::Handoff;
@@ -170,33 +171,70 @@ impl Memtable {
         }
     }
 
-    #[inline]
-    fn find(&self, probe: &Probe<'_>) -> Option<(Slot, Addr)> {
-        self.index.find(probe.hash, |addr| self.arena.is(addr, probe))
+    #[inline(always)]
+    fn find(&self, probe: &Probe<'_>) -> Option<Found> {
+        let mut block = None;
+        let (slot, _) = self.index.find(probe.hash, |addr| {
+            let candidate = self.arena.block(addr);
+            let is_it = self.arena.is(candidate, probe);
+            if is_it {
+                block = Some(candidate);
+            }
+            is_it
+        })?;
+        block.map(|block| Found { slot, block })
+    }
+
+    #[inline(always)]
+    fn is_live(&self, found: Found) -> bool {
+        !self.arena.header(found.block).has(TOMBSTONE)
     }
 
     /// Asks the processor for the index line of a key.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn prefetch_index(&self, hash: u64) {
         self.index.prefetch(hash);
     }
 
     /// Asks the processor for the record of a key, whose index line has
-    /// arrived.
-    #[inline]
-    pub(crate) fn prefetch_record(&self, hash: u64) {
-        if let Some(addr) = self.index.likely(hash) {
+    /// arrived. Says where it most probably is.
+    #[inline(always)]
+    pub(crate) fn prefetch_record(&self, hash: u64) -> Hint {
+        let likely = self.index.likely(hash);
+        if let Some((_, addr)) = likely {
             self.arena.prefetch(addr);
         }
+        Hint(likely)
+    }
+
+    /// As [`find`](Self::find), but looks where `hint` says first. The hint
+    /// may be out of date; a slot that still holds its address holds a record.
+    #[inline(always)]
+    fn find_at(&self, probe: &Probe<'_>, hint: Hint) -> Option<Found> {
+        if let Some((slot, addr)) = hint.0
+            && self.index.holds(slot, addr)
+        {
+            let block = self.arena.block(addr);
+            if self.arena.is(block, probe) {
+                return Some(Found { slot, block });
+            }
+        }
+        self.find(probe)
     }
 
     /// Looks a key up.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn get(&self, probe: &Probe<'_>) -> Lookup<'_> {
-        match self.find(probe) {
+        self.get_at(probe, Hint::NONE)
+    }
+
+    /// Looks a key up that was prefetched.
+    #[inline(always)]
+    pub(crate) fn get_at(&self, probe: &Probe<'_>, hint: Hint) -> Lookup<'_> {
+        match self.find_at(probe, hint) {
             None => Lookup::Absent,
-            Some((_, addr)) if self.arena.header(addr).has(TOMBSTONE) => Lookup::Deleted,
-            Some((_, addr)) => Lookup::Value(self.arena.value(addr)),
+            Some(found) if self.is_live(found) => Lookup::Value(self.arena.value(found.block)),
+            Some(_) => Lookup::Deleted,
         }
     }
 
@@ -207,7 +245,7 @@ impl Memtable {
     #[inline]
     pub(crate) fn put(&mut self, probe: &Probe<'_>, value: &[u8]) -> Result<()> {
         match self.find(probe) {
-            Some((slot, addr)) => self.overwrite(slot, addr, probe, value).map(drop),
+            Some(found) => self.overwrite(found, probe, value).map(drop),
             None => self.insert(probe, value).map(drop),
         }
     }
@@ -219,8 +257,8 @@ impl Memtable {
     /// as it was.
     pub(crate) fn delete(&mut self, probe: &Probe<'_>) -> Result<bool> {
         match self.find(probe) {
-            Some((_, addr)) if self.arena.header(addr).has(TOMBSTONE) => Ok(false),
-            Some((slot, addr)) => self.bury(slot, addr, probe).map(|()| true),
+            Some(found) if self.is_live(found) => self.bury(found, probe).map(|()| true),
+            Some(_) => Ok(false),
             None if self.below == Below::Tables => {
                 self.add(probe, &[], TOMBSTONE, self.epoch, 0).map(|_| false)
             }
@@ -229,12 +267,15 @@ impl Memtable {
     }
 
     /// The record of a key, present or not, to be read and changed.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn entry<'a>(&'a mut self, probe: Probe<'a>) -> ValueMut<'a> {
-        let found = self.find(&probe).map(|(slot, addr)| {
-            let live = !self.arena.header(addr).has(TOMBSTONE);
-            Found { slot, addr, live }
-        });
+        self.entry_at(probe, Hint::NONE)
+    }
+
+    /// The record of a key that was prefetched.
+    #[inline(always)]
+    pub(crate) fn entry_at<'a>(&'a mut self, probe: Probe<'a>, hint: Hint) -> ValueMut<'a> {
+        let found = self.find_at(&probe, hint);
         ValueMut { memtable: self, probe, found, failure: None }
     }
 
@@ -246,8 +287,8 @@ impl Memtable {
     pub(crate) fn promote(&mut self, probe: &Probe<'_>, value: &[u8]) -> Result<()> {
         if self.find(probe).is_none() {
             self.reserve(probe.hash)?;
-            let addr = self.arena.create(probe, value, 0, Epoch::CLEAN, 0)?;
-            self.index.insert(probe.hash, addr);
+            let block = self.arena.create(probe, value, 0, Epoch::CLEAN, 0)?;
+            self.index.insert(probe.hash, block.addr);
         }
         Ok(())
     }
@@ -307,7 +348,7 @@ impl Memtable {
     fn drop_tombstone(&mut self, buried: Buried) {
         let addr = Addr(buried.addr);
         if let Some((slot, addr)) = self.index.find(buried.hash, |found| found == addr) {
-            let header = self.arena.header(addr);
+            let header = self.arena.header(self.arena.block(addr));
             if header.has(TOMBSTONE) && header.epoch() <= self.extracted {
                 self.index.remove(hash_of(&self.arena, addr), slot);
                 self.arena.release(addr);
@@ -320,11 +361,10 @@ impl Memtable {
         self.extracted = Epoch(self.shared.handoff.extracted());
     }
 
-    /// Whether the record may be changed where it is.
+    /// Whether a record of another epoch may be changed where it is.
     #[inline]
-    fn in_place(&mut self, header: Header) -> bool {
-        let epoch = header.epoch();
-        if epoch == self.epoch || epoch <= self.extracted {
+    fn is_thawed(&mut self, epoch: Epoch) -> bool {
+        if epoch <= self.extracted {
             return true;
         }
         self.refresh_extracted();
@@ -336,6 +376,7 @@ impl Memtable {
         self.dirty.set(addr, || self.shared.spare_bits.pop());
     }
 
+    #[inline]
     fn reserve(&mut self, hash: u64) -> Result<()> {
         let arena = &self.arena;
         self.index.reserve(hash, |addr| hash_of(arena, addr), |addr| arena.prefetch(addr))
@@ -350,11 +391,11 @@ impl Memtable {
         slack: usize,
     ) -> Result<Found> {
         self.reserve(probe.hash)?;
-        let addr = self.arena.create(probe, value, flags, epoch, slack)?;
-        let slot = self.index.insert(probe.hash, addr);
-        self.mark_dirty(addr);
+        let block = self.arena.create(probe, value, flags, epoch, slack)?;
+        let slot = self.index.insert(probe.hash, block.addr);
+        self.mark_dirty(block.addr);
         self.some_chores();
-        Ok(Found { slot, addr, live: flags & TOMBSTONE == 0 })
+        Ok(Found { slot, block })
     }
 
     #[inline]
@@ -370,28 +411,22 @@ impl Memtable {
         }
     }
 
-    /// Makes the record one that may be changed in place, and dirty. Returns
-    /// where it is now.
-    #[inline]
-    fn make_writable(&mut self, slot: Slot, addr: Addr) -> Result<Addr> {
-        let header = self.arena.header(addr);
-        if header.epoch() == self.epoch {
-            return Ok(addr);
+    /// Makes a record of an earlier epoch one of the current epoch, which may
+    /// be changed in place, and marks it dirty.
+    #[inline(never)]
+    fn first_touch(&mut self, found: Found) -> Result<Found> {
+        let Found { slot, block } = found;
+        let epoch = self.arena.header(block).epoch();
+        if self.is_thawed(epoch) {
+            self.arena.touch(block, self.epoch);
+            self.mark_dirty(block.addr);
+            return Ok(found);
         }
-        self.first_touch(slot, addr, header)
-    }
-
-    fn first_touch(&mut self, slot: Slot, addr: Addr, header: Header) -> Result<Addr> {
-        if self.in_place(header) {
-            self.arena.touch(addr, header, self.epoch);
-            self.mark_dirty(addr);
-            return Ok(addr);
-        }
-        let copy = self.arena.copy(addr, self.epoch)?;
-        self.index.replace(slot, copy);
-        self.mark_dirty(copy);
-        self.retire(addr, header.epoch());
-        Ok(copy)
+        let copy = self.arena.copy(block, self.epoch)?;
+        self.index.replace(slot, copy.addr);
+        self.mark_dirty(copy.addr);
+        self.retire(block.addr, epoch);
+        Ok(Found { slot, block: copy })
     }
 
     fn retire(&mut self, addr: Addr, epoch: Epoch) {
@@ -403,77 +438,77 @@ impl Memtable {
         self.some_chores();
     }
 
-    /// Gives the record a new value. Returns where it is now.
+    /// Gives the record a new value.
     #[inline]
-    fn overwrite(
-        &mut self,
-        slot: Slot,
-        addr: Addr,
-        probe: &Probe<'_>,
-        value: &[u8],
-    ) -> Result<Found> {
-        let header = self.arena.header(addr);
-        if self.arena.fits(addr, header, value.len()) && self.in_place(header) {
-            if header.epoch() != self.epoch {
-                self.arena.touch(addr, header, self.epoch);
-                self.mark_dirty(addr);
+    fn overwrite(&mut self, found: Found, probe: &Probe<'_>, value: &[u8]) -> Result<Found> {
+        let block = found.block;
+        let header = self.arena.header(block);
+        let epoch = header.epoch();
+        let current = epoch == self.epoch;
+        if self.arena.fits(block, value.len()) && (current || self.is_thawed(epoch)) {
+            if !current {
+                self.arena.touch(block, self.epoch);
+                self.mark_dirty(block.addr);
             }
-            self.arena.write_value(addr, value);
-            return Ok(Found { slot, addr, live: true });
+            self.arena.write_value(block, value);
+            return Ok(found);
         }
         // A value that grew may grow again: an eighth of slack makes a
         // thousand small appends move it some fifty times instead of each time.
-        let slack = if value.len() > header.value_len() { value.len() / 8 } else { 0 };
-        self.rewrite(slot, addr, header, probe, value, 0, slack)
+        let grew = value.len() > header.value_len();
+        self.rewrite(found, probe, value, 0, if grew { value.len() / 8 } else { 0 })
     }
 
     /// Replaces the record by a new one elsewhere.
-    #[allow(clippy::too_many_arguments, reason = "each is a part of the record")]
     fn rewrite(
         &mut self,
-        slot: Slot,
-        addr: Addr,
-        header: Header,
+        found: Found,
         probe: &Probe<'_>,
         value: &[u8],
         flags: u64,
         slack: usize,
     ) -> Result<Found> {
-        let current = header.epoch() == self.epoch;
+        let Found { slot, block: old } = found;
+        let header = self.arena.header(old);
+        let epoch = header.epoch();
+        let current = epoch == self.epoch;
         let fresh = if current && header.has(FRESH) { FRESH } else { 0 };
-        let copy = self.arena.create(probe, value, flags | fresh, self.epoch, slack)?;
-        self.index.replace(slot, copy);
+        let block = self.arena.create(probe, value, flags | fresh, self.epoch, slack)?;
+        self.index.replace(slot, block.addr);
         if current {
-            self.dirty.clear(addr);
-            self.arena.release(addr);
-        } else if self.in_place(header) {
-            self.arena.release(addr);
+            self.dirty.clear(old.addr);
+            self.arena.release(old.addr);
+        } else if self.is_thawed(epoch) {
+            self.arena.release(old.addr);
         } else {
-            self.retire(addr, header.epoch());
+            self.retire(old.addr, epoch);
         }
-        self.mark_dirty(copy);
-        Ok(Found { slot, addr: copy, live: flags & TOMBSTONE == 0 })
+        self.mark_dirty(block.addr);
+        Ok(Found { slot, block })
     }
 
     /// Deletes a live record.
-    fn bury(&mut self, slot: Slot, addr: Addr, probe: &Probe<'_>) -> Result<()> {
-        let header = self.arena.header(addr);
-        if header.epoch() == self.epoch && header.has(FRESH) {
-            self.dirty.clear(addr);
+    fn bury(&mut self, found: Found, probe: &Probe<'_>) -> Result<()> {
+        let Found { slot, block } = found;
+        let header = self.arena.header(block);
+        let epoch = header.epoch();
+        let current = epoch == self.epoch;
+        if current && header.has(FRESH) {
+            self.dirty.clear(block.addr);
             self.index.remove(probe.hash, slot);
-            self.arena.release(addr);
+            self.arena.release(block.addr);
             return Ok(());
         }
-        if self.arena.fits(addr, header, 0) && self.in_place(header) {
-            if header.epoch() != self.epoch {
-                self.arena.touch(addr, header, self.epoch);
-                self.mark_dirty(addr);
+        if self.arena.fits(block, 0) && (current || self.is_thawed(epoch)) {
+            if !current {
+                self.arena.touch(block, self.epoch);
+                self.mark_dirty(block.addr);
             }
-            self.arena.bury(addr);
+            self.arena.bury(block);
             self.some_chores();
             return Ok(());
         }
-        self.rewrite(slot, addr, header, probe, &[], TOMBSTONE, 0).map(drop)
+        self.rewrite(found, probe, &[], TOMBSTONE, 0).map(drop)
     }
 
     /// Calls `visit` with every live record that is in memory.
@@ -491,7 +526,7 @@ impl Memtable {
 
 /// The hash of a stored record, which is not stored with it.
 fn hash_of(arena: &Arena, addr: Addr) -> u64 {
-    let (key, namespace) = arena.key_and_namespace(addr);
+    let (key, namespace) = arena.key_and_namespace(arena.block(addr));
     hash::with_namespace(hash::hash_key(key), namespace)
 }
 
@@ -506,11 +541,20 @@ impl fmt::Debug for Memtable {
     }
 }
 
+/// A record and the slot of the index that holds it.
 #[derive(Clone, Copy)]
 struct Found {
     slot: Slot,
-    addr: Addr,
-    live: bool,
+    block: Block,
+}
+
+/// Where a key most probably is, from [`Memtable::prefetch_record`].
+#[derive(Clone, Copy)]
+pub(crate) struct Hint(Option<(Slot, Addr)>);
+
+impl Hint {
+    /// No idea.
+    pub(crate) const NONE: Self = Self(None);
 }
 
 /// The value of one key, present or not, for a read-modify-write in place.
@@ -530,10 +574,12 @@ pub struct ValueMut<'a> {
 
 impl ValueMut<'_> {
     /// The value, if the key has one.
-    #[inline]
+    #[inline(always)]
     pub fn get(&self) -> Option<&[u8]> {
         match self.found {
-            Some(Found { addr, live: true, .. }) => Some(self.memtable.arena.value(addr)),
+            Some(found) if self.memtable.is_live(found) => {
+                Some(self.memtable.arena.value(found.block))
+            }
             _ => None,
         }
     }
@@ -541,34 +587,33 @@ impl ValueMut<'_> {
     /// The value, to be changed where it is, at its present length; `None` if
     /// the key has none. The record counts as changed even if the bytes are
     /// not.
-    #[inline]
+    #[inline(always)]
     pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
-        let Some(Found { slot, addr, live: true }) = self.found else { return None };
-        match self.memtable.make_writable(slot, addr) {
-            Ok(addr) => {
-                self.found = Some(Found { slot, addr, live: true });
-                Some(self.memtable.arena.value_mut(addr))
-            }
-            Err(error) => {
-                self.failure = Some(error);
-                None
-            }
+        let mut found = self.found?;
+        let header = self.memtable.arena.header(found.block);
+        if header.has(TOMBSTONE) {
+            return None;
         }
+        if header.epoch() != self.memtable.epoch {
+            match self.memtable.first_touch(found) {
+                Ok(touched) => found = touched,
+                Err(error) => {
+                    self.failure = Some(error);
+                    return None;
+                }
+            }
+            self.found = Some(found);
+        }
+        Some(self.memtable.arena.value_mut(found.block))
     }
 
     /// Inserts or replaces the value; any length up to the limit is welcome.
     #[inline]
     pub fn set(&mut self, value: &[u8]) {
-        if let Err(error) = crate::base::limits::check_value(value) {
-            self.failure = Some(error);
-            return;
-        }
-        let done = match self.found {
-            Some(Found { slot, addr, .. }) => {
-                self.memtable.overwrite(slot, addr, &self.probe, value)
-            }
+        let done = check_value(value).and_then(|()| match self.found {
+            Some(found) => self.memtable.overwrite(found, &self.probe, value),
             None => self.memtable.insert(&self.probe, value),
-        };
+        });
         match done {
             Ok(found) => self.found = Some(found),
             Err(error) => self.failure = Some(error),
@@ -578,13 +623,7 @@ impl ValueMut<'_> {
     /// Deletes the key.
     pub fn delete(&mut self) {
         match self.memtable.delete(&self.probe) {
-            Ok(_) => {
-                self.found = self.memtable.find(&self.probe).map(|(slot, addr)| Found {
-                    slot,
-                    addr,
-                    live: false,
-                });
-            }
+            Ok(_) => self.found = self.memtable.find(&self.probe),
             Err(error) => self.failure = Some(error),
         }
     }
@@ -595,7 +634,7 @@ impl ValueMut<'_> {
     }
 
     /// The first failure inside the closure, if there was one.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn finish(self) -> Result<()> {
         match self.failure {
             None => Ok(()),

@@ -21,7 +21,7 @@ use crate::codec::KeyRef;
 use crate::env::pages::PagePool;
 use crate::format::manifest::StateMeta;
 use crate::memtable::extract::Frozen;
-use crate::memtable::{BATCH, Below, Lookup, Memtable, MemtableStats, Probe, ValueMut};
+use crate::memtable::{BATCH, Below, Hint, Lookup, Memtable, MemtableStats, Probe, ValueMut};
 
 pub(crate) use self::base_tables::BaseTable;
 use self::base_tables::StateBase;
@@ -188,7 +188,7 @@ impl ShardCore {
         StateId(id)
     }
 
-    #[inline]
+    #[inline(always)]
     fn probe<'k>(&self, key: KeyRef<'k>) -> Result<Probe<'k>> {
         let (group, hash) = key.locate(self.max_parallelism);
         if !self.groups.contains(group) {
@@ -208,7 +208,7 @@ impl ShardCore {
     }
 
     /// The state, ready to be written to blindly.
-    #[inline]
+    #[inline(always)]
     fn slot(&mut self, state: StateId) -> Result<&mut StateSlot> {
         if self.warming.is_some() {
             self.warm(WARM_PER_OPERATION)?;
@@ -220,7 +220,7 @@ impl ShardCore {
     }
 
     /// The state, with the probed key in its memtable if it exists at all.
-    #[inline]
+    #[inline(always)]
     fn settled(&mut self, state: StateId, probe: &Probe<'_>) -> Result<&mut Memtable> {
         if self.warming.is_some() {
             self.warm(WARM_PER_OPERATION)?;
@@ -242,10 +242,11 @@ impl ShardCore {
         &mut self,
         state: StateId,
         keys: &[KeyRef<'k>],
-        mut each: impl FnMut(&mut Self, usize, Probe<'k>) -> Result<()>,
+        mut each: impl FnMut(&mut Self, usize, Probe<'k>, Hint) -> Result<()>,
     ) -> Result<()> {
         let nobody = Probe { hash: 0, group: self.groups.first(), key: &[], namespace: &[] };
         let mut probes = [nobody; BATCH];
+        let mut hints = [Hint::NONE; BATCH];
         for (batch, keys) in keys.chunks(BATCH).enumerate() {
             let Some(slot) = self.states.get(state.0 as usize) else {
                 return Err(no_such_state(&self.name, self.groups));
@@ -264,11 +265,11 @@ impl ShardCore {
                 slot.memtable.prefetch_index(probe.hash);
                 count += 1;
             }
-            for probe in &probes[..count] {
-                slot.memtable.prefetch_record(probe.hash);
+            for (probe, hint) in probes.iter().zip(&mut hints).take(count) {
+                *hint = slot.memtable.prefetch_record(probe.hash);
             }
-            for (at, probe) in probes[..count].iter().enumerate() {
-                each(self, batch * BATCH + at, *probe)?;
+            for (at, (probe, hint)) in probes.iter().zip(&hints).take(count).enumerate() {
+                each(self, batch * BATCH + at, *probe, *hint)?;
             }
             if let Some(error) = refused {
                 return Err(error.at(format_args!("key {} of the batch", batch * BATCH + count)));
@@ -358,11 +359,11 @@ impl KeyedStore for ShardCore {
         keys: &[KeyRef<'_>],
         visit: &mut dyn FnMut(usize, Option<&[u8]>),
     ) -> Result<()> {
-        self.in_batches(state, keys, |core, at, probe| {
+        self.in_batches(state, keys, |core, at, probe, hint| {
             let memtable = core.settled(state, &probe)?;
             visit(
                 at,
-                match memtable.get(&probe) {
+                match memtable.get_at(&probe, hint) {
                     Lookup::Value(value) => Some(value),
                     Lookup::Absent | Lookup::Deleted => None,
                 },
@@ -377,9 +378,9 @@ impl KeyedStore for ShardCore {
         keys: &[KeyRef<'_>],
         change: &mut dyn FnMut(usize, &mut ValueMut<'_>),
     ) -> Result<()> {
-        self.in_batches(state, keys, |core, at, probe| {
+        self.in_batches(state, keys, |core, at, probe, hint| {
             let memtable = core.settled(state, &probe)?;
-            let mut value = memtable.entry(probe);
+            let mut value = memtable.entry_at(probe, hint);
             change(at, &mut value);
             value.finish()
         })

@@ -133,7 +133,7 @@ impl TableScan {
         }
         // Set while anything can go wrong, so that every way out is covered.
         self.failed = true;
-        while self.current.is_none_or(|current| current.cursor.is_done()) {
+        while self.current.as_ref().is_none_or(|current| current.cursor.is_done()) {
             let Some(entry) = self.next_block() else {
                 self.current = None;
                 self.failed = false;
@@ -225,6 +225,7 @@ impl TableScan {
     }
 }
 
+#[inline]
 fn payload<'a>(table: &'a TableReader, ahead: &'a [u8], raw: &'a [u8], place: Place) -> &'a [u8] {
     match place {
         Place::Mapped(start, end) => {

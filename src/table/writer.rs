@@ -18,7 +18,7 @@ use crate::base::{Error, FileId, KeyGroup, KeyGroupRange, MaxParallelism, Result
 use crate::env::WriteFile;
 use crate::format::block::{BlockBuilder, MAX_BLOCK_RECORDS, tag_of_hash};
 use crate::format::filter::{MAX_FILTER_BITS_PER_KEY, encode_filter, filter_hash};
-use crate::format::frame::{FrameEncoder, PartKind};
+use crate::format::frame::{FrameEncoder, FrameLens, PartKind};
 use crate::format::index::{BlockEntry, Index};
 use crate::format::manifest::MAX_STATES;
 use crate::format::properties::{Properties, StateProperties};
@@ -112,7 +112,8 @@ pub struct TableWriter {
     payload: Vec<u8>,
     first: (KeyGroup, u64),
     last: LastRecord,
-    groups: Option<KeyGroupRange>,
+    /// The smallest and the largest group so far.
+    groups: Option<(KeyGroup, KeyGroup)>,
     index: Index,
     hashes: Vec<u64>,
     states: Vec<StateProperties>,
@@ -237,7 +238,9 @@ impl TableWriter {
         self.last.key.extend_from_slice(key);
         self.last.namespace.clear();
         self.last.namespace.extend_from_slice(namespace);
-        self.count_record(group, hash, [key.len(), namespace.len(), value_len], value.is_none())
+        let lens = [key.len(), namespace.len(), value_len];
+        self.count_record(group, hash, lens, value.is_none());
+        Ok(())
     }
 
     /// Bytes of the table so far, of ended blocks only.
@@ -252,11 +255,12 @@ impl TableWriter {
     /// failed sync the file must not be used, whatever it seems to hold.
     pub fn finish(mut self) -> Result<TableMeta> {
         self.check_open()?;
-        let Some(groups) = self.groups else {
+        let Some((smallest, largest)) = self.groups else {
             return Err(Error::invalid("a table needs at least one record")
                 .at(format_args!("file {}", self.file))
                 .remedy("write no table when nothing changed"));
         };
+        let groups = KeyGroupRange::new(smallest, largest)?;
         self.end_block()?;
         let filter_at = self.bytes_written();
         let filter = encode_filter(&mem::take(&mut self.hashes), self.options.filter_bits_per_key);
@@ -343,24 +347,19 @@ impl TableWriter {
         hash: u64,
         [key, namespace, value]: [usize; 3],
         deleted: bool,
-    ) -> Result<()> {
+    ) {
         let ordinal = self.states.len() as u16 - 1;
         if self.options.filter_bits_per_key > 0 {
             self.hashes.push(filter_hash(ordinal, group, hash));
         }
-        self.groups = Some(match self.groups {
-            None => KeyGroupRange::new(group, group)?,
-            Some(groups) => {
-                KeyGroupRange::new(groups.first().min(group), groups.last().max(group))?
-            }
-        });
+        let (smallest, largest) = self.groups.unwrap_or((group, group));
+        self.groups = Some((smallest.min(group), largest.max(group)));
         let state = self.states.last_mut().expect("check_order saw a state");
         state.records += 1;
         state.tombstones += u64::from(deleted);
         state.key_bytes += key as u64;
         state.namespace_bytes += namespace as u64;
         state.value_bytes += value as u64;
-        Ok(())
     }
 
     fn end_block(&mut self) -> Result<()> {
@@ -370,8 +369,10 @@ impl TableWriter {
         let records = self.block.records() as u16;
         self.payload.clear();
         self.block.finish(&mut self.payload);
-        let offset = self.bytes_written();
-        let lens = self.frames.encode(&mut self.buffer, PartKind::Data, offset, &self.payload)?;
+        // Taken out, so that the frame can be written beside it.
+        let payload = mem::take(&mut self.payload);
+        let (offset, lens) = self.append_frame(PartKind::Data, &payload)?;
+        self.payload = payload;
         self.index.push(BlockEntry {
             state: self.states.len() as u16 - 1,
             first_group: self.first.0,
@@ -390,9 +391,21 @@ impl TableWriter {
     }
 
     fn write_part(&mut self, kind: PartKind, payload: &[u8]) -> Result<()> {
-        let offset = self.bytes_written();
-        self.frames.encode(&mut self.buffer, kind, offset, payload)?;
+        self.append_frame(kind, payload)?;
         if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// Appends a frame to the buffer and says where it will stand. After an
+    /// error the table has a hole, so the writer is failed.
+    fn append_frame(&mut self, kind: PartKind, payload: &[u8]) -> Result<(u64, FrameLens)> {
+        let offset = self.bytes_written();
+        match self.frames.encode(&mut self.buffer, kind, offset, payload) {
+            Ok(lens) => Ok((offset, lens)),
+            Err(error) => {
+                self.failed = true;
+                Err(error)
+            }
+        }
     }
 
     fn flush(&mut self) -> Result<()> {

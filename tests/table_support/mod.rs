@@ -117,11 +117,11 @@ impl Model {
     }
 
     pub fn raw_bytes(&self) -> u64 {
-        let of =
-            |((_, _, key, namespace), value): (&(_, _, Vec<u8>, Vec<u8>), &Option<Vec<u8>>)| {
-                key.len() + namespace.len() + value.as_ref().map_or(0, Vec::len)
-            };
-        self.states.values().flatten().map(|record| of(record) as u64).sum()
+        let mut bytes = 0;
+        for ((_, _, key, namespace), value) in self.states.values().flatten() {
+            bytes += key.len() + namespace.len() + value.as_ref().map_or(0, Vec::len);
+        }
+        bytes as u64
     }
 
     pub fn write(&self, file: FileId, options: TableOptions) -> Result<(Vec<u8>, TableMeta)> {

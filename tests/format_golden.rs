@@ -1,0 +1,103 @@
+//! Files as earlier versions wrote them still open, and today's code still
+//! writes them byte for byte.
+//!
+//! `tests/golden/` holds one of each kind for every format version that was
+//! released. A difference means that the format changed: give it a new version
+//! and a new file instead of changing the old one. Only a file that was never
+//! released may be written again, with
+//! `REGENERATE_GOLDEN=1 cargo test --test format_golden`.
+
+mod table_support;
+
+use std::path::Path;
+
+use alluvium::base::SnapshotId;
+use alluvium::codec::CodecId;
+use alluvium::format::{
+    Compression, Manifest, SnapshotHandle, StateKind, StateMeta, TableMeta, TableRef,
+};
+use alluvium::table::{TableOptions, TableReader};
+use table_support::*;
+
+const PLAIN: TableOptions =
+    TableOptions { block_bytes: 512, compression: Compression::None, filter_bits_per_key: 8 };
+const PACKED: TableOptions = TableOptions { compression: Compression::Lz4, ..PLAIN };
+
+/// The golden bytes of this name; `written` only if they are to be replaced.
+fn golden(name: &str, written: &[u8]) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    if std::env::var_os("REGENERATE_GOLDEN").is_some() {
+        std::fs::write(&path, written).unwrap();
+    }
+    std::fs::read(&path).unwrap_or_else(|why| panic!("{}: {why}", path.display()))
+}
+
+fn manifest(table: TableMeta) -> Manifest {
+    let states = small_model().states;
+    let state = |name: &String| StateMeta {
+        name: name.clone(),
+        kind: StateKind::Value,
+        key_codec: CodecId::new("u64", 1),
+        namespace_codec: CodecId::new("bytes", 1),
+        value_codec: CodecId::new("tuple(u64,string)", 3),
+    };
+    Manifest {
+        snapshot: SnapshotId(7),
+        operator: "orders".into(),
+        created_unix_ms: 1_795_000_000_123,
+        groups: groups(0, 127),
+        max_parallelism: alluvium::base::MaxParallelism::DEFAULT,
+        states: states.keys().map(state).collect(),
+        tables: vec![TableRef { slice: table.groups, location: "t/0-3".into(), meta: table }],
+        user_meta: b"kafka offsets: 17".to_vec(),
+    }
+}
+
+fn check_table(bytes: &[u8], meta: &TableMeta) {
+    let model = small_model();
+    let table = open(bytes, true, meta).unwrap();
+    table.verify().unwrap();
+    let all = groups(0, 127);
+    assert_eq!(collect(table.scan(all)).unwrap(), model.scan(all));
+    let mut out = Vec::new();
+    for row in model.scan(all) {
+        let found =
+            table.get(row.state, row.group, row.hash, &row.key, &row.namespace, &mut out).unwrap();
+        assert_ne!(found, alluvium::table::Found::Absent, "{row:?}");
+    }
+}
+
+#[test]
+fn tables_of_version_1_open_and_are_still_written_alike() {
+    let (written, meta) = small_model().write(FILE, PLAIN).unwrap();
+    let bytes = golden("table-v1.tbl", &written);
+    check_table(&bytes, &meta);
+    assert!(bytes == written, "the format of tables changed");
+}
+
+/// Compressed bytes may differ with the version of the compressor, so these
+/// are only read.
+#[test]
+fn compressed_tables_of_version_1_open() {
+    let (written, _) = small_model().write(FILE, PACKED).unwrap();
+    let bytes = golden("table-v1-lz4.tbl", &written);
+    let found = *TableReader::open_any(source(&bytes, false)).unwrap().meta();
+    let meta = TableMeta { hash: alluvium::base::checksum::of_contents(&bytes), ..found };
+    check_table(&bytes, &meta);
+}
+
+#[test]
+fn manifests_and_handles_of_version_1_open_and_are_still_written_alike() {
+    let (_, meta) = small_model().write(FILE, PLAIN).unwrap();
+    let manifest = manifest(meta);
+    let written = manifest.encode().unwrap();
+    let bytes = golden("manifest-v1.bin", &written);
+    assert_eq!(Manifest::decode(&bytes).unwrap(), manifest);
+    assert!(bytes == written, "the format of manifests changed");
+
+    let handle = SnapshotHandle::new(&manifest, &bytes, "dir:/golden", "m/7").unwrap();
+    let golden_handle = golden("handle-v1.bin", &handle.encode());
+    assert_eq!(SnapshotHandle::decode(&golden_handle).unwrap(), handle);
+    assert!(golden_handle == handle.encode(), "the format of snapshot handles changed");
+    assert_eq!(handle.open_manifest(&bytes).unwrap(), manifest);
+}

@@ -1,0 +1,200 @@
+//! Manifests and snapshot handles: what goes in comes out, what contradicts
+//! itself is refused on both sides, and no damage passes.
+
+use alluvium::base::checksum::{ContentHash, of_contents};
+use alluvium::base::{ErrorKind, FileId, KeyGroup, KeyGroupRange, MaxParallelism, SnapshotId};
+use alluvium::codec::CodecId;
+use alluvium::format::envelope::ENVELOPE_BYTES;
+use alluvium::format::{Manifest, SnapshotHandle, StateKind, StateMeta, TableMeta, TableRef};
+
+fn groups(first: u16, last: u16) -> KeyGroupRange {
+    KeyGroupRange::new(KeyGroup(first), KeyGroup(last)).unwrap()
+}
+
+fn state(name: &str) -> StateMeta {
+    StateMeta {
+        name: name.into(),
+        kind: StateKind::Value,
+        key_codec: CodecId::new("tuple(u64,string)", 1),
+        namespace_codec: CodecId::new("unit", 1),
+        value_codec: CodecId::new("my.Order", 70_000),
+    }
+}
+
+fn table(number: u64, in_table: KeyGroupRange, slice: KeyGroupRange) -> TableRef {
+    TableRef {
+        meta: TableMeta {
+            file: FileId { incarnation: 1, number },
+            bytes: 1000 + number,
+            hash: ContentHash(u128::from(number) << 70),
+            records: 10,
+            tombstones: 2,
+            raw_bytes: 500,
+            groups: in_table,
+        },
+        location: format!("shared/{number}.tbl"),
+        slice,
+    }
+}
+
+fn sample() -> Manifest {
+    Manifest {
+        snapshot: SnapshotId(42),
+        operator: "count per user".into(),
+        created_unix_ms: 1_795_000_000_000,
+        groups: groups(32, 95),
+        max_parallelism: MaxParallelism::DEFAULT,
+        states: vec![state("a"), state("b"), state("ba")],
+        tables: vec![
+            table(9, groups(0, 63), groups(32, 63)),
+            table(3, groups(60, 127), groups(64, 95)),
+            table(11, groups(40, 41), groups(40, 41)),
+        ],
+        user_meta: b"offsets".to_vec(),
+    }
+}
+
+#[test]
+fn a_manifest_comes_back_and_encodes_to_the_same_bytes() {
+    let empty = Manifest { states: vec![], tables: vec![], user_meta: vec![], ..sample() };
+    let large = Manifest { user_meta: vec![7; 1 << 20], ..sample() };
+    for manifest in [sample(), empty, large] {
+        let bytes = manifest.encode().unwrap();
+        let back = Manifest::decode(&bytes).unwrap();
+        assert_eq!(back, manifest);
+        assert_eq!(back.encode().unwrap(), bytes);
+    }
+}
+
+type Damage = fn(&mut Manifest);
+
+#[test]
+fn a_manifest_that_contradicts_itself_is_not_written() {
+    let damages: &[(&str, Damage)] = &[
+        ("no operator", |m| m.operator.clear()),
+        ("operator too long", |m| m.operator = "x".repeat(1025)),
+        ("groups outside the job's", |m| m.max_parallelism = MaxParallelism::new(95).unwrap()),
+        ("states out of order", |m| m.states.swap(0, 1)),
+        ("a state twice", |m| m.states[1].name = "a".into()),
+        ("a state without a name", |m| m.states[0].name.clear()),
+        ("a codec without a name", |m| m.states[0].value_codec = CodecId::new("", 1)),
+        ("a codec name too long", |m| m.states[0].key_codec = CodecId::new("x".repeat(1025), 1)),
+        ("a file twice", |m| m.tables[2].meta.file = m.tables[0].meta.file),
+        ("no location", |m| m.tables[0].location.clear()),
+        ("location too long", |m| m.tables[0].location = "x".repeat(1025)),
+        ("slice outside the table", |m| m.tables[2].slice = groups(41, 42)),
+        ("slice outside the shard", |m| m.tables[0].slice = groups(31, 63)),
+        ("slice apart from the table", |m| m.tables[2].slice = groups(50, 60)),
+        ("table outside the job", |m| m.tables[1].meta.groups = groups(60, 128)),
+        ("user meta too long", |m| m.user_meta = vec![0; (16 << 20) + 1]),
+    ];
+    for (name, damage) in damages {
+        let mut bad = sample();
+        damage(&mut bad);
+        assert_eq!(bad.encode().unwrap_err().kind(), ErrorKind::Invalid, "{name}");
+    }
+}
+
+#[test]
+fn every_flipped_bit_and_every_other_length_is_refused() {
+    let manifest = sample().encode().unwrap();
+    let handle = SnapshotHandle::new(&sample(), &manifest, "s3 bucket", "m/1").unwrap().encode();
+    type Decode = fn(&[u8]) -> Result<(), ErrorKind>;
+    let decoders: [(&[u8], Decode); 2] = [
+        (&manifest, |bytes| Manifest::decode(bytes).map(drop).map_err(|e| e.kind())),
+        (&handle, |bytes| SnapshotHandle::decode(bytes).map(drop).map_err(|e| e.kind())),
+    ];
+    for (good, decode) in decoders {
+        assert_eq!(decode(good), Ok(()));
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.to_vec();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            let version = (8..10).contains(&(bit / 8));
+            let expected = if version { ErrorKind::Incompatible } else { ErrorKind::Corrupt };
+            assert_eq!(decode(&bad), Err(expected), "bit {bit}");
+        }
+        for len in 0..good.len() {
+            assert_eq!(decode(&good[..len]), Err(ErrorKind::Corrupt), "{len} bytes");
+        }
+        let longer = [good, &[0]].concat();
+        assert_eq!(decode(&longer), Err(ErrorKind::Corrupt));
+        assert_eq!(decode(&[good, good].concat()), Err(ErrorKind::Corrupt));
+    }
+}
+
+/// Makes length and hash right again, as a hostile writer would.
+fn repair(bytes: &mut Vec<u8>) {
+    let body = (bytes.len() - ENVELOPE_BYTES) as u32;
+    bytes[12..16].copy_from_slice(&body.to_le_bytes());
+    bytes.truncate(bytes.len() - 16);
+    let hash = of_contents(bytes);
+    bytes.extend_from_slice(&hash.0.to_le_bytes());
+}
+
+/// Finds `needle` and puts `with` in its place.
+fn replace(bytes: &mut Vec<u8>, needle: &[u8], with: &[u8]) {
+    let at = bytes.windows(needle.len()).position(|window| window == needle).unwrap();
+    bytes.splice(at..at + needle.len(), with.iter().copied());
+    repair(bytes);
+}
+
+#[test]
+fn forged_manifests_with_sound_hashes_are_refused() {
+    let good = sample().encode().unwrap();
+    let forged = |needle: &[u8], with: &[u8]| {
+        let mut bytes = good.clone();
+        replace(&mut bytes, needle, with);
+        Manifest::decode(&bytes).unwrap_err().kind()
+    };
+    assert_eq!(forged(b"\x02ba", b"\x01a"), ErrorKind::Corrupt, "a state twice");
+    assert_eq!(forged(b"\x01b\x01", b"\x01b\x02"), ErrorKind::Incompatible, "an unknown kind");
+    assert_eq!(forged(b"\x0cshared/9.tbl", b"\x00"), ErrorKind::Corrupt, "no location");
+    assert_eq!(forged(b"\x0cshared/9.tbl", b"\xff\xff\xff\xff\x0f"), ErrorKind::Corrupt, "4 GiB");
+    assert_eq!(
+        forged(b"count per user\x03", b"count per user\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"),
+        ErrorKind::Corrupt,
+        "as many states as there are numbers"
+    );
+    assert_eq!(forged(b"\x07offsets", b"\x06offsets"), ErrorKind::Corrupt, "a byte too many");
+    assert_eq!(forged(b"\x07offsets", b"\x87\x00offsets"), ErrorKind::Corrupt, "a long varint");
+    assert_eq!(forged(b"count per user", b"count per \xff\xffer"), ErrorKind::Corrupt, "not UTF-8");
+}
+
+#[test]
+fn every_forged_byte_is_refused_or_still_a_manifest_that_keeps_its_promises() {
+    let good = sample().encode().unwrap();
+    for at in 16..good.len() - 16 {
+        for value in [0, 1, 2, 0x7f, 0x80, 0xff] {
+            let mut bad = good.clone();
+            bad[at] = value;
+            repair(&mut bad);
+            if let Ok(manifest) = Manifest::decode(&bad) {
+                assert_eq!(manifest.encode().unwrap(), bad, "one manifest, one encoding");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_handle_leads_to_its_manifest_and_to_no_other() {
+    let bytes = sample().encode().unwrap();
+    let handle =
+        SnapshotHandle::new(&sample(), &bytes, "dir:/state", "job/op/42.manifest").unwrap();
+    let back = SnapshotHandle::decode(&handle.encode()).unwrap();
+    assert_eq!(back, handle);
+    assert_eq!(back.snapshot(), SnapshotId(42));
+    assert_eq!(back.operator(), "count per user");
+    assert_eq!((back.groups(), back.max_parallelism().get()), (groups(32, 95), 128));
+    assert_eq!((back.store(), back.manifest()), ("dir:/state", "job/op/42.manifest"));
+    assert_eq!(back.manifest_bytes(), bytes.len() as u64);
+    assert_eq!(back.manifest_hash(), of_contents(&bytes));
+    assert_eq!(back.open_manifest(&bytes).unwrap(), sample());
+    let other = Manifest { snapshot: SnapshotId(43), ..sample() }.encode().unwrap();
+    let error = back.open_manifest(&other).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains("job/op/42.manifest"), "{error}");
+    for (store, name) in [("", ""), (&*"x".repeat(5000), "m"), ("", &*"x".repeat(1025))] {
+        let error = SnapshotHandle::new(&sample(), &bytes, store, name).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+    }
+}

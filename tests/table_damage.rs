@@ -1,0 +1,300 @@
+//! Damaged, foreign and hostile files: an error, or the very same answers.
+//!
+//! What could break: a decoder panics or reads past a check; a block is taken
+//! from the wrong place or file; an error is mistaken for "absent".
+
+mod table_support;
+
+use std::sync::Arc;
+
+use alluvium::base::checksum::of_part;
+use alluvium::base::{Error, ErrorKind, FileId, MaxParallelism, Result};
+use alluvium::format::frame::{FRAME_HEADER_BYTES, PartKind};
+use alluvium::format::table::{FOOTER_BYTES, HEADER_BYTES};
+use alluvium::format::{Compression, TableMeta};
+use alluvium::table::{Found, TableOptions, TableReader};
+use table_support::*;
+
+const PLAIN: TableOptions =
+    TableOptions { block_bytes: 512, compression: Compression::None, filter_bits_per_key: 8 };
+const PACKED: TableOptions = TableOptions { compression: Compression::Lz4, ..PLAIN };
+
+/// A table small enough to be damaged in every possible way.
+fn tiny_model() -> Model {
+    let mut model = Model { max_parallelism: MaxParallelism::new(4).unwrap(), ..Model::default() };
+    for i in 0..30u64 {
+        model.insert("counts", &i.to_be_bytes(), b"", Some(&[7; 16]));
+    }
+    for i in 0..6u8 {
+        let value = (i != 2).then(|| vec![i; usize::from(i)]);
+        model.insert("names", &vec![b'k'; usize::from(i)], &[i / 2], value.as_deref());
+    }
+    model
+}
+
+/// Opens the file and asks for everything in it. `Ok(true)` if all answers are
+/// those of the model, `Ok(false)` if one is wrong.
+fn all_answers(bytes: &[u8], mapped: bool, meta: &TableMeta, model: &Model) -> Result<bool> {
+    let table = open(bytes, mapped, meta)?;
+    let mut error: Option<Error> = None;
+    let mut out = Vec::new();
+    for (ordinal, records) in model.states.values().enumerate() {
+        for ((group, hash, key, namespace), value) in records {
+            match (table.get(ordinal as u16, *group, *hash, key, namespace, &mut out), value) {
+                (Ok(Found::Value), Some(value)) if out == *value => {}
+                (Ok(Found::Deleted), None) => {}
+                (Ok(_), _) => return Ok(false),
+                (Err(why), _) => error = Some(why),
+            }
+        }
+    }
+    let all = model.max_parallelism.all_groups();
+    match collect(table.scan(all)) {
+        Ok(rows) if rows == model.scan(all) => {}
+        Ok(_) => return Ok(false),
+        Err(why) => error = Some(why),
+    }
+    error.map_or(Ok(true), Err)
+}
+
+#[test]
+fn every_flipped_bit_is_an_error_or_changes_no_answer() {
+    let model = tiny_model();
+    for options in [PLAIN, PACKED] {
+        let (bytes, meta) = model.write(FILE, options).unwrap();
+        assert!(bytes.len() < 4000, "{} bytes: keep this test short", bytes.len());
+        for bit in 0..bytes.len() * 8 {
+            let mut bad = bytes.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            let mapped = bit % 2 == 0;
+            match all_answers(&bad, mapped, &meta, &model) {
+                Ok(same) => {
+                    assert!(same, "bit {bit} changed an answer");
+                    assert!(bit / 8 < HEADER_BYTES, "bit {bit} was not noticed");
+                }
+                Err(error) => assert!(
+                    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Incompatible),
+                    "bit {bit}: {error:?}"
+                ),
+            }
+            if let Ok(table) = open(&bad, mapped, &meta) {
+                assert_eq!(table.verify().unwrap_err().kind(), ErrorKind::Corrupt, "bit {bit}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_table_cut_or_extended_to_any_length_is_corrupt() {
+    let (bytes, meta) = tiny_model().write(FILE, PLAIN).unwrap();
+    for len in 0..bytes.len() {
+        let mapped = len % 2 == 0;
+        let error = open(&bytes[..len], mapped, &meta).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{len} bytes");
+        let error = TableReader::open_any(source(&bytes[..len], mapped)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{len} bytes");
+    }
+    for more in [1, FOOTER_BYTES, 4096] {
+        let mut longer = bytes.clone();
+        longer.resize(bytes.len() + more, 0);
+        assert_eq!(open(&longer, true, &meta).unwrap_err().kind(), ErrorKind::Corrupt);
+        // A whole footer at the very end is still at the wrong offset.
+        let footer_at = longer.len() - FOOTER_BYTES;
+        longer[footer_at..].copy_from_slice(&bytes[bytes.len() - FOOTER_BYTES..]);
+        let error = TableReader::open_any(source(&longer, true)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{more} more bytes");
+    }
+}
+
+#[test]
+fn another_file_of_the_same_shape_is_not_the_expected_one() {
+    let model = tiny_model();
+    let other = FileId { number: FILE.number + 1, ..FILE };
+    let (bytes, meta) = model.write(FILE, PLAIN).unwrap();
+    let (other_bytes, other_meta) = model.write(other, PLAIN).unwrap();
+    assert_eq!(bytes.len(), other_bytes.len());
+    for (bytes, meta) in [(&bytes, &other_meta), (&other_bytes, &meta)] {
+        let error = open(bytes, true, meta).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains(&meta.file.to_string()), "{error}");
+    }
+    for wrong in [
+        TableMeta { records: meta.records + 1, ..meta },
+        TableMeta { tombstones: meta.tombstones + 1, ..meta },
+        TableMeta { raw_bytes: meta.raw_bytes + 1, ..meta },
+        TableMeta { groups: groups(0, 1), ..meta },
+    ] {
+        assert_eq!(open(&bytes, true, &wrong).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+}
+
+#[test]
+fn verify_finds_a_file_with_another_content_hash() {
+    let (bytes, meta) = tiny_model().write(FILE, PLAIN).unwrap();
+    let wrong = TableMeta { hash: alluvium::base::checksum::ContentHash(1), ..meta };
+    let table = open(&bytes, true, &wrong).unwrap();
+    assert_eq!(table.verify().unwrap_err().kind(), ErrorKind::Corrupt);
+    TableReader::open_any(source(&bytes, false)).unwrap().verify().unwrap();
+}
+
+/// The parts of a file: header, each block, filter, index, properties, footer.
+fn parts(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
+    let table = TableReader::open_any(source(bytes, true)).unwrap();
+    let range = |range: std::ops::Range<u64>| range.start as usize..range.end as usize;
+    let blocks = table.blocks().iter().map(|block| range(block.offset..block.end()));
+    let mut parts: Vec<_> = std::iter::once(0..HEADER_BYTES).chain(blocks).collect();
+    let footer = table.footer();
+    parts.extend([footer.filter(), footer.index(), footer.properties()].map(range));
+    parts.push(bytes.len() - FOOTER_BYTES..bytes.len());
+    parts
+}
+
+#[test]
+fn no_part_can_be_taken_from_another_file_or_place() {
+    let model = tiny_model();
+    let (bytes, meta) = model.write(FILE, PLAIN).unwrap();
+    let (donor, _) = model.write(FileId { incarnation: 1, ..FILE }, PLAIN).unwrap();
+    let parts = parts(&bytes);
+    assert!(parts.len() > 6, "several blocks");
+    for part in &parts {
+        let mut mixed = bytes.clone();
+        mixed[part.clone()].copy_from_slice(&donor[part.clone()]);
+        let answers = all_answers(&mixed, true, &meta, &model);
+        if part.start == 0 {
+            let table = open(&mixed, true, &meta).unwrap();
+            assert!(answers.unwrap(), "the header holds no answers");
+            assert_eq!(table.verify().unwrap_err().kind(), ErrorKind::Corrupt);
+        } else {
+            assert_eq!(answers.unwrap_err().kind(), ErrorKind::Corrupt, "part at {part:?}");
+        }
+    }
+}
+
+#[test]
+fn two_blocks_of_one_file_cannot_change_places() {
+    let mut model = Model { max_parallelism: MaxParallelism::new(1).unwrap(), ..Model::default() };
+    for i in 0..200u64 {
+        model.insert("counts", &i.to_be_bytes(), b"", Some(&[7; 16]));
+    }
+    let (bytes, meta) = model.write(FILE, PLAIN).unwrap();
+    let parts = parts(&bytes);
+    let (a, b) = (parts[1].clone(), parts[2].clone());
+    assert_eq!(a.len(), b.len(), "full blocks of fixed records");
+    let mut mixed = bytes.clone();
+    mixed[a.clone()].copy_from_slice(&bytes[b.clone()]);
+    mixed[b].copy_from_slice(&bytes[a]);
+    let error = all_answers(&mixed, false, &meta, &model).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+}
+
+/// Edits a part and makes its checksum right again, as a hostile writer would.
+fn forge(
+    bytes: &mut [u8],
+    part: std::ops::Range<usize>,
+    kind: PartKind,
+    edit: impl FnOnce(&mut [u8]),
+) {
+    edit(&mut bytes[part.clone()]);
+    let checksum = of_part(FILE, part.start as u64, kind as u8, &bytes[part.start + 8..part.end]);
+    bytes[part.start..part.start + 8].copy_from_slice(&checksum.to_le_bytes());
+}
+
+#[test]
+fn another_version_is_incompatible_even_with_sound_checksums() {
+    let (bytes, meta) = tiny_model().write(FILE, PLAIN).unwrap();
+    let mut newer = bytes.clone();
+    let footer = parts(&bytes).pop().unwrap();
+    forge(&mut newer, footer, PartKind::Footer, |footer| footer[54] = 2);
+    let error = open(&newer, true, &meta).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Incompatible);
+    assert!(error.to_string().contains("expected 1, found 2"), "{error}");
+}
+
+#[test]
+fn forged_parts_with_sound_checksums_never_panic_nor_give_wrong_answers_silently() {
+    let model = tiny_model();
+    for options in [PLAIN, PACKED] {
+        let (bytes, meta) = model.write(FILE, options).unwrap();
+        let parts = parts(&bytes);
+        let tail = parts.len() - 4;
+        for (number, part) in parts.iter().enumerate().skip(1).take(parts.len() - 2) {
+            let kind = match number {
+                n if n < tail => PartKind::Data,
+                n if n == tail => PartKind::Filter,
+                n if n == tail + 1 => PartKind::Index,
+                _ => PartKind::Properties,
+            };
+            for at in 8..part.len() {
+                for value in [0, 1, 0x7f, 0x80, 0xff] {
+                    let mut bad = bytes.clone();
+                    if bad[part.start + at] == value {
+                        continue;
+                    }
+                    forge(&mut bad, part.clone(), kind, |part| part[at] = value);
+                    // A forger may change keys and values; never crash us.
+                    let _ = all_answers(&bad, number % 2 == 0, &meta, &model);
+                    if let Ok(table) = TableReader::open_any(source(&bad, true)) {
+                        let _ = table.verify();
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn hostile_counts_and_lengths_are_refused() {
+    let (bytes, meta) = tiny_model().write(FILE, PLAIN).unwrap();
+    let parts = parts(&bytes);
+    let (first, index, properties) =
+        (parts[1].clone(), parts[parts.len() - 3].clone(), parts[parts.len() - 2].clone());
+    let max = u32::MAX.to_le_bytes();
+    let body = FRAME_HEADER_BYTES;
+    type Edit = Box<dyn Fn(&mut [u8])>;
+    let edits: Vec<(std::ops::Range<usize>, PartKind, Edit)> = vec![
+        // Frame lengths, record count, run count, column sizes of a block.
+        (first.clone(), PartKind::Data, Box::new(move |p| p[12..16].copy_from_slice(&max))),
+        (first.clone(), PartKind::Data, Box::new(move |p| p[16..20].copy_from_slice(&max))),
+        (first.clone(), PartKind::Data, Box::new(move |p| p[body..body + 2].fill(0xff))),
+        (first.clone(), PartKind::Data, Box::new(move |p| p[body + 2..body + 4].fill(0xff))),
+        (first.clone(), PartKind::Data, Box::new(move |p| p[body + 8..body + 12].fill(0xff))),
+        (first.clone(), PartKind::Data, Box::new(move |p| p[body + 16..body + 20].fill(0xff))),
+        // A stored length of 4 GiB in the index, an offset at the end of time.
+        (index.clone(), PartKind::Index, Box::new(move |p| p[body + 8..body + 12].fill(0xff))),
+        (index, PartKind::Index, Box::new(move |p| p[body + 24..body + 32].fill(0xff))),
+        // 65,535 states.
+        (properties, PartKind::Properties, Box::new(move |p| p[body + 6..body + 8].fill(0xff))),
+    ];
+    for (number, (part, kind, edit)) in edits.into_iter().enumerate() {
+        let mut bad = bytes.clone();
+        forge(&mut bad, part, kind, edit);
+        for mapped in [false, true] {
+            let error = all_answers(&bad, mapped, &meta, &tiny_model()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "edit {number}");
+        }
+    }
+}
+
+#[test]
+fn a_failed_scan_stays_failed() {
+    let model = tiny_model();
+    let (mut bytes, meta) = model.write(FILE, PLAIN).unwrap();
+    let second = parts(&bytes)[2].clone();
+    bytes[second.start + 30] ^= 1;
+    for mapped in [false, true] {
+        let table: Arc<TableReader> = open(&bytes, mapped, &meta).unwrap();
+        let mut scan = table.scan(model.max_parallelism.all_groups());
+        let mut seen = 0;
+        let error = loop {
+            match scan.next() {
+                Ok(Some(_)) => seen += 1,
+                Ok(None) => panic!("the damage was not noticed"),
+                Err(error) => break error,
+            }
+        };
+        assert!(seen > 0, "the first block is sound");
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains(&format!("offset {}", second.start)), "{error}");
+        assert_eq!(scan.next().unwrap_err().kind(), ErrorKind::Closed);
+    }
+}
