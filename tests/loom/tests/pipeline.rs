@@ -152,7 +152,7 @@ fn the_model_is_like_the_source() {
     let model = include_str!("pipeline.rs");
     let body = |text: &str| {
         let start = text.find("fn write_all").expect("both have a write_all");
-        let end = text[start..].find("self.finish(extracted)").expect("it finishes snapshots");
+        let end = text[start..].find("let Some(extracted)").expect("it takes snapshots");
         text[start..start + end]
             .lines()
             .map(str::trim)
