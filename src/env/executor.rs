@@ -18,11 +18,9 @@ use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use parking_lot::{Condvar, Mutex};
 
 use super::Env;
+use super::sync::{AtomicUsize, Condvar, Mutex, Ordering, thread};
 
 /// How urgent a task is; smaller is sooner.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -201,7 +199,7 @@ impl fmt::Debug for Executor {
 #[derive(Debug)]
 pub struct ExecutorThreads {
     executor: Executor,
-    threads: Vec<std::thread::JoinHandle<()>>,
+    threads: Vec<thread::JoinHandle<()>>,
 }
 
 impl Drop for ExecutorThreads {
@@ -214,7 +212,7 @@ impl Drop for ExecutorThreads {
         self.executor.shared.arrived.notify_all();
         // Outside the lock: a dropped task may tell somebody about it.
         drop(left);
-        let me = std::thread::current().id();
+        let me = thread::current().id();
         for thread in self.threads.drain(..) {
             // The last handle may be dropped by a task on one of the threads
             // themselves; that one ends by itself.

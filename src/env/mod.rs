@@ -15,6 +15,7 @@ pub mod mmap;
 pub mod pages;
 pub mod real;
 pub mod sim;
+pub(crate) mod sync;
 
 use std::fmt;
 use std::io;

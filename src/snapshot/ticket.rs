@@ -4,14 +4,12 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
-
 use crate::base::{Error, Result, SnapshotId};
 use crate::env::executor::Executor;
+use crate::env::sync::{AtomicBool, AtomicU8, AtomicU64, Condvar, Mutex, Ordering};
 use crate::format::handle::SnapshotHandle;
 
 /// What came of a snapshot.

@@ -1,0 +1,165 @@
+//! The queue of snapshots that wait to be written, and the one task at a time
+//! that writes them: each is finished, once, however many threads there are.
+//!
+//! `Pipeline` here has the queues and flags of the one in
+//! `src/snapshot/pipeline.rs`, changed in the same order by functions of the
+//! same names, without the tables and files. The last test compares the lines
+//! that matter with that source, and fails when they have drifted apart. The
+//! executor and the tickets are the real ones.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use alluvium_loom::base::{Error, ErrorKind};
+use alluvium_loom::check;
+use alluvium_loom::env::LoomEnv;
+use alluvium_loom::env::executor::{Executor, Priority};
+use alluvium_loom::snapshot::{Promise, SnapshotTicket};
+use loom::sync::{Mutex, MutexGuard};
+use loom::thread;
+
+struct Request {
+    snapshot: u32,
+    promise: Promise,
+}
+
+#[derive(Default)]
+struct Writing {
+    queue: VecDeque<Request>,
+    busy: bool,
+}
+
+struct Pipeline {
+    executor: Executor,
+    extracting: Mutex<VecDeque<Request>>,
+    extractor: Mutex<()>,
+    writing: Mutex<Writing>,
+    finished: Mutex<Vec<u32>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nothing panics here")
+}
+
+impl Pipeline {
+    fn new(executor: &Executor) -> Arc<Self> {
+        Arc::new(Self {
+            executor: executor.clone(),
+            extracting: Mutex::default(),
+            extractor: Mutex::new(()),
+            writing: Mutex::default(),
+            finished: Mutex::default(),
+        })
+    }
+
+    fn submit(self: &Arc<Self>, snapshot: u32) -> SnapshotTicket {
+        let (promise, ticket) = Promise::new(&self.executor);
+        lock(&self.extracting).push_back(Request { snapshot, promise });
+        let this = Arc::clone(self);
+        self.executor.spawn(Priority::Urgent, move || this.extract_next());
+        ticket
+    }
+
+    fn extract_next(self: &Arc<Self>) {
+        let extracted = {
+            let _in_order = lock(&self.extractor);
+            let Some(request) = lock(&self.extracting).pop_front() else { return };
+            request
+        };
+        lock(&self.writing).queue.push_back(extracted);
+        let this = Arc::clone(self);
+        self.executor.spawn(Priority::Normal, move || this.write_all());
+    }
+
+    fn write_all(self: &Arc<Self>) {
+        {
+            let mut writing = lock(&self.writing);
+            if writing.busy {
+                return;
+            }
+            writing.busy = true;
+        }
+        loop {
+            let next = {
+                let mut writing = lock(&self.writing);
+                let next = writing.queue.pop_front();
+                writing.busy = next.is_some();
+                next
+            };
+            let Some(extracted) = next else { return };
+            self.finish(extracted);
+        }
+    }
+
+    fn finish(&self, extracted: Request) {
+        self.executor.breathe(Priority::Normal);
+        lock(&self.finished).push(extracted.snapshot);
+        extracted.promise.keep(Err(Error::unavailable("the outcome")));
+    }
+}
+
+fn finishes(ticket: &SnapshotTicket) {
+    assert_eq!(ticket.wait().expect_err("no model succeeds").kind(), ErrorKind::Unavailable);
+}
+
+/// Two snapshots in a row; the second comes at any moment of the first.
+fn two_snapshots(threads: usize, preemptions: usize, in_order: bool) {
+    check(preemptions, move || {
+        let (executor, threads) = Executor::start(&LoomEnv, threads).unwrap();
+        let pipeline = Pipeline::new(&executor);
+        let first = pipeline.submit(1);
+        let second = pipeline.submit(2);
+        finishes(&second);
+        finishes(&first);
+        let mut finished = lock(&pipeline.finished).clone();
+        if !in_order {
+            finished.sort_unstable();
+        }
+        assert_eq!(finished, [1, 2]);
+        drop(threads);
+    });
+}
+
+#[test]
+fn one_thread_finishes_every_snapshot_in_order() {
+    two_snapshots(1, 3, true);
+}
+
+#[test]
+fn two_threads_finish_every_snapshot() {
+    two_snapshots(2, 3, false);
+}
+
+#[test]
+fn closing_settles_every_snapshot_wherever_it_is() {
+    check(3, || {
+        let (executor, threads) = Executor::start(&LoomEnv, 1).unwrap();
+        let pipeline = Pipeline::new(&executor);
+        let tickets = [pipeline.submit(1), pipeline.submit(2)];
+        drop(pipeline);
+        let closer = thread::spawn(move || drop(threads));
+        for ticket in &tickets {
+            let heard = ticket.wait().expect_err("no model succeeds").kind();
+            assert!(matches!(heard, ErrorKind::Unavailable | ErrorKind::Closed), "{heard:?}");
+        }
+        closer.join().unwrap();
+    });
+}
+
+#[test]
+fn the_model_is_like_the_source() {
+    let source = include_str!("../../../src/snapshot/pipeline.rs");
+    let model = include_str!("pipeline.rs");
+    let body = |text: &str| {
+        let start = text.find("fn write_all").expect("both have a write_all");
+        let end = text[start..].find("let Some(extracted)").expect("it takes snapshots");
+        text[start..start + end]
+            .lines()
+            .map(str::trim)
+            // What the model has no need of, and how it spells a lock.
+            .filter(|line| !line.starts_with("let _busy"))
+            .map(|line| line.replace("lock(&self.writing)", "self.writing.lock()"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(body(model), body(source), "bring the model in line with what has changed");
+}
