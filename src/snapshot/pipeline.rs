@@ -344,7 +344,10 @@ impl Pipeline {
         let (uploaded, uploaded_bytes) = self.upload(&version, promise)?;
         promise.set_phase(SnapshotPhase::Publishing);
         promise.check_cancelled()?;
-        let tables_bytes: u64 = uploaded.iter().map(|table| table.meta.bytes).sum();
+        // A shard joined from several may hold several slices of one file.
+        let files: BTreeMap<_, _> =
+            uploaded.iter().map(|table| (table.meta.file, table.meta.bytes)).collect();
+        let tables_bytes: u64 = files.values().sum();
         let tables = uploaded.len();
         let manifest = self.manifest(snapshot, metas, uploaded, user_meta);
         let bytes = manifest.encode()?;
