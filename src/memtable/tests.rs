@@ -1,6 +1,8 @@
 //! The memtable beside a model: every extracted run and every lookup must say
 //! what plain maps say.
 
+#![allow(clippy::disallowed_methods, reason = "one test extracts on a thread of its own")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

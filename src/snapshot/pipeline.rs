@@ -316,7 +316,7 @@ impl Pipeline {
                 &path,
                 file,
                 self.config.max_parallelism,
-                self.config.table_options.clone(),
+                self.config.table_options,
                 || self.breathe(),
             );
             let meta = match written {
@@ -415,11 +415,7 @@ impl Pipeline {
             .iter()
             .map(|table| {
                 let stored = table.places().stored.expect("the store has every table by now");
-                UploadedTable {
-                    meta: table.meta.clone(),
-                    location: stored.location,
-                    slice: table.slice,
-                }
+                UploadedTable { meta: table.meta, location: stored.location, slice: table.slice }
             })
             .collect();
         Ok((uploaded, uploaded_bytes))
@@ -499,7 +495,7 @@ impl Pipeline {
             compact::Output {
                 file,
                 max_parallelism: self.config.max_parallelism,
-                options: self.config.table_options.clone(),
+                options: self.config.table_options,
             },
             || {
                 if self.config.executor.is_closed() {
