@@ -38,8 +38,9 @@ pub use self::shard::{Shard, ShardStats};
 pub const DEFAULT_BACKGROUND_THREADS: usize = 1;
 /// Tables of a shard above which some are merged, unless told otherwise.
 pub const DEFAULT_MAX_TABLES_PER_SHARD: usize = 8;
-/// Pages of 2 MiB that are kept ready for growing states.
-const PAGES_READY: usize = 4;
+/// Pages of 2 MiB that are kept ready for growing states: what a task that
+/// inserts as fast as it can fills in some tens of milliseconds.
+const PAGES_READY: usize = 8;
 
 /// Settings of a [`Backend`]; see [`Backend::builder`].
 #[derive(Debug)]
@@ -154,15 +155,22 @@ impl BackendBuilder {
                 )
             }
         };
-        let (executor, threads) = Executor::start(&*env, self.background_threads)
-            .map_err(|source| Error::io("a background thread could not be started", source))?;
-        let pool =
-            Arc::new(PagePool::new(if executor.is_driven_by_caller() { 0 } else { PAGES_READY }));
-        keep_pages_ready(&pool, &executor);
+        let start = |name, threads| {
+            Executor::start(&*env, name, threads)
+                .map_err(|source| Error::io("a background thread could not be started", source))
+        };
+        let (executor, threads) = start("alluvium", self.background_threads)?;
+        // A thread of its own: it sleeps nearly always, but a growing state
+        // must not wait for memory until an extraction is over.
+        let driven = executor.is_driven_by_caller();
+        let (page_executor, page_thread) = start("alluvium-pages", usize::from(!driven))?;
+        let pool = Arc::new(PagePool::new(if driven { 0 } else { PAGES_READY }));
+        keep_pages_ready(&pool, page_executor);
         let files = Arc::new(FileNumbers::new(env.random_u64()));
         Ok(Backend {
             inner: Arc::new(Inner {
                 threads,
+                _page_thread: page_thread,
                 executor,
                 pool,
                 env,
@@ -193,6 +201,7 @@ pub struct Backend {
 // The threads go first: when they have been joined nobody uses the rest.
 struct Inner {
     threads: ExecutorThreads,
+    _page_thread: ExecutorThreads,
     executor: Executor,
     pool: Arc<PagePool>,
     env: Arc<dyn Env>,
@@ -418,13 +427,12 @@ fn empty(fs: &dyn Fs, dir: &Path) -> Result<()> {
 }
 
 /// Has the background map memory before a task thread needs it.
-fn keep_pages_ready(pool: &Arc<PagePool>, executor: &Executor) {
+fn keep_pages_ready(pool: &Arc<PagePool>, executor: Executor) {
     if executor.is_driven_by_caller() {
         return;
     }
     let refill = {
         let pool = Arc::downgrade(pool);
-        let executor = executor.clone();
         move || {
             let pool = pool.clone();
             executor.spawn(Priority::Urgent, move || {

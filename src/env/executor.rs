@@ -65,13 +65,13 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// Starts `threads` threads named `alluvium-0` and so on; none are needed.
+    /// Starts `threads` threads called `name-0` and so on; none are needed.
     ///
     /// Whoever keeps the returned [`ExecutorThreads`] decides when they end.
     ///
     /// # Errors
     /// Whatever the system says when no thread can be had.
-    pub fn start(env: &dyn Env, threads: usize) -> io::Result<(Self, ExecutorThreads)> {
+    pub fn start(env: &dyn Env, name: &str, threads: usize) -> io::Result<(Self, ExecutorThreads)> {
         let executor = Self {
             shared: Arc::new(Shared {
                 queues: Mutex::new(Queues {
@@ -88,7 +88,7 @@ impl Executor {
         for number in 0..threads {
             let executor = executor.clone();
             let body = Box::new(move || executor.run_until_closed());
-            running.threads.push(env.spawn(&format!("alluvium-{number}"), body)?);
+            running.threads.push(env.spawn(&format!("{name}-{number}"), body)?);
         }
         Ok((executor, running))
     }
@@ -229,7 +229,7 @@ mod tests {
     use crate::env::real::RealEnv;
 
     fn order_of(tasks: &[(Priority, u32)]) -> Vec<u32> {
-        let (executor, _threads) = Executor::start(&RealEnv::new(), 0).unwrap();
+        let (executor, _threads) = Executor::start(&RealEnv::new(), "test", 0).unwrap();
         let order = Arc::new(Mutex::new(Vec::new()));
         for &(priority, number) in tasks {
             let order = Arc::clone(&order);
@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn breathing_runs_only_what_is_more_urgent() {
-        let (executor, _threads) = Executor::start(&RealEnv::new(), 0).unwrap();
+        let (executor, _threads) = Executor::start(&RealEnv::new(), "test", 0).unwrap();
         let order = Arc::new(Mutex::new(Vec::new()));
         for (priority, number) in
             [(Priority::Urgent, 1), (Priority::Normal, 2), (Priority::Idle, 3)]
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_task_that_panics_does_not_end_the_thread() {
-        let (executor, threads) = Executor::start(&RealEnv::new(), 1).unwrap();
+        let (executor, threads) = Executor::start(&RealEnv::new(), "test", 1).unwrap();
         let (done, wait) = crossbeam::channel::bounded(1);
         executor.spawn(Priority::Normal, || panic!("on purpose"));
         executor.spawn(Priority::Normal, move || done.send(()).unwrap());
@@ -283,7 +283,7 @@ mod tests {
                 self.0.send(()).unwrap();
             }
         }
-        let (executor, threads) = Executor::start(&RealEnv::new(), 0).unwrap();
+        let (executor, threads) = Executor::start(&RealEnv::new(), "test", 0).unwrap();
         let (told, wait) = crossbeam::channel::bounded(2);
         let queued = Told(told.clone());
         executor.spawn(Priority::Normal, move || {

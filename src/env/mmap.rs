@@ -4,7 +4,7 @@
 //! One of the few modules that may use `unsafe`. What has to hold, so that its
 //! safe functions are safe:
 //!
-//! 1. A [`FileMap`] is made only of files that the engine has written and owns,
+//! 1. A `FileMap` is made only of files that the engine has written and owns,
 //!    in a directory of its own, and such files never change. Nobody writes to
 //!    or truncates one while it is mapped; whoever cannot promise that (a
 //!    network file system, FUSE, a directory that others write to) must use

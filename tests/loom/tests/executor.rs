@@ -11,7 +11,7 @@ use loom::thread;
 
 fn every_task_is_run() {
     check(3, || {
-        let (executor, threads) = Executor::start(&LoomEnv, 1).unwrap();
+        let (executor, threads) = Executor::start(&LoomEnv, "loom", 1).unwrap();
         let done = Arc::new(Gate::new(2));
         let other = {
             let (executor, done) = (executor.clone(), Arc::clone(&done));
@@ -41,7 +41,7 @@ fn a_wait_that_is_not_atomic_is_caught() {
 #[test]
 fn each_of_two_tasks_gets_a_worker_of_its_own() {
     check(3, || {
-        let (executor, threads) = Executor::start(&LoomEnv, 2).unwrap();
+        let (executor, threads) = Executor::start(&LoomEnv, "loom", 2).unwrap();
         let second_ran = Arc::new(Gate::new(1));
         let both_ran = Arc::new(Gate::new(2));
         let (wait, ran) = (Arc::clone(&second_ran), Arc::clone(&both_ran));
@@ -65,7 +65,7 @@ fn each_of_two_tasks_gets_a_worker_of_its_own() {
 #[test]
 fn what_comes_while_a_task_breathes_is_run_once() {
     check(3, || {
-        let (executor, threads) = Executor::start(&LoomEnv, 1).unwrap();
+        let (executor, threads) = Executor::start(&LoomEnv, "loom", 1).unwrap();
         let done = Arc::new(Gate::new(2));
         let runs = Arc::new(AtomicUsize::new(0));
         {
@@ -106,7 +106,7 @@ impl Drop for Fate {
 #[test]
 fn at_the_end_every_task_has_been_run_or_dropped() {
     check(3, || {
-        let (executor, threads) = Executor::start(&LoomEnv, 1).unwrap();
+        let (executor, threads) = Executor::start(&LoomEnv, "loom", 1).unwrap();
         let run = Arc::new(AtomicUsize::new(0));
         let dropped = Arc::new(AtomicUsize::new(0));
         let task = |executor: Executor| {

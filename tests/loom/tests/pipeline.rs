@@ -105,7 +105,7 @@ fn finishes(ticket: &SnapshotTicket) {
 /// Two snapshots in a row; the second comes at any moment of the first.
 fn two_snapshots(threads: usize, preemptions: usize, in_order: bool) {
     check(preemptions, move || {
-        let (executor, threads) = Executor::start(&LoomEnv, threads).unwrap();
+        let (executor, threads) = Executor::start(&LoomEnv, "loom", threads).unwrap();
         let pipeline = Pipeline::new(&executor);
         let first = pipeline.submit(1);
         let second = pipeline.submit(2);
@@ -133,7 +133,7 @@ fn two_threads_finish_every_snapshot() {
 #[test]
 fn closing_settles_every_snapshot_wherever_it_is() {
     check(3, || {
-        let (executor, threads) = Executor::start(&LoomEnv, 1).unwrap();
+        let (executor, threads) = Executor::start(&LoomEnv, "loom", 1).unwrap();
         let pipeline = Pipeline::new(&executor);
         let tickets = [pipeline.submit(1), pipeline.submit(2)];
         drop(pipeline);

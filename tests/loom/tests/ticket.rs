@@ -24,7 +24,7 @@ fn kind(result: Result<SnapshotReport>) -> ErrorKind {
 
 fn two_waiters_hear_of_the_outcome() {
     check(3, || {
-        let (executor, threads) = Executor::start(&LoomEnv, 1).unwrap();
+        let (executor, threads) = Executor::start(&LoomEnv, "loom", 1).unwrap();
         let (promise, ticket) = Promise::new(&executor);
         executor.spawn(Priority::Normal, move || promise.keep(outcome()));
         let other = ticket.clone();
@@ -49,7 +49,7 @@ fn a_wait_that_is_not_atomic_is_caught() {
 #[test]
 fn closing_the_backend_leaves_no_waiter_behind() {
     check(3, || {
-        let (executor, threads) = Executor::start(&LoomEnv, 1).unwrap();
+        let (executor, threads) = Executor::start(&LoomEnv, "loom", 1).unwrap();
         let (promise, ticket) = Promise::new(&executor);
         executor.spawn(Priority::Normal, move || promise.keep(outcome()));
         let waiter = thread::spawn(move || kind(ticket.wait()));
@@ -62,7 +62,7 @@ fn closing_the_backend_leaves_no_waiter_behind() {
 #[test]
 fn a_promise_that_is_dropped_unkept_wakes_the_waiter() {
     check(3, || {
-        let (executor, threads) = Executor::start(&LoomEnv, 1).unwrap();
+        let (executor, threads) = Executor::start(&LoomEnv, "loom", 1).unwrap();
         let (promise, ticket) = Promise::new(&executor);
         executor.spawn(Priority::Normal, move || drop(promise));
         assert_eq!(kind(ticket.wait()), ErrorKind::Closed);
@@ -98,7 +98,7 @@ fn block_on(ticket: SnapshotTicket) -> Result<SnapshotReport> {
 #[test]
 fn a_task_that_awaits_it_is_woken() {
     check(3, || {
-        let (executor, threads) = Executor::start(&LoomEnv, 1).unwrap();
+        let (executor, threads) = Executor::start(&LoomEnv, "loom", 1).unwrap();
         let (promise, ticket) = Promise::new(&executor);
         executor.spawn(Priority::Normal, move || promise.keep(outcome()));
         assert_eq!(kind(block_on(ticket)), ErrorKind::Unavailable);
@@ -111,7 +111,7 @@ fn a_task_that_awaits_it_is_woken() {
 #[test]
 fn a_future_that_moves_to_another_task_wakes_that_one() {
     check(3, || {
-        let (executor, threads) = Executor::start(&LoomEnv, 1).unwrap();
+        let (executor, threads) = Executor::start(&LoomEnv, "loom", 1).unwrap();
         let (promise, mut ticket) = Promise::new(&executor);
         executor.spawn(Priority::Normal, move || promise.keep(outcome()));
         let first = pin!(&mut ticket).poll(&mut Context::from_waker(Waker::noop()));
@@ -127,7 +127,7 @@ fn a_future_that_moves_to_another_task_wakes_that_one() {
 #[test]
 fn without_background_threads_the_waiter_does_the_work() {
     check(3, || {
-        let (executor, threads) = Executor::start(&LoomEnv, 0).unwrap();
+        let (executor, threads) = Executor::start(&LoomEnv, "loom", 0).unwrap();
         let (promise, ticket) = Promise::new(&executor);
         executor.spawn(Priority::Normal, move || promise.keep(outcome()));
         assert_eq!(kind(ticket.wait()), ErrorKind::Unavailable);

@@ -164,7 +164,7 @@ fn all_of(executor: &Executor, batches: u32, fails: bool) -> Vec<Warm> {
 #[test]
 fn every_batch_arrives_once_and_then_the_end() {
     check(3, || {
-        let (executor, threads) = Executor::start(&LoomEnv, 1).unwrap();
+        let (executor, threads) = Executor::start(&LoomEnv, "loom", 1).unwrap();
         let heard = all_of(&executor, 2, false);
         assert_eq!(heard, [Warm::Batch(0), Warm::Batch(1), Warm::Done]);
         drop(threads);
@@ -174,7 +174,7 @@ fn every_batch_arrives_once_and_then_the_end() {
 #[test]
 fn with_two_threads_the_batches_stay_in_order() {
     check(3, || {
-        let (executor, threads) = Executor::start(&LoomEnv, 2).unwrap();
+        let (executor, threads) = Executor::start(&LoomEnv, "loom", 2).unwrap();
         assert_eq!(all_of(&executor, 1, false), [Warm::Batch(0), Warm::Done]);
         drop(threads);
     });
@@ -183,7 +183,7 @@ fn with_two_threads_the_batches_stay_in_order() {
 #[test]
 fn a_failure_arrives_after_the_batches_before_it() {
     check(3, || {
-        let (executor, threads) = Executor::start(&LoomEnv, 1).unwrap();
+        let (executor, threads) = Executor::start(&LoomEnv, "loom", 1).unwrap();
         assert_eq!(all_of(&executor, 1, true), [Warm::Batch(0), Warm::Failed]);
         drop(threads);
     });
