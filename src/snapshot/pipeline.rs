@@ -213,7 +213,9 @@ impl Pipeline {
     }
 
     fn extract_next(self: &Arc<Self>) {
-        let extracted = {
+        {
+            // Held until the delta is queued: two threads must neither
+            // extract nor queue the epochs of a shard out of order.
             let _in_order = self.extractor.lock();
             let Some(request) = self.extracting.lock().pop_front() else { return };
             let unsound = Unsound(&self.broken);
@@ -226,12 +228,12 @@ impl Pipeline {
                 .collect();
             std::mem::forget(unsound);
             let extract_ns = self.config.env.monotonic_ns().saturating_sub(frozen_at_ns);
-            // Sorting is not urgent, but the queue keeps the order, so the
-            // delta is made where the order is known.
+            // Sorting is left to the next step: nobody's speed depends on it.
             let delta = Delta::unsorted(runs);
-            Extracted { snapshot, delta, metas, user_meta, frozen_at_ns, extract_ns, promise }
-        };
-        self.writing.lock().queue.push_back(extracted);
+            let extracted =
+                Extracted { snapshot, delta, metas, user_meta, frozen_at_ns, extract_ns, promise };
+            self.writing.lock().queue.push_back(extracted);
+        }
         let this = Arc::clone(self);
         self.config.executor.spawn(Priority::Normal, move || this.write_all());
     }
