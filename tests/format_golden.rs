@@ -7,6 +7,8 @@
 //! released may be written again, with
 //! `REGENERATE_GOLDEN=1 cargo test --test format_golden`.
 
+#![allow(clippy::disallowed_methods, reason = "golden files lie on the real disk")]
+
 mod table_support;
 
 use std::path::Path;

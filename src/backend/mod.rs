@@ -356,7 +356,7 @@ impl ShardBuilder {
                 files: Arc::clone(&inner.files),
                 local_dir: inner.local_dir.clone(),
                 sink: Arc::clone(&inner.sink),
-                table_options: inner.table_options.clone(),
+                table_options: inner.table_options,
                 max_tables: inner.max_tables_per_shard,
             },
             restored.version,

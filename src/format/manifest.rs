@@ -15,12 +15,11 @@
 //! ascend by name, tables go from the oldest to the newest.
 //!
 //! Promises that a decoded manifest keeps (and an encoded one, or encoding
-//! fails): every limit below holds, names of states and ids of tables are
-//! unique, and each slice lies within the groups of its table and of the
-//! manifest. Where a location points, and whether it may, is for the store to
+//! fails): every limit below holds, names of states are unique, each slice lies
+//! within the groups of its table and of the manifest, and slices of the same
+//! table do not overlap. Where a location points, and whether it may, is for the store to
 //! judge.
 
-use std::collections::BTreeSet;
 use std::fmt::Display;
 
 use super::envelope::Envelope;
@@ -198,18 +197,35 @@ impl Manifest {
             let found = format_args!("{:?} before {:?}", pair[0].name, pair[1].name);
             return broken("names of the states", "each once, ascending", found);
         }
-        let mut files = BTreeSet::new();
         for TableRef { meta, location, slice } in &self.tables {
             check_len("location of a table", location.len(), 1, MAX_LOCATION_BYTES)?;
-            if !files.insert(meta.file) {
-                return broken("ids of the tables", "each once", meta.file);
-            }
             if !all.covers(meta.groups) {
                 return broken("groups of a table", format_args!("within {all}"), meta.groups);
             }
             if !meta.groups.covers(*slice) || !self.groups.covers(*slice) {
                 let expected = format_args!("within {} and {}", meta.groups, self.groups);
                 return broken("slice of a table", expected, slice);
+            }
+        }
+        self.check_shared_tables()
+    }
+
+    /// A shard joined from several may hold a table more than once, each time
+    /// another slice of it.
+    fn check_shared_tables(&self) -> Result<(), Broken> {
+        let mut tables: Vec<&TableRef> = self.tables.iter().collect();
+        tables.sort_unstable_by_key(|table| (table.meta.file, table.slice.first()));
+        for pair in tables.windows(2) {
+            let (one, other) = (pair[0], pair[1]);
+            if one.meta.file != other.meta.file {
+                continue;
+            }
+            if one.meta != other.meta || one.location != other.location {
+                return broken("a table that is named twice", "the same both times", one.meta.file);
+            }
+            if one.slice.intersection(other.slice).is_some() {
+                let expected = format_args!("apart from {}", one.slice);
+                return broken("slices of a table that is named twice", expected, other.slice);
             }
         }
         Ok(())

@@ -9,7 +9,8 @@
 //!
 //! ```text
 //! block:   | word a u64 | word b u64 | ns_len u32, if NAMESPACED | key | namespace | value | slack |
-//! word a:    bits  0..32  epoch of the record's last change
+//! word a:    bits  0..31  epoch of the record's last change
+//!            bit  31      NAMESPACED
 //!            bits 32..47  key group
 //!            bits 47..64  key length in bytes
 //! word b:    bits  0..31  value length in bytes
@@ -90,10 +91,15 @@ const _: () = assert!(
 pub(super) const TOMBSTONE: u64 = 1 << 31;
 /// The key was absent, here and in every table, when the record's epoch began.
 pub(super) const FRESH: u64 = 1 << 32;
-/// A namespace follows the key.
-pub(super) const NAMESPACED: u64 = 1 << 33;
-const FREE: u64 = 1 << 34;
+const FREE: u64 = 1 << 33;
 const VALUE_LEN: u64 = (1 << 31) - 1;
+/// In word a: a namespace follows the key. Beside group and key length, so
+/// that one comparison tells most keys apart.
+const NAMESPACED: u64 = 1 << EPOCH_BITS;
+const EPOCH: u64 = (1 << EPOCH_BITS) - 1;
+const EPOCH_BITS: u32 = 31;
+/// The last epoch that a header can hold: at one freeze a second, 68 years.
+pub(super) const LAST_EPOCH: Epoch = Epoch(EPOCH as u32);
 
 /// A block's place: chunk number and unit within the chunk. Never zero.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -130,10 +136,12 @@ pub(crate) struct Probe<'a> {
 }
 
 impl Probe<'_> {
-    /// The bits of word a that identify the key: its group and length.
-    #[inline]
+    /// What word a is beside the epoch: whether there is a namespace, the
+    /// group, and the key's length.
+    #[inline(always)]
     fn identity(&self) -> u64 {
-        u64::from(self.group.0) | (self.key.len() as u64) << 15
+        let namespaced = if self.namespace.is_empty() { 0 } else { NAMESPACED };
+        namespaced | u64::from(self.group.0) << 32 | (self.key.len() as u64) << 47
     }
 
     #[inline]
@@ -156,12 +164,17 @@ pub(super) struct Header {
 impl Header {
     #[inline]
     pub(super) fn epoch(self) -> Epoch {
-        Epoch(self.a as u32)
+        Epoch((self.a & EPOCH) as u32)
     }
 
     #[inline]
     pub(super) fn has(self, flag: u64) -> bool {
         self.b & flag != 0
+    }
+
+    #[inline]
+    fn is_namespaced(self) -> bool {
+        self.a & NAMESPACED != 0
     }
 
     #[inline]
@@ -231,7 +244,7 @@ impl<'a> Record<'a> {
         let header = Header { a: word(0), b: word(8) };
         let mut rest = &bytes[HEADER_BYTES..];
         let mut namespace_len = 0;
-        if header.has(NAMESPACED) {
+        if header.is_namespaced() {
             let (len, tail) = rest.split_at(NAMESPACE_LEN_BYTES);
             namespace_len =
                 u32::from_ne_bytes(len.try_into().expect("four bytes were taken")) as usize;
@@ -323,7 +336,6 @@ impl Arena {
     pub(super) fn prefetch(&self, addr: Addr) {
         let ptr = self.block(addr).ptr.as_ptr();
         prefetch_read(ptr);
-        prefetch_read(ptr.wrapping_add(64));
     }
 
     #[inline(always)]
@@ -350,18 +362,17 @@ impl Arena {
     #[inline(always)]
     pub(super) fn is(&self, block: Block, probe: &Probe<'_>) -> bool {
         let header = self.header(block);
-        if header.a >> 32 != probe.identity()
-            || header.has(NAMESPACED) == probe.namespace.is_empty()
-        {
+        if header.a & !EPOCH != probe.identity() {
             return false;
         }
-        if header.has(NAMESPACED) {
+        if header.is_namespaced() {
             return self.key_and_namespace(block) == (probe.key, probe.namespace);
         }
         // SAFETY: by invariant 2 the key lies inside the block, behind the
         // header; it has the length of the probed one, and readers hold
         // `&self`.
-        let key = unsafe { slice::from_raw_parts(block.ptr.add(HEADER_BYTES).as_ptr(), probe.key.len()) };
+        let key =
+            unsafe { slice::from_raw_parts(block.ptr.add(HEADER_BYTES).as_ptr(), probe.key.len()) };
         same_bytes(key, probe.key)
     }
 
@@ -369,7 +380,7 @@ impl Arena {
     #[inline(always)]
     fn value_offset(&self, block: Block, header: Header) -> usize {
         let offset = HEADER_BYTES + header.key_len();
-        if !header.has(NAMESPACED) {
+        if !header.is_namespaced() {
             return offset;
         }
         // SAFETY: the flag says that a length follows the header.
@@ -394,9 +405,7 @@ impl Arena {
         let offset = self.value_offset(block, header);
         // SAFETY: as in `value`, and we have `&mut self`; no extractor reads
         // the block (invariant 3).
-        unsafe {
-            slice::from_raw_parts_mut(block.ptr.add(offset).as_ptr(), header.value_len())
-        }
+        unsafe { slice::from_raw_parts_mut(block.ptr.add(offset).as_ptr(), header.value_len()) }
     }
 
     /// Key and namespace of a record.
@@ -407,7 +416,7 @@ impl Arena {
         unsafe {
             let mut at = block.ptr.add(HEADER_BYTES);
             let mut namespace_len = 0;
-            if header.has(NAMESPACED) {
+            if header.is_namespaced() {
                 namespace_len = at.cast::<u32>().read() as usize;
                 at = at.add(NAMESPACE_LEN_BYTES);
             }
@@ -432,7 +441,7 @@ impl Arena {
     #[inline]
     pub(super) fn touch(&mut self, block: Block, epoch: Epoch) {
         let header = self.header(block);
-        let a = header.a & !0xffff_ffff | u64::from(epoch.0);
+        let a = header.a & !EPOCH | u64::from(epoch.0);
         self.set_header(block, Header { a, b: header.b & !FRESH });
     }
 
@@ -472,17 +481,16 @@ impl Arena {
     ) -> Result<Block> {
         let fixed = HEADER_BYTES + probe.stored_bytes();
         let (block, units) = self.allocate(fixed + value.len() + slack)?;
-        let namespaced = if probe.namespace.is_empty() { 0 } else { NAMESPACED };
         let header = Header {
-            a: u64::from(epoch.0) | probe.identity() << 32,
-            b: value.len() as u64 | flags | namespaced | u64::from(units) << 37,
+            a: u64::from(epoch.0) | probe.identity(),
+            b: value.len() as u64 | flags | u64::from(units) << 37,
         };
         self.set_header(block, header);
         // SAFETY: `allocate` gave a block of at least the bytes written here,
         // and nobody else knows it yet.
         unsafe {
             let mut at = block.ptr.add(HEADER_BYTES).as_ptr();
-            if namespaced != 0 {
+            if header.is_namespaced() {
                 at.cast::<u32>().write(probe.namespace.len() as u32);
                 at = at.add(NAMESPACE_LEN_BYTES);
             }
@@ -504,7 +512,7 @@ impl Arena {
         // SAFETY: both blocks have at least `used` bytes; the new block is
         // not the old one, since the old one is not free.
         unsafe { to.ptr.copy_from_nonoverlapping(from.ptr, used) };
-        let a = header.a & !0xffff_ffff | u64::from(epoch.0);
+        let a = header.a & !EPOCH | u64::from(epoch.0);
         let b = header.b & !FRESH & ((1 << 37) - 1) | u64::from(units) << 37;
         self.set_header(to, Header { a, b });
         Ok(to)
@@ -776,7 +784,7 @@ impl ChunkSet {
         unsafe {
             let header = Header { a: ptr.cast::<u64>().read(), b: ptr.cast::<u64>().add(1).read() };
             let mut len = HEADER_BYTES + header.key_len() + header.value_len();
-            if header.has(NAMESPACED) {
+            if header.is_namespaced() {
                 len += NAMESPACE_LEN_BYTES + ptr.add(HEADER_BYTES).cast::<u32>().read() as usize;
             }
             slice::from_raw_parts(ptr, len)

@@ -88,7 +88,7 @@ mod tests {
             let mut lists = FreeLists::new();
             lists.push(have, 7);
             for want in [2, 3, have / 2, have.saturating_sub(1), have, have + 1, have * 2] {
-                if want < 2 || want > CHUNK_UNITS {
+                if !(2..=CHUNK_UNITS).contains(&want) {
                     continue;
                 }
                 if lists.find(want, true).is_some() {

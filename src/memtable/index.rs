@@ -106,9 +106,10 @@ struct Segment {
 /// See the [module documentation](self).
 pub(super) struct Index {
     /// First buckets of segments, by the top `depth` bits of the hash. Its
-    /// length is two to the power of `depth`.
+    /// length is two to the power of the depth.
     directory: Vec<NonNull<Bucket>>,
-    depth: u32,
+    /// 64 less `depth`, which is never zero.
+    shift: u32,
     /// Numbers of the same segments.
     numbers: Vec<u32>,
     segments: Vec<Segment>,
@@ -137,8 +138,8 @@ fn tag_of(hash: u64) -> u8 {
 impl Index {
     pub(super) fn new(pool: Arc<PagePool>) -> Self {
         Self {
-            directory: vec![NonNull::from(&NO_BUCKETS[0])],
-            depth: 0,
+            directory: vec![NonNull::from(&NO_BUCKETS[0]); 2],
+            shift: 63,
             numbers: Vec::new(),
             segments: Vec::new(),
             pages: Vec::new(),
@@ -162,14 +163,13 @@ impl Index {
 
     #[inline(always)]
     fn top(&self, hash: u64) -> usize {
-        // Two shifts, because a shift by 64 is none.
-        (hash >> 1 >> (63 - self.depth)) as usize
+        (hash >> self.shift) as usize
     }
 
     /// The first bucket of the segment that `hash` belongs in.
     #[inline(always)]
     fn segment_base(&self, hash: u64) -> NonNull<Bucket> {
-        // SAFETY: `top` has `depth` bits, and the directory that many entries.
+        // SAFETY: `top` has as many bits as the directory is deep.
         unsafe { *self.directory.get_unchecked(self.top(hash)) }
     }
 
@@ -193,37 +193,62 @@ impl Index {
         }
     }
 
-    /// Looks for the record with `hash` that `is_it` recognises.
+    /// Looks in the bucket of `hash` for the record that `recognise` makes
+    /// something of. What is not there may be [`beyond`](Self::find_beyond).
     #[inline(always)]
-    pub(super) fn find(
+    pub(super) fn find<T>(
         &self,
         hash: u64,
-        mut is_it: impl FnMut(Addr) -> bool,
-    ) -> Option<(Slot, Addr)> {
-        let base = self.segment_base(hash);
-        let tag = tag_of(hash);
-        let mut at = home_of(hash);
-        loop {
-            // SAFETY: `at` is below `BUCKETS`; otherwise as in `likely`.
-            let bucket = unsafe { base.add(at) };
-            // SAFETY: as before.
-            let (mut mask, passed) =
-                unsafe { (bucket.as_ref().matching(tag), bucket.as_ref().passed) };
+        recognise: impl Fn(Addr) -> Option<T>,
+    ) -> Option<(Slot, T)> {
+        // SAFETY: a segment has `BUCKETS` buckets and `home_of` is below that;
+        // nobody writes them, since that takes `&mut self`; the mask has
+        // `SLOTS` bits.
+        unsafe {
+            let bucket = self.segment_base(hash).add(home_of(hash));
+            let mut mask = bucket.as_ref().matching(tag_of(hash));
             while mask != 0 {
-                // SAFETY: as before, and the mask has `SLOTS` bits.
-                let (slot, addr) = unsafe { slot_of(bucket, mask.trailing_zeros()) };
-                if is_it(addr) {
-                    return Some((slot, addr));
+                let (slot, addr) = slot_of(bucket, mask.trailing_zeros());
+                if let Some(found) = recognise(addr) {
+                    return Some((slot, found));
                 }
                 mask &= mask - 1;
             }
-            if passed == 0 {
-                return None;
-            }
-            at = (at + 1) & BUCKET_MASK;
-            // Only a segment filled to the last slot brings a search round.
-            if at == home_of(hash) {
-                return None;
+        }
+        None
+    }
+
+    /// Looks on where [`find`](Self::find) found nothing, if the bucket had no
+    /// room for all that belong there: it is so for one record in some thirty.
+    #[inline]
+    pub(super) fn find_beyond<T>(
+        &self,
+        hash: u64,
+        recognise: impl Fn(Addr) -> Option<T>,
+    ) -> Option<(Slot, T)> {
+        let base = self.segment_base(hash);
+        let home = home_of(hash);
+        let mut at = home;
+        loop {
+            // SAFETY: as in `find`; `at` is below `BUCKETS`.
+            unsafe {
+                if base.add(at).as_ref().passed == 0 {
+                    return None;
+                }
+                at = (at + 1) & BUCKET_MASK;
+                // Only a segment filled to the last slot brings us round.
+                if at == home {
+                    return None;
+                }
+                let bucket = base.add(at);
+                let mut mask = bucket.as_ref().matching(tag_of(hash));
+                while mask != 0 {
+                    let (slot, addr) = slot_of(bucket, mask.trailing_zeros());
+                    if let Some(found) = recognise(addr) {
+                        return Some((slot, found));
+                    }
+                    mask &= mask - 1;
+                }
             }
         }
     }
@@ -271,8 +296,8 @@ impl Index {
     ) -> Result<()> {
         if self.segments.is_empty() {
             let number = self.add_segment(0)?;
-            self.directory[0] = self.segments[number].base;
-            self.numbers.push(number as u32);
+            self.directory.fill(self.segments[number].base);
+            self.numbers.resize(self.directory.len(), number as u32);
         }
         loop {
             let number = self.numbers[self.top(hash)] as usize;
@@ -383,17 +408,17 @@ impl Index {
     ) -> Result<()> {
         let sibling = self.add_segment(self.segments[number].depth + 1)?;
         let depth = self.segments[number].depth;
-        if depth == self.depth {
+        if depth == 64 - self.shift {
             // Every entry twice: the new lowest bit does not matter yet.
             self.directory = self.directory.iter().flat_map(|&entry| [entry, entry]).collect();
             self.numbers = self.numbers.iter().flat_map(|&entry| [entry, entry]).collect();
-            self.depth += 1;
+            self.shift -= 1;
         }
         self.segments[number].depth = depth + 1;
 
         // The directory entries of the segment are neighbours: the upper half
         // of them goes to the sibling.
-        let span = 1_usize << (self.depth - depth);
+        let span = 1_usize << (64 - self.shift - depth);
         let first = self.top(hash) & !(span - 1);
         self.directory[first + span / 2..first + span].fill(self.segments[sibling].base);
         self.numbers[first + span / 2..first + span].fill(sibling as u32);

@@ -51,7 +51,7 @@ use crate::env::pages::PagePool;
 pub(crate) use self::arena::Probe;
 #[cfg(test)]
 use self::arena::Record;
-use self::arena::{Addr, Arena, Block, FRESH, TOMBSTONE};
+use self::arena::{Addr, Arena, Block, FRESH, LAST_EPOCH, TOMBSTONE};
 use self::dirty::{ChunkBits, DirtyMap};
 use self::extract::{Buried, Frozen};
 use self::handoff::Handoff;
@@ -173,21 +173,32 @@ impl Memtable {
 
     #[inline(always)]
     fn find(&self, probe: &Probe<'_>) -> Option<Found> {
-        let mut block = None;
-        let (slot, _) = self.index.find(probe.hash, |addr| {
-            let candidate = self.arena.block(addr);
-            let is_it = self.arena.is(candidate, probe);
-            if is_it {
-                block = Some(candidate);
-            }
-            is_it
-        })?;
-        block.map(|block| Found { slot, block })
+        let found = self.index.find(probe.hash, |addr| self.recognise(addr, probe));
+        match found {
+            Some((slot, block)) => Some(Found { slot, block }),
+            None => self.find_beyond(*probe),
+        }
+    }
+
+    /// The rare rest of [`find`](Self::find). Takes the probe by value, so
+    /// that in the usual case it need not be in memory at all.
+    #[cold]
+    #[inline(never)]
+    fn find_beyond(&self, probe: Probe<'_>) -> Option<Found> {
+        self.index
+            .find_beyond(probe.hash, |addr| self.recognise(addr, &probe))
+            .map(|(slot, block)| Found { slot, block })
     }
 
     #[inline(always)]
-    fn is_live(&self, found: Found) -> bool {
-        !self.arena.header(found.block).has(TOMBSTONE)
+    fn recognise(&self, addr: Addr, probe: &Probe<'_>) -> Option<Block> {
+        let block = self.arena.block(addr);
+        self.arena.is(block, probe).then_some(block)
+    }
+
+    #[inline(always)]
+    fn is_live(&self, block: Block) -> bool {
+        !self.arena.header(block).has(TOMBSTONE)
     }
 
     /// Asks the processor for the index line of a key.
@@ -200,21 +211,23 @@ impl Memtable {
     /// arrived. Says where it most probably is.
     #[inline(always)]
     pub(crate) fn prefetch_record(&self, hash: u64) -> Hint {
-        let likely = self.index.likely(hash);
-        if let Some((_, addr)) = likely {
-            self.arena.prefetch(addr);
+        match self.index.likely(hash) {
+            Some((slot, addr)) => {
+                self.arena.prefetch(addr);
+                Hint { slot: Some(slot), addr }
+            }
+            None => Hint::NONE,
         }
-        Hint(likely)
     }
 
     /// As [`find`](Self::find), but looks where `hint` says first. The hint
     /// may be out of date; a slot that still holds its address holds a record.
     #[inline(always)]
     fn find_at(&self, probe: &Probe<'_>, hint: Hint) -> Option<Found> {
-        if let Some((slot, addr)) = hint.0
-            && self.index.holds(slot, addr)
+        if let Some(slot) = hint.slot
+            && self.index.holds(slot, hint.addr)
         {
-            let block = self.arena.block(addr);
+            let block = self.arena.block(hint.addr);
             if self.arena.is(block, probe) {
                 return Some(Found { slot, block });
             }
@@ -233,7 +246,9 @@ impl Memtable {
     pub(crate) fn get_at(&self, probe: &Probe<'_>, hint: Hint) -> Lookup<'_> {
         match self.find_at(probe, hint) {
             None => Lookup::Absent,
-            Some(found) if self.is_live(found) => Lookup::Value(self.arena.value(found.block)),
+            Some(found) if self.is_live(found.block) => {
+                Lookup::Value(self.arena.value(found.block))
+            }
             Some(_) => Lookup::Deleted,
         }
     }
@@ -257,7 +272,7 @@ impl Memtable {
     /// as it was.
     pub(crate) fn delete(&mut self, probe: &Probe<'_>) -> Result<bool> {
         match self.find(probe) {
-            Some(found) if self.is_live(found) => self.bury(found, probe).map(|()| true),
+            Some(found) if self.is_live(found.block) => self.bury(found, probe).map(|()| true),
             Some(_) => Ok(false),
             None if self.below == Below::Tables => {
                 self.add(probe, &[], TOMBSTONE, self.epoch, 0).map(|_| false)
@@ -296,12 +311,12 @@ impl Memtable {
     /// Ends the current epoch. Constant time: nothing is copied.
     ///
     /// # Errors
-    /// `Closed` after four billion epochs.
+    /// `Closed` after two billion epochs.
     pub(crate) fn freeze(&mut self) -> Result<Frozen> {
         let frozen = self.epoch;
-        if frozen.0 == u32::MAX {
+        if frozen == LAST_EPOCH {
             return Err(Error::closed("the shard has used up its epochs")
-                .expected(format_args!("at most {} snapshots in one life", u32::MAX))
+                .expected(format_args!("at most {} snapshots in one life", LAST_EPOCH.0))
                 .remedy("restore the shard from its last snapshot"));
         }
         self.epoch = frozen.next();
@@ -347,7 +362,9 @@ impl Memtable {
     /// whether it, too, is an extracted tombstone.
     fn drop_tombstone(&mut self, buried: Buried) {
         let addr = Addr(buried.addr);
-        if let Some((slot, addr)) = self.index.find(buried.hash, |found| found == addr) {
+        let same = |found| (found == addr).then_some(found);
+        let found = self.index.find(buried.hash, same);
+        if let Some((slot, addr)) = found.or_else(|| self.index.find_beyond(buried.hash, same)) {
             let header = self.arena.header(self.arena.block(addr));
             if header.has(TOMBSTONE) && header.epoch() <= self.extracted {
                 self.index.remove(hash_of(&self.arena, addr), slot);
@@ -414,19 +431,18 @@ impl Memtable {
     /// Makes a record of an earlier epoch one of the current epoch, which may
     /// be changed in place, and marks it dirty.
     #[inline(never)]
-    fn first_touch(&mut self, found: Found) -> Result<Found> {
-        let Found { slot, block } = found;
+    fn first_touch(&mut self, slot: Slot, block: Block) -> Result<Block> {
         let epoch = self.arena.header(block).epoch();
         if self.is_thawed(epoch) {
             self.arena.touch(block, self.epoch);
             self.mark_dirty(block.addr);
-            return Ok(found);
+            return Ok(block);
         }
         let copy = self.arena.copy(block, self.epoch)?;
         self.index.replace(slot, copy.addr);
         self.mark_dirty(copy.addr);
         self.retire(block.addr, epoch);
-        Ok(Found { slot, block: copy })
+        Ok(copy)
     }
 
     fn retire(&mut self, addr: Addr, epoch: Epoch) {
@@ -550,11 +566,14 @@ struct Found {
 
 /// Where a key most probably is, from [`Memtable::prefetch_record`].
 #[derive(Clone, Copy)]
-pub(crate) struct Hint(Option<(Slot, Addr)>);
+pub(crate) struct Hint {
+    slot: Option<Slot>,
+    addr: Addr,
+}
 
 impl Hint {
     /// No idea.
-    pub(crate) const NONE: Self = Self(None);
+    pub(crate) const NONE: Self = Self { slot: None, addr: Addr(0) };
 }
 
 /// The value of one key, present or not, for a read-modify-write in place.
@@ -576,12 +595,8 @@ impl ValueMut<'_> {
     /// The value, if the key has one.
     #[inline(always)]
     pub fn get(&self) -> Option<&[u8]> {
-        match self.found {
-            Some(found) if self.memtable.is_live(found) => {
-                Some(self.memtable.arena.value(found.block))
-            }
-            _ => None,
-        }
+        let block = self.found.as_ref()?.block;
+        self.memtable.is_live(block).then(|| self.memtable.arena.value(block))
     }
 
     /// The value, to be changed where it is, at its present length; `None` if
@@ -589,20 +604,21 @@ impl ValueMut<'_> {
     /// not.
     #[inline(always)]
     pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
-        let mut found = self.found?;
+        // Field by field: copying the struct through memory would make the
+        // processor wait for its stores before it could go on to other keys.
+        let found = self.found.as_mut()?;
         let header = self.memtable.arena.header(found.block);
         if header.has(TOMBSTONE) {
             return None;
         }
         if header.epoch() != self.memtable.epoch {
-            match self.memtable.first_touch(found) {
-                Ok(touched) => found = touched,
+            match self.memtable.first_touch(found.slot, found.block) {
+                Ok(block) => found.block = block,
                 Err(error) => {
                     self.failure = Some(error);
                     return None;
                 }
             }
-            self.found = Some(found);
         }
         Some(self.memtable.arena.value_mut(found.block))
     }

@@ -40,7 +40,7 @@ pub(crate) fn merge(
     let mut seen = 0_u64;
     while let Some(record) = scan.next()? {
         seen += 1;
-        if seen % BREATH_RECORDS == 0 {
+        if seen.is_multiple_of(BREATH_RECORDS) {
             go_on()?;
         }
         if record.value.is_none() && to_the_bottom {
@@ -52,7 +52,7 @@ pub(crate) fn merge(
                 super::flush::create(fs, path)?,
                 output.file,
                 output.max_parallelism,
-                output.options.clone(),
+                output.options,
             )?),
         };
         if open_state.as_deref() != Some(record.state) {

@@ -188,14 +188,18 @@ impl ShardCore {
         StateId(id)
     }
 
+    /// Whether a key may be used on this shard.
+    ///
+    /// Keys are checked first and their probes put together where they are
+    /// used: a probe that is returned in a `Result` travels through memory,
+    /// and reading it back makes the processor wait for the operations before
+    /// this one.
     #[inline(always)]
-    fn probe<'k>(&self, key: KeyRef<'k>) -> Result<Probe<'k>> {
-        let (group, hash) = key.locate(self.max_parallelism);
+    fn check(&self, group: KeyGroup, key: &KeyRef<'_>) -> Result<()> {
         if !self.groups.contains(group) {
             return Err(self.not_ours(group));
         }
-        check_key(key.key_bytes(), key.namespace_bytes())?;
-        Ok(Probe { hash, group, key: key.key_bytes(), namespace: key.namespace_bytes() })
+        check_key(key.key_bytes(), key.namespace_bytes())
     }
 
     #[cold]
@@ -207,72 +211,77 @@ impl ShardCore {
             .remedy("route each record to the shard that owns its key group")
     }
 
-    /// The state, ready to be written to blindly.
+    /// The state, for a write that does not care what was there.
     #[inline(always)]
     fn slot(&mut self, state: StateId) -> Result<&mut StateSlot> {
-        if self.warming.is_some() {
-            self.warm(WARM_PER_OPERATION)?;
-        }
         match self.states.get_mut(state.0 as usize) {
             Some(slot) => Ok(slot),
             None => Err(no_such_state(&self.name, self.groups)),
         }
     }
 
-    /// The state, with the probed key in its memtable if it exists at all.
+    /// The memtable of a state, with the probed key in it if it exists at all.
     #[inline(always)]
     fn settled(&mut self, state: StateId, probe: &Probe<'_>) -> Result<&mut Memtable> {
-        if self.warming.is_some() {
-            self.warm(WARM_PER_OPERATION)?;
-        }
-        let Some(slot) = self.states.get_mut(state.0 as usize) else {
+        let position = state.0 as usize;
+        if position >= self.states.len() {
             return Err(no_such_state(&self.name, self.groups));
-        };
-        if slot.memtable.below() == Below::Tables {
-            bring_up(slot, probe, &mut self.value)
-                .map_err(|error| error.at(format_args!("state {:?}", slot.meta.name)))?;
         }
-        Ok(&mut slot.memtable)
+        if self.states[position].memtable.below() == Below::Nothing {
+            return Ok(&mut self.states[position].memtable);
+        }
+        self.bring_up(position, *probe)?;
+        Ok(&mut self.states[position].memtable)
+    }
+
+    /// Copies a record from the tables below into the memtable, if only they
+    /// have it; and takes in some of what the warm-up has ready.
+    #[cold]
+    fn bring_up(&mut self, position: usize, probe: Probe<'_>) -> Result<()> {
+        self.warm(WARM_PER_OPERATION)?;
+        let slot = &mut self.states[position];
+        let value = &mut self.value;
+        if slot.memtable.get(&probe) == Lookup::Absent
+            && slot
+                .base
+                .get(&probe, value)
+                .map_err(|error| error.at(format_args!("state {:?}", slot.meta.name)))?
+        {
+            slot.memtable.promote(&probe, value)?;
+        }
+        Ok(())
     }
 
     /// Runs `each` for every key, with the cache misses of [`BATCH`] keys
     /// overlapping: first all index lines are asked for, then all records,
     /// then the work is done.
+    #[inline(always)]
     fn in_batches<'k>(
         &mut self,
         state: StateId,
         keys: &[KeyRef<'k>],
-        mut each: impl FnMut(&mut Self, usize, Probe<'k>, Hint) -> Result<()>,
+        mut each: impl FnMut(&mut Memtable, usize, Probe<'k>, Hint) -> Result<()>,
     ) -> Result<()> {
-        let nobody = Probe { hash: 0, group: self.groups.first(), key: &[], namespace: &[] };
-        let mut probes = [nobody; BATCH];
+        let mut hashes = [(KeyGroup(0), 0); BATCH];
         let mut hints = [Hint::NONE; BATCH];
         for (batch, keys) in keys.chunks(BATCH).enumerate() {
-            let Some(slot) = self.states.get(state.0 as usize) else {
-                return Err(no_such_state(&self.name, self.groups));
-            };
-            // A bad key ends its batch early: those before it are done first.
-            let mut count = 0;
-            let mut refused = None;
-            for (probe, &key) in probes.iter_mut().zip(keys) {
-                match self.probe(key) {
-                    Ok(found) => *probe = found,
-                    Err(error) => {
-                        refused = Some(error);
-                        break;
-                    }
-                }
-                slot.memtable.prefetch_index(probe.hash);
-                count += 1;
+            let max_parallelism = self.max_parallelism;
+            let memtable = &self.slot(state)?.memtable;
+            for (key, located) in keys.iter().zip(&mut hashes) {
+                *located = key.locate(max_parallelism);
+                memtable.prefetch_index(located.1);
             }
-            for (probe, hint) in probes.iter().zip(&mut hints).take(count) {
-                *hint = slot.memtable.prefetch_record(probe.hash);
+            for (&(_, hash), hint) in hashes.iter().take(keys.len()).zip(&mut hints) {
+                *hint = memtable.prefetch_record(hash);
             }
-            for (at, (probe, hint)) in probes.iter().zip(&hints).take(count).enumerate() {
-                each(self, batch * BATCH + at, *probe, *hint)?;
-            }
-            if let Some(error) = refused {
-                return Err(error.at(format_args!("key {} of the batch", batch * BATCH + count)));
+            for (at, (key, &(group, hash))) in keys.iter().zip(&hashes).enumerate() {
+                let number = batch * BATCH + at;
+                // The keys before a bad one are done first, as if they had
+                // come one at a time.
+                self.check(group, key).map_err(|error| at_key(error, number))?;
+                let probe =
+                    Probe { hash, group, key: key.key_bytes(), namespace: key.namespace_bytes() };
+                each(self.settled(state, &probe)?, number, probe, hints[at])?;
             }
         }
         Ok(())
@@ -280,20 +289,15 @@ impl ShardCore {
 }
 
 #[cold]
+fn at_key(error: Error, number: usize) -> Error {
+    error.at(format_args!("key {number} of the batch"))
+}
+
+#[cold]
 fn no_such_state(operator: &str, groups: KeyGroupRange) -> Error {
     Error::invalid("no such state")
         .at(format_args!("shard {groups} of operator {operator:?}"))
         .remedy("use the StateId that this shard gave at registration")
-}
-
-/// Copies a record from the tables below into the memtable, if only they have
-/// it.
-#[cold]
-fn bring_up(slot: &mut StateSlot, probe: &Probe<'_>, value: &mut Vec<u8>) -> Result<()> {
-    if slot.memtable.get(probe) == Lookup::Absent && slot.base.get(probe, value)? {
-        slot.memtable.promote(probe, value)?;
-    }
-    Ok(())
 }
 
 impl KeyedStore for ShardCore {
@@ -318,7 +322,9 @@ impl KeyedStore for ShardCore {
 
     #[inline]
     fn get(&mut self, state: StateId, key: KeyRef<'_>) -> Result<Option<&[u8]>> {
-        let probe = self.probe(key)?;
+        let (group, hash) = key.locate(self.max_parallelism);
+        self.check(group, &key)?;
+        let probe = Probe { hash, group, key: key.key_bytes(), namespace: key.namespace_bytes() };
         let memtable = self.settled(state, &probe)?;
         Ok(match memtable.get(&probe) {
             Lookup::Value(value) => Some(value),
@@ -328,14 +334,22 @@ impl KeyedStore for ShardCore {
 
     #[inline]
     fn put(&mut self, state: StateId, key: KeyRef<'_>, value: &[u8]) -> Result<()> {
-        let probe = self.probe(key)?;
+        let (group, hash) = key.locate(self.max_parallelism);
+        self.check(group, &key)?;
+        let probe = Probe { hash, group, key: key.key_bytes(), namespace: key.namespace_bytes() };
         check_value(value)?;
+        let slot = self.slot(state)?;
+        if slot.memtable.below() == Below::Tables {
+            self.warm(WARM_PER_OPERATION)?;
+        }
         self.slot(state)?.memtable.put(&probe, value)
     }
 
     #[inline]
     fn delete(&mut self, state: StateId, key: KeyRef<'_>) -> Result<()> {
-        let probe = self.probe(key)?;
+        let (group, hash) = key.locate(self.max_parallelism);
+        self.check(group, &key)?;
+        let probe = Probe { hash, group, key: key.key_bytes(), namespace: key.namespace_bytes() };
         self.slot(state)?.memtable.delete(&probe).map(drop)
     }
 
@@ -346,7 +360,9 @@ impl KeyedStore for ShardCore {
         key: KeyRef<'_>,
         change: &mut dyn FnMut(&mut ValueMut<'_>),
     ) -> Result<()> {
-        let probe = self.probe(key)?;
+        let (group, hash) = key.locate(self.max_parallelism);
+        self.check(group, &key)?;
+        let probe = Probe { hash, group, key: key.key_bytes(), namespace: key.namespace_bytes() };
         let memtable = self.settled(state, &probe)?;
         let mut value = memtable.entry(probe);
         change(&mut value);
@@ -359,8 +375,7 @@ impl KeyedStore for ShardCore {
         keys: &[KeyRef<'_>],
         visit: &mut dyn FnMut(usize, Option<&[u8]>),
     ) -> Result<()> {
-        self.in_batches(state, keys, |core, at, probe, hint| {
-            let memtable = core.settled(state, &probe)?;
+        self.in_batches(state, keys, |memtable, at, probe, hint| {
             visit(
                 at,
                 match memtable.get_at(&probe, hint) {
@@ -378,8 +393,7 @@ impl KeyedStore for ShardCore {
         keys: &[KeyRef<'_>],
         change: &mut dyn FnMut(usize, &mut ValueMut<'_>),
     ) -> Result<()> {
-        self.in_batches(state, keys, |core, at, probe, hint| {
-            let memtable = core.settled(state, &probe)?;
+        self.in_batches(state, keys, |memtable, at, probe, hint| {
             let mut value = memtable.entry_at(probe, hint);
             change(at, &mut value);
             value.finish()

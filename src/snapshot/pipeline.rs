@@ -316,7 +316,7 @@ impl Pipeline {
                 &path,
                 file,
                 self.config.max_parallelism,
-                self.config.table_options.clone(),
+                self.config.table_options,
                 || self.breathe(),
             );
             let meta = match written {
@@ -344,7 +344,10 @@ impl Pipeline {
         let (uploaded, uploaded_bytes) = self.upload(&version, promise)?;
         promise.set_phase(SnapshotPhase::Publishing);
         promise.check_cancelled()?;
-        let tables_bytes: u64 = uploaded.iter().map(|table| table.meta.bytes).sum();
+        // A shard joined from several may hold several slices of one file.
+        let files: BTreeMap<_, _> =
+            uploaded.iter().map(|table| (table.meta.file, table.meta.bytes)).collect();
+        let tables_bytes: u64 = files.values().sum();
         let tables = uploaded.len();
         let manifest = self.manifest(snapshot, metas, uploaded, user_meta);
         let bytes = manifest.encode()?;
@@ -412,11 +415,7 @@ impl Pipeline {
             .iter()
             .map(|table| {
                 let stored = table.places().stored.expect("the store has every table by now");
-                UploadedTable {
-                    meta: table.meta.clone(),
-                    location: stored.location,
-                    slice: table.slice,
-                }
+                UploadedTable { meta: table.meta, location: stored.location, slice: table.slice }
             })
             .collect();
         Ok((uploaded, uploaded_bytes))
@@ -496,7 +495,7 @@ impl Pipeline {
             compact::Output {
                 file,
                 max_parallelism: self.config.max_parallelism,
-                options: self.config.table_options.clone(),
+                options: self.config.table_options,
             },
             || {
                 if self.config.executor.is_closed() {

@@ -283,7 +283,7 @@ impl TableWriter {
         self.out.sync().map_err(|why| {
             Error::io("could not make a table durable", why)
                 .at(format_args!("file {}", self.file))
-                .remedy("abandon the file and write the table again under a new id")
+                .remedy("check the disk's free space and health; the table is written again, as another file, by the next attempt")
         })?;
         Ok(TableMeta {
             file: self.file,
@@ -300,7 +300,7 @@ impl TableWriter {
         if self.failed {
             return Err(Error::closed("table writer failed before")
                 .at(format_args!("file {}", self.file))
-                .remedy("abandon the file and write the table again under a new id"));
+                .remedy("check the disk's free space and health; the table is written again, as another file, by the next attempt"));
         }
         Ok(())
     }
@@ -413,7 +413,7 @@ impl TableWriter {
             self.failed = true;
             return Err(Error::io("could not write a table", why)
                 .at(format_args!("file {}, offset {}", self.file, self.written))
-                .remedy("abandon the file and write the table again under a new id"));
+                .remedy("check the disk's free space and health; the table is written again, as another file, by the next attempt"));
         }
         self.content.update(&self.buffer);
         self.written += self.buffer.len() as u64;

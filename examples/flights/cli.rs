@@ -1,0 +1,157 @@
+//! The command line: what a person may choose, and what the supervisor tells
+//! its child.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+
+/// Most shards that can be asked for: the number of key groups.
+pub(crate) const MAX_SHARDS: u32 = 128;
+
+const AFTER_HELP: &str = "\
+Results go to standard output; progress goes to standard error (a bar on a \
+terminal, plain lines otherwise).
+
+Exit status: 0 if every aggregate equals the single pass, 1 if one does not \
+or the run failed, 2 if an option was wrong.";
+
+/// Aggregates a year of real flights in Alluvium, is killed on the way, and
+/// recovers on another number of shards.
+#[derive(Parser, Debug)]
+#[command(name = "flights", args_conflicts_with_subcommands = true)]
+#[command(disable_help_subcommand = true, after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) options: Options,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// What a person may choose.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// Flights to read: CSV with the columns of nycflights13, plain or
+    /// compressed with gzip (told apart by content, not by name)
+    /// [default: the bundled examples/flights/flights.csv.gz]
+    #[arg(long, value_name = "FILE", default_value_os_t = bundled_input(), hide_default_value = true)]
+    pub(crate) input: PathBuf,
+
+    /// Shards to start with, each on a thread of its own
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = shards())]
+    pub(crate) shards: u32,
+
+    /// Shards to continue with after the kill
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = shards())]
+    pub(crate) rescale_to: u32,
+
+    /// Time from the start of one checkpoint to the start of the next; a
+    /// checkpoint that takes longer delays the next one
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    pub(crate) interval_ms: u64,
+
+    /// Directory for state and checkpoints, new or empty, kept afterwards; a
+    /// temporary one, removed at the end, if not given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+
+    /// Read the input N times over
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) repeat: u32,
+
+    /// Give each repetition keys of its own, so that the state grows with
+    /// --repeat
+    #[arg(long)]
+    pub(crate) spread: bool,
+
+    /// Kill the job at this fraction of the input, from 0 to 1, but not before
+    /// a first checkpoint is complete
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.5, value_parser = fraction)]
+    pub(crate) kill_at: f64,
+
+    /// Let the job run to its end undisturbed
+    #[arg(long, conflicts_with_all = ["kill_at", "rescale_to"])]
+    pub(crate) no_kill: bool,
+}
+
+/// What the supervisor runs as its child.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Run the job itself and report to standard output in JSON lines
+    #[command(hide = true)]
+    Job(JobOptions),
+}
+
+/// What the supervisor tells its child.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct JobOptions {
+    /// File of flights.
+    #[arg(long)]
+    pub(crate) input: PathBuf,
+    /// Directory for state and checkpoints.
+    #[arg(long)]
+    pub(crate) dir: PathBuf,
+    /// Shards to run on.
+    #[arg(long, value_parser = shards())]
+    pub(crate) shards: u32,
+    /// Time between the starts of two checkpoints.
+    #[arg(long)]
+    pub(crate) interval_ms: u64,
+    /// Repetitions of the input.
+    #[arg(long)]
+    pub(crate) repeat: u32,
+    /// Whether each repetition has its own keys.
+    #[arg(long)]
+    pub(crate) spread: bool,
+    /// Start from the latest completed checkpoint, which must exist.
+    #[arg(long)]
+    pub(crate) restore: bool,
+    /// At the end of the input, go on with checkpoints until killed, so that
+    /// a small input cannot escape the kill by ending first.
+    #[arg(long)]
+    pub(crate) await_kill: bool,
+}
+
+impl JobOptions {
+    /// The command-line words that give these options.
+    pub(crate) fn to_words(&self) -> Vec<std::ffi::OsString> {
+        let mut words = Vec::new();
+        words.push("job".into());
+        for (flag, path) in [("--input", &self.input), ("--dir", &self.dir)] {
+            words.push(flag.into());
+            words.push(path.into());
+        }
+        for (flag, number) in [
+            ("--shards", u64::from(self.shards)),
+            ("--interval-ms", self.interval_ms),
+            ("--repeat", u64::from(self.repeat)),
+        ] {
+            words.push(flag.into());
+            words.push(number.to_string().into());
+        }
+        for (flag, wanted) in [
+            ("--spread", self.spread),
+            ("--restore", self.restore),
+            ("--await-kill", self.await_kill),
+        ] {
+            if wanted {
+                words.push(flag.into());
+            }
+        }
+        words
+    }
+}
+
+fn bundled_input() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/flights/flights.csv.gz")
+}
+
+fn shards() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=i64::from(MAX_SHARDS))
+}
+
+fn fraction(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
+        _ => Err("expected a number from 0 to 1, such as 0.5".into()),
+    }
+}

@@ -1,0 +1,351 @@
+//! The supervisor: starts the job as a child of itself, watches it, kills it,
+//! starts it again elsewhere in the input and on other shards, and reports.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+
+use alluvium::base::{Error, Result};
+
+use super::checkpoint_file::{self, Costs};
+use super::cli::{JobOptions, Options};
+use super::event::{CheckpointLine, Event, Restored, Verdict};
+use super::input;
+use super::job::Directories;
+use super::report::{self, counted, percent, thousands};
+use super::view::View;
+
+/// Everything that the final report is made of.
+pub(crate) struct Run {
+    pub(crate) input: PathBuf,
+    /// Flights in the file, and records in all its repetitions.
+    pub(crate) flights: u64,
+    pub(crate) total: u64,
+    pub(crate) repeat: u32,
+    pub(crate) spread: bool,
+    pub(crate) kept_dir: Option<PathBuf>,
+    pub(crate) attempts: Vec<Attempt>,
+    pub(crate) checkpoints: Vec<CheckpointLine>,
+    pub(crate) verdicts: Vec<Verdict>,
+}
+
+impl Run {
+    /// Whether the job came to its end and every aggregate is right.
+    pub(crate) fn is_right(&self) -> bool {
+        self.attempts.last().is_some_and(|last| last.finished)
+            && !self.verdicts.is_empty()
+            && self.verdicts.iter().all(Verdict::is_right)
+    }
+}
+
+/// One process's part of the job.
+#[derive(Default)]
+pub(crate) struct Attempt {
+    pub(crate) shards: u32,
+    pub(crate) restored: Option<Restored>,
+    /// Records that the process before this one had read in vain, as far as it
+    /// had come to report them.
+    pub(crate) replayed: Option<u64>,
+    pub(crate) first_offset: u64,
+    pub(crate) last_offset: u64,
+    pub(crate) elapsed_us: u64,
+    pub(crate) killed: bool,
+    pub(crate) finished: bool,
+}
+
+impl Attempt {
+    /// Records read by this process.
+    pub(crate) fn records(&self) -> u64 {
+        self.last_offset.saturating_sub(self.first_offset)
+    }
+
+    /// Records applied per second by this process.
+    pub(crate) fn records_per_s(&self) -> u64 {
+        (self.records() as f64 * 1e6 / self.elapsed_us.max(1) as f64) as u64
+    }
+}
+
+/// Runs the whole demonstration. True if every aggregate is right.
+pub(crate) fn run(options: &Options) -> Result<bool> {
+    let flights = input::count_flights(&options.input)?;
+    if flights == 0 {
+        return Err(Error::invalid("the input holds no flights")
+            .at(options.input.display())
+            .expected("at least one line below the header")
+            .remedy("give another file with --input"));
+    }
+    let total = flights.checked_mul(u64::from(options.repeat)).ok_or_else(|| {
+        Error::invalid("the input is repeated too often to be counted")
+            .found(format_args!("--repeat {}", options.repeat))
+            .remedy("choose a smaller --repeat")
+    })?;
+
+    // Removed when `_temporary` falls, also after an error.
+    let (dir, _temporary) = match &options.dir {
+        Some(dir) => (prepare(dir)?, None),
+        None => {
+            let temporary = tempfile::tempdir().map_err(|e| {
+                Error::io("cannot create a temporary directory", e).remedy("give one with --dir")
+            })?;
+            (temporary.path().to_owned(), Some(temporary))
+        }
+    };
+    let job = JobOptions {
+        input: options.input.clone(),
+        dir: dir.clone(),
+        shards: options.shards,
+        interval_ms: options.interval_ms,
+        repeat: options.repeat,
+        spread: options.spread,
+        restore: false,
+        await_kill: !options.no_kill,
+    };
+    let mut supervisor = Supervisor {
+        view: View::new(total),
+        run: Run {
+            input: options.input.clone(),
+            flights,
+            total,
+            repeat: options.repeat,
+            spread: options.spread,
+            kept_dir: options.dir.clone(),
+            attempts: Vec::new(),
+            checkpoints: Vec::new(),
+            verdicts: Vec::new(),
+        },
+    };
+    let outcome = supervisor.run_job(options, job);
+    supervisor.view.end();
+    outcome?;
+
+    report::print(&supervisor.run, &mut io::stdout().lock())
+        .map_err(|e| Error::io("cannot write the report", e))?;
+    Ok(supervisor.run.is_right())
+}
+
+/// Creates the directory, or makes sure that it is empty: whatever it holds
+/// is somebody's, perhaps the checkpoints of an earlier run.
+fn prepare(dir: &Path) -> Result<PathBuf> {
+    let unusable = |e| {
+        Error::io("cannot use the directory for state and checkpoints", e)
+            .at(dir.display())
+            .expected("a directory that can be created, read and written")
+            .remedy("give another one with --dir, or correct its permissions")
+    };
+    fs::create_dir_all(dir).map_err(unusable)?;
+    if fs::read_dir(dir).map_err(unusable)?.next().is_none() {
+        return dir.canonicalize().map_err(unusable);
+    }
+    let completed = Directories::below(dir).completed;
+    let found = match completed.try_exists().map_err(unusable)? {
+        false => "other files".to_owned(),
+        true => match checkpoint_file::completed_ids(&completed)?.last() {
+            None => "an earlier run without a completed checkpoint".to_owned(),
+            Some(id) => format!("an earlier run with a completed checkpoint {id}"),
+        },
+    };
+    Err(Error::invalid("the directory for state and checkpoints is not empty")
+        .at(dir.display())
+        .expected("a new or empty directory")
+        .found(found)
+        .remedy("give another one with --dir, or remove this one if you do not need it any more"))
+}
+
+struct Supervisor {
+    view: View,
+    run: Run,
+}
+
+impl Supervisor {
+    fn run_job(&mut self, options: &Options, mut job: JobOptions) -> Result<()> {
+        if !options.no_kill {
+            let kill_at = (self.run.total as f64 * options.kill_at).ceil() as u64;
+            self.view.say(&format!(
+                "starting on {}, to be killed at record {} of {}",
+                counted(job.shards.into(), "shard"),
+                thousands(kill_at),
+                thousands(self.run.total),
+            ));
+            self.attempt(&job, Some(kill_at))?;
+            self.note_unreported_checkpoint(&job.dir)?;
+            job.restore = true;
+            job.await_kill = false;
+            job.shards = options.rescale_to;
+        }
+        self.view.say(&format!(
+            "{} on {}",
+            if job.restore {
+                "starting again from the latest completed checkpoint,"
+            } else {
+                "starting"
+            },
+            counted(job.shards.into(), "shard"),
+        ));
+        self.attempt(&job, None)
+    }
+
+    /// Runs one child, to its end or until it is killed at `kill_at`.
+    fn attempt(&mut self, job: &JobOptions, kill_at: Option<u64>) -> Result<()> {
+        let (mut child, mut lines) = Running::start(job)?;
+        let mut attempt = Attempt { shards: job.shards, ..Attempt::default() };
+        let mut failure = None;
+        let mut completed = false;
+        let mut line = String::new();
+        loop {
+            line.clear();
+            let read = lines.read_line(&mut line);
+            if read.map_err(|e| Error::io("cannot listen to the job", e))? == 0 {
+                break;
+            }
+            if !line.ends_with('\n') && attempt.killed {
+                // The kill cut it short.
+                break;
+            }
+            match Event::parse(&line)? {
+                Event::Started { offset, restored, .. } => {
+                    attempt.first_offset = offset;
+                    attempt.last_offset = offset;
+                    attempt.restored = restored;
+                    self.say_restored(&mut attempt);
+                }
+                Event::Progress { offset, elapsed_us } => {
+                    // At the end of a small input the job idles until killed;
+                    // that time says nothing about its speed.
+                    if offset > attempt.last_offset {
+                        attempt.last_offset = offset;
+                        attempt.elapsed_us = elapsed_us;
+                    }
+                    self.view.progress(offset, self.run.checkpoints.len());
+                    let due = kill_at.is_some_and(|kill_at| offset >= kill_at);
+                    if due && completed && !attempt.killed {
+                        child.kill()?;
+                        attempt.killed = true;
+                        let done = percent(offset, self.run.total);
+                        self.view.say(&format!(
+                            "killed with SIGKILL at record {} ({done})",
+                            thousands(offset)
+                        ));
+                    }
+                }
+                Event::Checkpoint(checkpoint) => {
+                    completed = true;
+                    self.run.checkpoints.push(checkpoint);
+                }
+                Event::Aborted { id, reason } => {
+                    self.view.say(&format!("checkpoint {id} was aborted: {reason}"));
+                }
+                Event::Applied { offset, elapsed_us } => {
+                    attempt.last_offset = offset;
+                    attempt.elapsed_us = elapsed_us;
+                    self.view.progress(offset, self.run.checkpoints.len());
+                    self.view.say("end of input; one more checkpoint, then the comparison");
+                }
+                Event::Verified(verdict) => self.run.verdicts.push(verdict),
+                Event::Finished { right: _ } => attempt.finished = true,
+                Event::Failed { message } => failure = Some(message),
+            }
+        }
+        let status = child.wait()?;
+        if let Some(message) = failure {
+            return Err(Error::unavailable(message));
+        }
+        let as_planned = if attempt.killed { was_killed(status) } else { attempt.finished };
+        if !as_planned {
+            return Err(Error::unavailable("the job ended out of turn")
+                .expected(if kill_at.is_some() { "to run until killed" } else { "a result" })
+                .found(status)
+                .remedy("see its message above; check that memory did not run out"));
+        }
+        self.run.attempts.push(attempt);
+        Ok(())
+    }
+
+    /// Works out what has to be read again, and says so.
+    fn say_restored(&self, attempt: &mut Attempt) {
+        let Some(restored) = &attempt.restored else {
+            return;
+        };
+        let offset = attempt.first_offset;
+        let replayed =
+            self.run.attempts.last().map_or(0, |killed| killed.last_offset.saturating_sub(offset));
+        attempt.replayed = Some(replayed);
+        self.view.say(&format!(
+            "restored checkpoint {} at record {}, {} -> {} shards; replaying {} records, {} to go",
+            restored.checkpoint,
+            thousands(offset),
+            restored.from_shards,
+            attempt.shards,
+            thousands(replayed),
+            thousands(self.run.total.saturating_sub(offset)),
+        ));
+    }
+
+    /// A checkpoint may have become complete in the last moment of a killed
+    /// process, too late for it to say so.
+    fn note_unreported_checkpoint(&mut self, dir: &Path) -> Result<()> {
+        let Some(latest) = checkpoint_file::latest_completed(&Directories::below(dir).completed)?
+        else {
+            return Ok(());
+        };
+        if self.run.checkpoints.iter().all(|known| known.id < latest.id.0) {
+            self.run.checkpoints.push(CheckpointLine {
+                id: latest.id.0,
+                shards: latest.shards.len() as u32,
+                offset: latest.position.offset,
+                costs: Costs::of_all(&latest.shards),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// A child that does not outlive its supervisor.
+struct Running(Child);
+
+impl Running {
+    fn start(job: &JobOptions) -> Result<(Self, BufReader<ChildStdout>)> {
+        let failed = |e| {
+            Error::io("cannot start the job as a child process", e)
+                .remedy("check that this program still exists and may be executed")
+        };
+        let program = std::env::current_exe().map_err(failed)?;
+        let mut child = Command::new(program)
+            .args(job.to_words())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(failed)?;
+        let stdout = child.stdout.take().expect("it was asked for");
+        Ok((Self(child), BufReader::new(stdout)))
+    }
+
+    /// SIGKILL on Unix: the process gets no chance to finish anything.
+    fn kill(&mut self) -> Result<()> {
+        self.0.kill().map_err(|e| Error::io("cannot kill the job", e))
+    }
+
+    fn wait(&mut self) -> Result<ExitStatus> {
+        self.0.wait().map_err(|e| Error::io("cannot learn how the job ended", e))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail if it has ended already, which is what we want.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[cfg(unix)]
+fn was_killed(status: ExitStatus) -> bool {
+    use std::os::unix::process::ExitStatusExt;
+    const SIGKILL: i32 = 9;
+    status.signal() == Some(SIGKILL)
+}
+
+#[cfg(not(unix))]
+fn was_killed(status: ExitStatus) -> bool {
+    !status.success()
+}
