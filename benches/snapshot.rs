@@ -10,7 +10,6 @@
 #![allow(missing_docs, reason = "criterion's macros make undocumented functions")]
 #![allow(clippy::disallowed_methods, reason = "a benchmark reads the real clock")]
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use alluvium::{
@@ -20,9 +19,9 @@ use alluvium::{
 use criterion::{Bencher, Criterion, Throughput, criterion_group, criterion_main};
 
 const VALUE: [u8; 100] = [b'v'; 100];
-/// What is measured may be a thousandth of what it takes to prepare it, so no
-/// more than this many are done for a sample, and the time is scaled up.
-const MOST_PREPARED: u64 = 20;
+/// What is measured may be a thousandth of what it takes to prepare it. A sample
+/// takes no longer than this, preparations included, and is scaled up.
+const SAMPLE: Duration = Duration::from_millis(200);
 
 fn records() -> u64 {
     let set = std::env::var("ALLUVIUM_BENCH_RECORDS").ok();
@@ -36,8 +35,12 @@ fn key(i: u64) -> [u8; 8] {
 /// Times `measured`, which says itself how long it took.
 fn each(b: &mut Bencher<'_>, mut measured: impl FnMut() -> Duration) {
     b.iter_custom(|wanted| {
-        let done = wanted.min(MOST_PREPARED);
-        let spent: Duration = (0..done).map(|_| measured()).sum();
+        let started = Instant::now();
+        let (mut spent, mut done) = (measured(), 1);
+        while done < wanted && started.elapsed() < SAMPLE {
+            spent += measured();
+            done += 1;
+        }
         spent.mul_f64(wanted as f64 / done as f64)
     });
 }
@@ -49,14 +52,14 @@ struct Job {
 }
 
 impl Job {
-    fn filled(backend: &Backend, records: u64) -> Self {
+    fn filled(backend: &Backend, records: u64) -> (Self, SnapshotReport) {
         let groups = backend.max_parallelism().all_groups();
         let mut shard = backend.shard("bench", groups).open().unwrap();
         let state = shard.register(StateSpec::value("state")).unwrap();
         let mut job = Self { shard, state, last: 0 };
         job.change(0..records);
-        job.snapshot();
-        job
+        let (_, report) = job.snapshot();
+        (job, report)
     }
 
     fn change(&mut self, keys: impl Iterator<Item = u64>) {
@@ -89,9 +92,8 @@ fn snapshots(c: &mut Criterion) {
     let records = records();
     let dirty = (records / 100).max(1);
     let dir = tempfile::tempdir().unwrap();
-    let checkpoints = dir.path().join("checkpoints");
-    let backend = Backend::builder(dir.path()).checkpoint_dir(&checkpoints).open().unwrap();
-    let mut job = Job::filled(&backend, records);
+    let backend = Backend::builder(dir.path()).open().unwrap();
+    let mut job = Job::filled(&backend, records).0;
     let mut group = c.benchmark_group("snapshot");
     group.sample_size(10);
 
@@ -132,22 +134,18 @@ fn snapshots(c: &mut Criterion) {
         })
     });
     group.finish();
-
-    let (_, report) = job.snapshot();
-    drop(job);
-    restores(c, &checkpoints, &report.handle, records);
-    drop(backend);
 }
 
-fn restores(c: &mut Criterion, checkpoints: &Path, handle: &SnapshotHandle, records: u64) {
+/// Of a snapshot with a single table.
+fn restores(c: &mut Criterion) {
+    let records = records();
     let dir = tempfile::tempdir().unwrap();
-    let cold = Backend::builder(dir.path().join("cold"))
-        .checkpoint_dir(checkpoints)
-        .warm_up(false)
-        .open()
-        .unwrap();
-    let warm =
-        Backend::builder(dir.path().join("warm")).checkpoint_dir(checkpoints).open().unwrap();
+    let backend = |name: &str| {
+        Backend::builder(dir.path().join(name)).checkpoint_dir(dir.path().join("checkpoints"))
+    };
+    let handle = &Job::filled(&backend("writer").open().unwrap(), records).1.handle;
+    let cold = backend("cold").warm_up(false).open().unwrap();
+    let warm = backend("warm").open().unwrap();
     let mut group = c.benchmark_group("restore");
     group.sample_size(10);
 
@@ -186,5 +184,5 @@ fn restores(c: &mut Criterion, checkpoints: &Path, handle: &SnapshotHandle, reco
     group.finish();
 }
 
-criterion_group!(benches, snapshots);
+criterion_group!(benches, snapshots, restores);
 criterion_main!(benches);
