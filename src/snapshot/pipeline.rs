@@ -437,13 +437,17 @@ impl Pipeline {
         tables: Vec<UploadedTable>,
         user_meta: Vec<u8>,
     ) -> Manifest {
+        // States stand in the order of their registration; a manifest wants
+        // them by name.
+        let mut states = metas.to_vec();
+        states.sort_by(|a, b| a.name.cmp(&b.name));
         Manifest {
             snapshot,
             operator: self.config.operator.clone(),
             created_unix_ms: self.config.env.unix_time_ms(),
             groups: self.config.groups,
             max_parallelism: self.config.max_parallelism,
-            states: metas.to_vec(),
+            states,
             tables: tables
                 .into_iter()
                 .map(|table| TableRef {
