@@ -133,9 +133,11 @@ impl BackendBuilder {
     /// read nor changed.
     ///
     /// # Errors
-    /// `Unavailable` if the directory cannot be created or written, or is in
-    /// use by another backend.
+    /// `Invalid` if the table options are out of range; `Unavailable` if the
+    /// directory cannot be created or written, or is in use by another
+    /// backend. Nothing is changed then.
     pub fn open(self) -> Result<Backend> {
+        self.table_options.check()?;
         let env = self.env.unwrap_or_else(|| Arc::new(RealEnv::new()));
         let fs = env.fs();
         create_dir(fs, &self.dir)?;

@@ -46,6 +46,9 @@ impl fmt::Debug for TableUpload<'_> {
 ///   fail; the same table may be handed in again by the next one.
 /// - The engine never deletes what it handed in: that is the business of
 ///   whoever knows which snapshots are still needed.
+/// - Whoever discards the tables of an aborted snapshot does so while no
+///   later snapshot of that shard is under way, or keeps those that a later one
+///   was told it [holds](Self::holds_table).
 pub trait SnapshotSink: Send + Sync + fmt::Debug {
     /// A stable text that tells two stores apart. A restored table that is
     /// already in the store of this name is referred to, not uploaded again.

@@ -71,7 +71,8 @@ impl Default for TableOptions {
 }
 
 impl TableOptions {
-    fn check(&self) -> Result<()> {
+    /// Refuses options that no table can be written with.
+    pub(crate) fn check(&self) -> Result<()> {
         if !(MIN_BLOCK_BYTES..=MAX_BLOCK_BYTES).contains(&self.block_bytes) {
             return Err(Error::invalid("block_bytes is out of range")
                 .expected(format_args!("{MIN_BLOCK_BYTES} to {MAX_BLOCK_BYTES}"))
