@@ -7,16 +7,10 @@
 //! [`LARGEST_SHARED_BYTES`] gets a chunk of its own, which is unmapped when
 //! the record goes.
 //!
+//! What a record looks like is drawn in [`record`](super::record). A free block:
+//!
 //! ```text
-//! block:   | word a u64 | word b u64 | ns_len u32, if NAMESPACED | key | namespace | value | slack |
-//! word a:    bits  0..31  epoch of the record's last change
-//!            bit  31      NAMESPACED
-//!            bits 32..47  key group
-//!            bits 47..64  key length in bytes
-//! word b:    bits  0..31  value length in bytes
-//!            bits 31..37  flags
-//!            bits 37..64  capacity of the block in units of 16 bytes
-//! free:    | 0 | word b: FREE and capacity | next u32 | previous u32 | ... |
+//! | 0 u64 | word b: FREE and capacity | next u32 | previous u32 | ... |
 //! ```
 //!
 //! # Invariants
@@ -45,22 +39,16 @@ use std::ptr::NonNull;
 use std::slice;
 use std::sync::Arc;
 
-use crate::base::limits::{MAX_KEY_BYTES, MAX_NAMESPACE_BYTES, MAX_VALUE_BYTES};
-use crate::base::{Epoch, Error, KeyGroup, Result};
+use crate::base::{Epoch, Error, Result};
 use crate::env::mmap::{Pages, prefetch_read};
 use crate::env::pages::PagePool;
 
+use super::addr::{Addr, CHUNK_BYTES, MAX_CHUNKS, UNIT_BYTES};
 use super::freelist::FreeLists;
+use super::record::{
+    EPOCH, FREE, FRESH, HEADER_BYTES, Header, NAMESPACE_LEN_BYTES, Probe, TOMBSTONE, VALUE_LEN,
+};
 
-/// Blocks are multiples of this many bytes.
-pub(super) const UNIT_BYTES: usize = 16;
-/// Bytes in an ordinary chunk: one huge page.
-pub(super) const CHUNK_BYTES: usize = 2 << 20;
-/// Units in an ordinary chunk.
-pub(super) const CHUNK_UNITS: u32 = (CHUNK_BYTES / UNIT_BYTES) as u32;
-const CHUNK_SHIFT: u32 = CHUNK_UNITS.trailing_zeros();
-/// An address has 32 bits: this many chunks of `CHUNK_UNITS`.
-const MAX_CHUNKS: usize = 1 << (32 - CHUNK_SHIFT);
 /// Larger blocks get a chunk of their own, so that a chunk wastes at most a
 /// quarter of itself at its end.
 const LARGEST_SHARED_BYTES: usize = CHUNK_BYTES / 4;
@@ -73,135 +61,6 @@ const CLASS_VISITS: u32 = 8;
 const SWEEP_BLOCKS: u32 = 4096;
 /// A free block needs room for its links.
 pub(super) const MIN_UNITS: u32 = 2;
-
-const HEADER_BYTES: usize = 16;
-const NAMESPACE_LEN_BYTES: usize = 4;
-
-// Field widths hold the documented limits.
-const _: () = assert!(MAX_KEY_BYTES < 1 << 17);
-const _: () = assert!(MAX_VALUE_BYTES < 1 << 31);
-const _: () = assert!(
-    (HEADER_BYTES + NAMESPACE_LEN_BYTES + MAX_KEY_BYTES + MAX_NAMESPACE_BYTES + MAX_VALUE_BYTES)
-        / UNIT_BYTES
-        + 1
-        < 1 << 27
-);
-
-/// The key is deleted; the record stands for that until a table says so.
-pub(super) const TOMBSTONE: u64 = 1 << 31;
-/// The key was absent, here and in every table, when the record's epoch began.
-pub(super) const FRESH: u64 = 1 << 32;
-const FREE: u64 = 1 << 33;
-const VALUE_LEN: u64 = (1 << 31) - 1;
-/// In word a: a namespace follows the key. Beside group and key length, so
-/// that one comparison tells most keys apart.
-const NAMESPACED: u64 = 1 << EPOCH_BITS;
-const EPOCH: u64 = (1 << EPOCH_BITS) - 1;
-const EPOCH_BITS: u32 = 31;
-/// The last epoch that a header can hold: at one freeze a second, 68 years.
-pub(super) const LAST_EPOCH: Epoch = Epoch(EPOCH as u32);
-
-/// A block's place: chunk number and unit within the chunk. Never zero.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Addr(pub(super) u32);
-
-impl Addr {
-    #[inline]
-    pub(super) fn chunk(self) -> usize {
-        (self.0 >> CHUNK_SHIFT) as usize
-    }
-
-    #[inline]
-    pub(super) fn unit(self) -> u32 {
-        self.0 & (CHUNK_UNITS - 1)
-    }
-
-    #[inline]
-    fn new(chunk: usize, unit: u32) -> Self {
-        Self((chunk as u32) << CHUNK_SHIFT | unit)
-    }
-}
-
-/// A key with everything that is computed from it once per access.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Probe<'a> {
-    /// Hash of key and namespace.
-    pub(crate) hash: u64,
-    /// The key's group.
-    pub(crate) group: KeyGroup,
-    /// The key.
-    pub(crate) key: &'a [u8],
-    /// The namespace, possibly empty.
-    pub(crate) namespace: &'a [u8],
-}
-
-impl Probe<'_> {
-    /// What word a is beside the epoch: whether there is a namespace, the
-    /// group, and the key's length.
-    #[inline(always)]
-    fn identity(&self) -> u64 {
-        let namespaced = if self.namespace.is_empty() { 0 } else { NAMESPACED };
-        namespaced | u64::from(self.group.0) << 32 | (self.key.len() as u64) << 47
-    }
-
-    #[inline]
-    fn stored_bytes(&self) -> usize {
-        if self.namespace.is_empty() {
-            self.key.len()
-        } else {
-            NAMESPACE_LEN_BYTES + self.key.len() + self.namespace.len()
-        }
-    }
-}
-
-/// A copy of the two header words of a record.
-#[derive(Clone, Copy)]
-pub(super) struct Header {
-    a: u64,
-    b: u64,
-}
-
-impl Header {
-    #[inline]
-    pub(super) fn epoch(self) -> Epoch {
-        Epoch((self.a & EPOCH) as u32)
-    }
-
-    #[inline]
-    pub(super) fn has(self, flag: u64) -> bool {
-        self.b & flag != 0
-    }
-
-    #[inline]
-    fn is_namespaced(self) -> bool {
-        self.a & NAMESPACED != 0
-    }
-
-    #[inline]
-    fn group(self) -> KeyGroup {
-        KeyGroup((self.a >> 32) as u16 & 0x7fff)
-    }
-
-    #[inline]
-    fn key_len(self) -> usize {
-        (self.a >> 47) as usize
-    }
-
-    #[inline]
-    pub(super) fn value_len(self) -> usize {
-        (self.b & VALUE_LEN) as usize
-    }
-
-    #[inline]
-    fn capacity_units(self) -> u32 {
-        (self.b >> 37) as u32
-    }
-
-    #[inline]
-    pub(super) fn capacity_bytes(self) -> usize {
-        self.capacity_units() as usize * UNIT_BYTES
-    }
-}
 
 /// A block of the arena: its address, and what that comes to in memory.
 #[derive(Clone, Copy)]
@@ -220,42 +79,6 @@ struct Chunk {
 /// The chunks of an arena as they were at a freeze, for the extractor.
 #[derive(Clone)]
 pub(super) struct ChunkSet(Arc<Vec<Option<Arc<Chunk>>>>);
-
-/// A record read out of the arena or out of a copy of it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Record<'a> {
-    /// The key's group.
-    pub(crate) group: KeyGroup,
-    /// The key.
-    pub(crate) key: &'a [u8],
-    /// The namespace, possibly empty.
-    pub(crate) namespace: &'a [u8],
-    /// The value; `None` says that the key is deleted.
-    pub(crate) value: Option<&'a [u8]>,
-}
-
-impl<'a> Record<'a> {
-    /// Takes apart the bytes of a record, header included, as
-    /// [`ChunkSet::record_bytes`] gave them.
-    pub(super) fn parse(bytes: &'a [u8]) -> Self {
-        let word = |at: usize| {
-            u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("eight bytes were taken"))
-        };
-        let header = Header { a: word(0), b: word(8) };
-        let mut rest = &bytes[HEADER_BYTES..];
-        let mut namespace_len = 0;
-        if header.is_namespaced() {
-            let (len, tail) = rest.split_at(NAMESPACE_LEN_BYTES);
-            namespace_len =
-                u32::from_ne_bytes(len.try_into().expect("four bytes were taken")) as usize;
-            rest = tail;
-        }
-        let (key, rest) = rest.split_at(header.key_len());
-        let (namespace, rest) = rest.split_at(namespace_len);
-        let value = (!header.has(TOMBSTONE)).then(|| &rest[..header.value_len()]);
-        Self { group: header.group(), key, namespace, value }
-    }
-}
 
 /// What an arena holds, in bytes.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 //! reads in address order lets the processor fetch ahead. It costs one bit for
 //! 16 bytes of the chunks that were written in the epoch.
 
-use super::arena::{Addr, CHUNK_UNITS};
+use super::addr::{Addr, CHUNK_UNITS};
 
 const WORDS: usize = CHUNK_UNITS as usize / 64;
 

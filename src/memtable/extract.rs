@@ -15,8 +15,10 @@ use std::sync::Arc;
 use crate::base::{Epoch, KeyGroup, hash};
 
 use super::Shared;
-use super::arena::{Addr, ChunkSet, Record};
+use super::addr::Addr;
+use super::arena::ChunkSet;
 use super::dirty::DirtyMap;
+use super::record::Record;
 
 /// Records whose memory is asked for before it is read.
 const AHEAD: usize = 16;

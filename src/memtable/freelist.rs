@@ -5,7 +5,7 @@
 //! anything, so that the smallest sufficient list is found without a search.
 //! The links are in the blocks themselves and belong to the arena.
 
-use super::arena::CHUNK_UNITS;
+use super::addr::CHUNK_UNITS;
 
 const EXACT_UNITS: u32 = 64;
 const EXACT_LOG2: u32 = EXACT_UNITS.trailing_zeros();

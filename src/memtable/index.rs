@@ -32,7 +32,7 @@ use crate::base::{Error, Result};
 use crate::env::mmap::{Pages, prefetch_read};
 use crate::env::pages::PagePool;
 
-use super::arena::Addr;
+use super::addr::Addr;
 
 const SLOTS: usize = 12;
 /// Buckets in a segment: 8 KiB, so that a split stays in the tens of

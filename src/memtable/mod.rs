@@ -28,12 +28,14 @@
 //!
 //! The memtable knows no files and no threads.
 
+mod addr;
 mod arena;
 mod dirty;
 pub(crate) mod extract;
 mod freelist;
 mod handoff;
 mod index;
+mod record;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -48,14 +50,16 @@ use crate::base::limits::check_value;
 use crate::base::{Epoch, Error, KeyGroup, Result, hash};
 use crate::env::pages::PagePool;
 
-pub(crate) use self::arena::Probe;
-#[cfg(test)]
-use self::arena::Record;
-use self::arena::{Addr, Arena, Block, FRESH, LAST_EPOCH, TOMBSTONE};
+use self::addr::Addr;
+use self::arena::{Arena, Block};
 use self::dirty::{ChunkBits, DirtyMap};
 use self::extract::{Buried, Frozen};
 use self::handoff::Handoff;
 use self::index::{Index, Slot};
+pub(crate) use self::record::Probe;
+#[cfg(test)]
+use self::record::Record;
+use self::record::{FRESH, LAST_EPOCH, TOMBSTONE};
 
 /// Operations that are in flight at once in a batched call: enough to cover a
 /// miss to memory with the work of the others, few enough that the lines are
