@@ -105,3 +105,8 @@ pub use crate::state::ValueState;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// That of the design, compiled: the files that it reads are the reader's.
+#[cfg(doctest)]
+#[doc = include_str!("../DESIGN.md")]
+struct Design;
