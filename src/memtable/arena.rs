@@ -62,10 +62,9 @@ const SWEEP_BLOCKS: u32 = 4096;
 /// A free block needs room for its links.
 pub(super) const MIN_UNITS: u32 = 2;
 
-/// A block of the arena: its address, and what that comes to in memory.
+/// A block of the arena: what its address comes to in memory.
 #[derive(Clone, Copy)]
 pub(super) struct Block {
-    pub(super) addr: Addr,
     ptr: NonNull<u8>,
 }
 
@@ -151,7 +150,7 @@ impl Arena {
             let base = *self.bases.get_unchecked(addr.chunk());
             NonNull::new_unchecked(base.add(addr.unit() as usize * UNIT_BYTES))
         };
-        Block { addr, ptr }
+        Block { ptr }
     }
 
     /// Asks the processor to fetch the start of a record.
@@ -301,9 +300,9 @@ impl Arena {
         flags: u64,
         epoch: Epoch,
         slack: usize,
-    ) -> Result<Block> {
+    ) -> Result<(Addr, Block)> {
         let fixed = HEADER_BYTES + probe.stored_bytes();
-        let (block, units) = self.allocate(fixed + value.len() + slack)?;
+        let (addr, block, units) = self.allocate(fixed + value.len() + slack)?;
         let header = Header {
             a: u64::from(epoch.0) | probe.identity(),
             b: value.len() as u64 | flags | u64::from(units) << 37,
@@ -323,22 +322,22 @@ impl Arena {
             at = at.add(probe.namespace.len());
             at.copy_from_nonoverlapping(value.as_ptr(), value.len());
         }
-        Ok(block)
+        Ok((addr, block))
     }
 
     /// Copies a record as it is into a new block of the same capacity. The
     /// copy belongs to `epoch` and is not fresh.
-    pub(super) fn copy(&mut self, from: Block, epoch: Epoch) -> Result<Block> {
+    pub(super) fn copy(&mut self, from: Block, epoch: Epoch) -> Result<(Addr, Block)> {
         let header = self.header(from);
         let used = self.value_offset(from, header) + header.value_len();
-        let (to, units) = self.allocate(header.capacity_bytes())?;
+        let (addr, to, units) = self.allocate(header.capacity_bytes())?;
         // SAFETY: both blocks have at least `used` bytes; the new block is
         // not the old one, since the old one is not free.
         unsafe { to.ptr.copy_from_nonoverlapping(from.ptr, used) };
         let a = header.a & !EPOCH | u64::from(epoch.0);
         let b = header.b & !FRESH & ((1 << 37) - 1) | u64::from(units) << 37;
         self.set_header(to, Header { a, b });
-        Ok(to)
+        Ok((addr, to))
     }
 
     /// Gives a block back. The caller has removed every reference to it, and
@@ -364,14 +363,14 @@ impl Arena {
 
     /// A block of at least `bytes`, and its units. Its header means nothing
     /// yet.
-    fn allocate(&mut self, bytes: usize) -> Result<(Block, u32)> {
+    fn allocate(&mut self, bytes: usize) -> Result<(Addr, Block, u32)> {
         let (addr, units) = if bytes > LARGEST_SHARED_BYTES {
             self.allocate_alone(bytes)?
         } else {
             self.allocate_shared(bytes)?
         };
         self.bytes.used += u64::from(units) * UNIT_BYTES as u64;
-        Ok((self.block(addr), units))
+        Ok((addr, self.block(addr), units))
     }
 
     fn allocate_shared(&mut self, bytes: usize) -> Result<(Addr, u32)> {

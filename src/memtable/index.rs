@@ -261,6 +261,13 @@ impl Index {
         unsafe { slot.0.read() == addr.0 }
     }
 
+    /// The address that a slot holds.
+    #[inline(always)]
+    pub(super) fn addr(&self, slot: Slot) -> Addr {
+        // SAFETY: as in `holds`.
+        Addr(unsafe { slot.0.read() })
+    }
+
     /// Points a slot, which holds its record, at the new place of that record.
     #[inline]
     pub(super) fn replace(&mut self, slot: Slot, addr: Addr) {

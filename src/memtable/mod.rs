@@ -306,8 +306,8 @@ impl Memtable {
     pub(crate) fn promote(&mut self, probe: &Probe<'_>, value: &[u8]) -> Result<()> {
         if self.find(probe).is_none() {
             self.reserve(probe.hash)?;
-            let block = self.arena.create(probe, value, 0, Epoch::CLEAN, 0)?;
-            self.index.insert(probe.hash, block.addr);
+            let (addr, _) = self.arena.create(probe, value, 0, Epoch::CLEAN, 0)?;
+            self.index.insert(probe.hash, addr);
         }
         Ok(())
     }
@@ -412,9 +412,9 @@ impl Memtable {
         slack: usize,
     ) -> Result<Found> {
         self.reserve(probe.hash)?;
-        let block = self.arena.create(probe, value, flags, epoch, slack)?;
-        let slot = self.index.insert(probe.hash, block.addr);
-        self.mark_dirty(block.addr);
+        let (addr, block) = self.arena.create(probe, value, flags, epoch, slack)?;
+        let slot = self.index.insert(probe.hash, addr);
+        self.mark_dirty(addr);
         self.some_chores();
         Ok(Found { slot, block })
     }
@@ -437,15 +437,16 @@ impl Memtable {
     #[inline(never)]
     fn first_touch(&mut self, slot: Slot, block: Block) -> Result<Block> {
         let epoch = self.arena.header(block).epoch();
+        let addr = self.index.addr(slot);
         if self.is_thawed(epoch) {
             self.arena.touch(block, self.epoch);
-            self.mark_dirty(block.addr);
+            self.mark_dirty(addr);
             return Ok(block);
         }
-        let copy = self.arena.copy(block, self.epoch)?;
-        self.index.replace(slot, copy.addr);
-        self.mark_dirty(copy.addr);
-        self.retire(block.addr, epoch);
+        let (copy_addr, copy) = self.arena.copy(block, self.epoch)?;
+        self.index.replace(slot, copy_addr);
+        self.mark_dirty(copy_addr);
+        self.retire(addr, epoch);
         Ok(copy)
     }
 
@@ -468,7 +469,7 @@ impl Memtable {
         if self.arena.fits(block, value.len()) && (current || self.is_thawed(epoch)) {
             if !current {
                 self.arena.touch(block, self.epoch);
-                self.mark_dirty(block.addr);
+                self.mark_dirty(self.index.addr(found.slot));
             }
             self.arena.write_value(block, value);
             return Ok(found);
@@ -489,40 +490,42 @@ impl Memtable {
         slack: usize,
     ) -> Result<Found> {
         let Found { slot, block: old } = found;
+        let old_addr = self.index.addr(slot);
         let header = self.arena.header(old);
         let epoch = header.epoch();
         let current = epoch == self.epoch;
         let fresh = if current && header.has(FRESH) { FRESH } else { 0 };
-        let block = self.arena.create(probe, value, flags | fresh, self.epoch, slack)?;
-        self.index.replace(slot, block.addr);
+        let (addr, block) = self.arena.create(probe, value, flags | fresh, self.epoch, slack)?;
+        self.index.replace(slot, addr);
         if current {
-            self.dirty.clear(old.addr);
-            self.arena.release(old.addr);
+            self.dirty.clear(old_addr);
+            self.arena.release(old_addr);
         } else if self.is_thawed(epoch) {
-            self.arena.release(old.addr);
+            self.arena.release(old_addr);
         } else {
-            self.retire(old.addr, epoch);
+            self.retire(old_addr, epoch);
         }
-        self.mark_dirty(block.addr);
+        self.mark_dirty(addr);
         Ok(Found { slot, block })
     }
 
     /// Deletes a live record.
     fn bury(&mut self, found: Found, probe: &Probe<'_>) -> Result<()> {
         let Found { slot, block } = found;
+        let addr = self.index.addr(slot);
         let header = self.arena.header(block);
         let epoch = header.epoch();
         let current = epoch == self.epoch;
         if current && header.has(FRESH) {
-            self.dirty.clear(block.addr);
+            self.dirty.clear(addr);
             self.index.remove(probe.hash, slot);
-            self.arena.release(block.addr);
+            self.arena.release(addr);
             return Ok(());
         }
         if self.arena.fits(block, 0) && (current || self.is_thawed(epoch)) {
             if !current {
                 self.arena.touch(block, self.epoch);
-                self.mark_dirty(block.addr);
+                self.mark_dirty(addr);
             }
             self.arena.bury(block);
             self.some_chores();
