@@ -1,4 +1,77 @@
 //! Alluvium keeps the state of stream processors.
+//!
+//! The thread that works on a stream owns a shard and changes its records in
+//! memory, in place. At a barrier the shard is frozen in constant time, and
+//! background threads turn what changed into one table, hand it to a checkpoint
+//! store and publish a manifest. There is no write-ahead log: what came after
+//! the last checkpoint is replayed from the source.
+//!
+//! # A tour
+//!
+//! 1. Open a [`Backend`] on a directory. It holds what the shards of a process
+//!    share: background threads, ready memory, a place for checkpoints.
+//! 2. Open a [`Shard`] for a range of key groups
+//!    ([`MaxParallelism::range_of_subtask`] computes it), empty or
+//!    [restored](ShardBuilder::restore).
+//! 3. Register states. [`ValueState`] is typed, through a
+//!    [`Codec`](codec::Codec) for keys and one for values; [`KeyedStore`] is
+//!    the level of bytes beneath it.
+//! 4. At a barrier call [`Shard::snapshot`], which returns a
+//!    [`SnapshotTicket`] at once. Its [`SnapshotReport`] has the
+//!    [`SnapshotHandle`] that restores the shard: keep it with those of the
+//!    other shards, and say [`notify_complete`](Shard::notify_complete) when
+//!    all are kept.
+//! 5. To recover, or to run on another number of shards, give each new shard
+//!    the handles of one checkpoint.
+//!
+//! ```
+//! # fn main() -> alluvium::Result<()> {
+//! # let dir = tempfile::tempdir().unwrap();
+//! use alluvium::{Backend, SnapshotHandle, SnapshotId, ValueState};
+//!
+//! let backend = Backend::builder(dir.path()).open()?;
+//! let max = backend.max_parallelism();
+//!
+//! // One shard counts to one, and takes a snapshot.
+//! let mut shard = backend.shard("count", max.all_groups()).open()?;
+//! let counts: ValueState<u64, u64> = ValueState::register(&mut shard, "counts")?;
+//! for key in 0..100 {
+//!     counts.update(&mut shard, &key, |count| Some(count.unwrap_or(0) + 1))?;
+//! }
+//! let handle = shard.snapshot(SnapshotId(1), b"offset 100")?.wait()?.handle;
+//!
+//! // Handles are bytes to whoever keeps them; two shards go on from this one.
+//! let handle = SnapshotHandle::decode(&handle.encode())?;
+//! assert_eq!(backend.snapshot_meta(&handle)?, b"offset 100");
+//! let mut found = 0;
+//! for index in 0..2 {
+//!     let groups = max.range_of_subtask(index, 2)?;
+//!     let mut shard = backend.shard("count", groups).restore([handle.clone()]).open()?;
+//!     let counts: ValueState<u64, u64> = ValueState::register(&mut shard, "counts")?;
+//!     for key in 0..100 {
+//!         // The key of another shard is an error, never `None`.
+//!         if let Ok(count) = counts.get(&mut shard, &key) {
+//!             assert_eq!(count, Some(1));
+//!             found += 1;
+//!         }
+//!     }
+//! }
+//! assert_eq!(found, 100);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where to look
+//!
+//! - Something failed: [`Error`] and [`ErrorKind`], which names the next step.
+//! - A runtime with its own checkpoint files: [`SnapshotSink`] and
+//!   [`SnapshotSource`].
+//! - What keys and values may be: [`base::limits`]; how they become bytes:
+//!   [`codec`].
+//! - A file that will not open: [`mod@format`] draws every layout,
+//!   [`table::TableReader::verify`] checks a whole table.
+//! - Tests that cut the power: [`env::sim`].
+//! - How it works, and why so: `DESIGN.md` in the repository.
 
 pub mod backend;
 pub mod base;
@@ -27,3 +100,13 @@ pub use crate::snapshot::ticket::{
     SnapshotPhase, SnapshotProgress, SnapshotReport, SnapshotTicket,
 };
 pub use crate::state::ValueState;
+
+/// The README's example, compiled and run with the other examples.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+/// That of the design, compiled: the files that it reads are the reader's.
+#[cfg(doctest)]
+#[doc = include_str!("../DESIGN.md")]
+struct Design;

@@ -309,8 +309,9 @@ impl ShardBuilder {
         self
     }
 
-    /// Opens the shard. A restore reads manifests and the indexes of tables
-    /// and no data: its time does not grow with the number of records.
+    /// Opens the shard. A restore reads manifests, and of tables the indexes
+    /// and filters (about a byte a record) and, to start the warm-up, one
+    /// block: the rest of the data follows in the background.
     ///
     /// # Errors
     /// `Invalid` if the key groups do not fit the backend or the handles do

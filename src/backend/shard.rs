@@ -136,7 +136,8 @@ impl Shard {
     }
 
     /// Size and shape, without blocking on the background for longer than it
-    /// takes to swap a list of tables.
+    /// takes to change a list of tables and, after a merge, to remove the
+    /// local files of those that were replaced.
     pub fn stats(&self) -> ShardStats {
         let memory = self.core.memory();
         let (tables, table_bytes) = self.pipeline.table_stats();

@@ -2,7 +2,7 @@
 //!
 //! [`plan`](Plan::new) reads the manifests and works out, by metadata alone,
 //! which tables hold which of the wanted key groups. [`Plan::open`] opens those
-//! tables: their headers, indexes and filters are read, their data is not.
+//! tables: their footers, indexes and filters are read, their data is not.
 //! After that the first read can be served; [`warm`] brings the rest into
 //! memory behind the task's back.
 //!
