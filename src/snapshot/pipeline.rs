@@ -460,9 +460,9 @@ impl Pipeline {
     }
 
     fn merge_if_needed(self: &Arc<Self>) {
+        self.remove_replaced();
         let plan = {
             let mut tables = self.tables.lock();
-            self.remove_replaced(&mut tables);
             if tables.merging {
                 return;
             }
@@ -552,16 +552,19 @@ impl Pipeline {
         })
     }
 
-    fn remove_replaced(&self, tables: &mut Tables) {
-        tables.replaced.retain(|table| {
-            if Arc::strong_count(table) > 1 {
-                return true;
+    /// Removes the local files of replaced tables that nobody uses any more.
+    fn remove_replaced(&self) {
+        let mut unused = Vec::new();
+        self.tables.lock().replaced.retain(|table| {
+            let used = Arc::strong_count(table) > 1;
+            if !used {
+                unused.extend(table.places().local);
             }
-            if let Some(path) = table.places().local {
-                self.remove_local(&path);
-            }
-            false
+            used
         });
+        for path in unused {
+            self.remove_local(&path);
+        }
     }
 
     /// Removes a local file that nobody needs. It is not worth failing for:
