@@ -618,13 +618,16 @@ impl Drop for Unsound<'_> {
     }
 }
 
-/// Lets the next one write even if this one panics.
-struct Busy<'a>(&'a Pipeline);
+/// If writing panics, has another task write what is still queued: the tasks
+/// of those snapshots may have come and gone while this one was busy.
+struct Busy<'a>(&'a Arc<Pipeline>);
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.writing.lock().busy = false;
+            let this = Arc::clone(self.0);
+            self.0.config.executor.spawn(Priority::Normal, move || this.write_all());
         }
     }
 }

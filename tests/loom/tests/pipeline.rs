@@ -30,8 +30,13 @@ struct Writing {
     busy: bool,
 }
 
+/// Stands for a panic while a snapshot is written.
+struct Panic;
+
 struct Pipeline {
     executor: Executor,
+    /// The snapshot that a panic meets.
+    panics_at: Option<u32>,
     extracting: Mutex<VecDeque<Request>>,
     extractor: Mutex<()>,
     writing: Mutex<Writing>,
@@ -43,9 +48,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Pipeline {
-    fn new(executor: &Executor) -> Arc<Self> {
+    fn new(executor: &Executor, panics_at: Option<u32>) -> Arc<Self> {
         Arc::new(Self {
             executor: executor.clone(),
+            panics_at,
             extracting: Mutex::default(),
             extractor: Mutex::new(()),
             writing: Mutex::default(),
@@ -87,14 +93,29 @@ impl Pipeline {
                 next
             };
             let Some(extracted) = next else { return };
-            self.finish(extracted);
+            if self.finish(extracted).is_err() {
+                self.unwind();
+                return;
+            }
         }
     }
 
-    fn finish(&self, extracted: Request) {
+    fn finish(&self, extracted: Request) -> Result<(), Panic> {
         self.executor.breathe(Priority::Normal);
         lock(&self.finished).push(extracted.snapshot);
+        if self.panics_at == Some(extracted.snapshot) {
+            return Err(Panic);
+        }
         extracted.promise.keep(Err(Error::unavailable("the outcome")));
+        Ok(())
+    }
+
+    /// What the source does in the destructor of its `Busy`. Loom cannot switch
+    /// threads during a real panic.
+    fn unwind(self: &Arc<Self>) {
+        lock(&self.writing).busy = false;
+        let this = Arc::clone(self);
+        self.executor.spawn(Priority::Normal, move || this.write_all());
     }
 }
 
@@ -110,7 +131,7 @@ fn finishes(ticket: &SnapshotTicket) {
 fn two_snapshots(threads: usize, preemptions: usize) {
     check(preemptions, move || {
         let (executor, threads) = Executor::start(&LoomEnv, "loom", threads).unwrap();
-        let pipeline = Pipeline::new(&executor);
+        let pipeline = Pipeline::new(&executor, None);
         let first = pipeline.submit(1);
         let second = pipeline.submit(2);
         finishes(&second);
@@ -130,11 +151,26 @@ fn two_threads_finish_every_snapshot_in_order() {
     two_snapshots(2, 3);
 }
 
+/// The task of the second snapshot may have left again, because the first was
+/// being written, when that one panics.
+#[test]
+fn a_panic_while_one_is_written_strands_no_other() {
+    check(3, || {
+        let (executor, threads) = Executor::start(&LoomEnv, "loom", 2).unwrap();
+        let pipeline = Pipeline::new(&executor, Some(1));
+        let first = pipeline.submit(1);
+        let second = pipeline.submit(2);
+        finishes(&second);
+        assert_eq!(kind(&first), ErrorKind::Closed);
+        drop(threads);
+    });
+}
+
 #[test]
 fn closing_settles_every_snapshot_wherever_it_is() {
     check(3, || {
         let (executor, threads) = Executor::start(&LoomEnv, "loom", 1).unwrap();
-        let pipeline = Pipeline::new(&executor);
+        let pipeline = Pipeline::new(&executor, None);
         let tickets = [pipeline.submit(1), pipeline.submit(2)];
         drop(pipeline);
         let closer = thread::spawn(move || drop(threads));
