@@ -40,7 +40,7 @@ pub const DEFAULT_BACKGROUND_THREADS: usize = 1;
 pub const DEFAULT_MAX_TABLES_PER_SHARD: usize = 8;
 /// Pages of 2 MiB that are kept ready for growing states: what a task that
 /// inserts as fast as it can fills in some tens of milliseconds.
-const PAGES_READY: usize = 8;
+const PAGES_READY: usize = 4;
 
 /// Settings of a [`Backend`]; see [`Backend::builder`].
 #[derive(Debug)]

@@ -39,13 +39,18 @@ type Task = Box<dyn FnOnce() + Send>;
 
 struct Queues {
     tasks: [VecDeque<Task>; PRIORITIES],
+    /// Tasks that have been taken out and are not over.
+    running: usize,
     closed: bool,
 }
 
 impl Queues {
-    /// The most urgent task that is at least as urgent as `least`.
+    /// The most urgent task that is at least as urgent as `least`. It counts as
+    /// running from now on.
     fn pop(&mut self, least: Priority) -> Option<Task> {
-        self.tasks[..=least as usize].iter_mut().find_map(VecDeque::pop_front)
+        let task = self.tasks[..=least as usize].iter_mut().find_map(VecDeque::pop_front);
+        self.running += usize::from(task.is_some());
+        task
     }
 }
 
@@ -76,6 +81,7 @@ impl Executor {
             shared: Arc::new(Shared {
                 queues: Mutex::new(Queues {
                     tasks: std::array::from_fn(|_| VecDeque::new()),
+                    running: 0,
                     closed: false,
                 }),
                 arrived: Condvar::new(),
@@ -141,6 +147,13 @@ impl Executor {
         self.shared.queues.lock().closed
     }
 
+    /// Whether no task is waiting or running, on whatever thread: nothing will
+    /// happen any more unless somebody hands in a task.
+    pub fn is_idle(&self) -> bool {
+        let queues = self.shared.queues.lock();
+        queues.running == 0 && queues.tasks.iter().all(VecDeque::is_empty)
+    }
+
     fn run_at_least(&self, least: Priority) -> bool {
         let task = {
             let mut queues = self.shared.queues.lock();
@@ -149,9 +162,19 @@ impl Executor {
             task
         };
         task.is_some_and(|task| {
-            run(task);
+            self.run(task);
             true
         })
+    }
+
+    /// Runs a task that was popped. One that panics must not take the thread,
+    /// and with it every shard, down; its own guards report the failure to
+    /// whoever waits.
+    fn run(&self, task: Task) {
+        if catch_unwind(AssertUnwindSafe(task)).is_err() {
+            tracing::error!("a background task panicked; what it worked for reports the failure");
+        }
+        self.shared.queues.lock().running -= 1;
     }
 
     fn note_waiting(&self, queues: &Queues) {
@@ -175,16 +198,8 @@ impl Executor {
                     self.shared.arrived.wait(&mut queues);
                 }
             };
-            run(task);
+            self.run(task);
         }
-    }
-}
-
-/// A task that panics must not take the thread, and with it every shard, down.
-/// Its own guards report the failure to whoever waits.
-fn run(task: Task) {
-    if catch_unwind(AssertUnwindSafe(task)).is_err() {
-        tracing::error!("a background task panicked; what it worked for reports the failure");
     }
 }
 

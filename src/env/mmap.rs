@@ -193,6 +193,18 @@ impl Pages {
         Ok(pages)
     }
 
+    /// As [`new`](Self::new), on small pages whatever the length: each first
+    /// touch makes 4 KiB and not 2 MiB, for memory that must be used at once.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn on_small_pages(len: usize) -> io::Result<Self> {
+        if len == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a mapping of zero bytes"));
+        }
+        Ok(Self { map: anonymous(len)?, skipped: 0, len })
+    }
+
     /// The first byte. Valid for reads and writes of [`len`](Self::len) bytes
     /// until this value is dropped.
     #[inline]

@@ -65,8 +65,10 @@ impl PagePool {
         assert!(self.waker.set(waker).is_ok(), "the waker of a page pool is set once");
     }
 
-    /// A huge page of zeros. Never waits: takes one that is ready, or else
-    /// maps one whose first touch will cost.
+    /// As much zeroed memory as a huge page has. Never waits: takes a page that
+    /// is ready, or else maps small ones. Those are slower to reach for ever
+    /// after; but to make a whole huge page here and now would stop the caller
+    /// for up to milliseconds. A pool that keeps none ready maps a huge page.
     ///
     /// # Errors
     /// The system's, when it has no memory to give.
@@ -75,7 +77,8 @@ impl PagePool {
         let was_ready = ready.is_some();
         let pages = match ready {
             Some(pages) => pages,
-            None => Pages::new(HUGE_PAGE_BYTES)?,
+            None if self.keep_ready == 0 => Pages::new(HUGE_PAGE_BYTES)?,
+            None => Pages::on_small_pages(HUGE_PAGE_BYTES)?,
         };
         self.taken.fetch_add(1, Ordering::Relaxed);
         if !was_ready {

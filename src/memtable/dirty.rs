@@ -2,9 +2,8 @@
 //!
 //! A map rather than a list of addresses: a record that is created and deleted
 //! within one epoch, or grows and moves, must not leave an entry behind, or a
-//! job without checkpoints would grow without bound; and an extractor that
-//! reads in address order lets the processor fetch ahead. It costs one bit for
-//! 16 bytes of the chunks that were written in the epoch.
+//! job without checkpoints would grow without bound. It costs one bit for 16
+//! bytes of the chunks that were written in the epoch.
 
 use super::addr::{Addr, CHUNK_UNITS};
 

@@ -103,13 +103,13 @@ impl fmt::Debug for WarmUp {
 impl Shared {
     fn work(&self) {
         let mut work = self.work.lock();
-        let Some(running) = work.as_mut() else { return };
+        // Taken out: if this panics it is gone, and the shard is told so.
+        let Some(mut running) = work.take() else { return };
         match running.send_some(&self.executor) {
-            Ok(true) => {}
-            Ok(false) => *work = None,
+            Ok(true) => *work = Some(running),
+            Ok(false) => {}
             Err(error) => {
                 tracing::warn!(%error, "a restored shard could not be brought into memory");
-                *work = None;
             }
         }
         self.requested.store(false, Ordering::Release);

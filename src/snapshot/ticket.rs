@@ -71,6 +71,10 @@ pub struct SnapshotProgress {
     pub upload_bytes: u64,
 }
 
+/// How long to sleep while another thread does the work of a backend without
+/// threads of its own, before looking for more work.
+const OTHERS_WORK: Duration = Duration::from_millis(1);
+
 struct Outcome {
     result: Option<Result<SnapshotReport, SharedError>>,
     wakers: Vec<Waker>,
@@ -138,11 +142,20 @@ impl SnapshotTicket {
                 return result;
             }
             if self.executor.is_driven_by_caller() {
-                if !self.executor.run_one() && self.try_poll().is_none() {
+                if self.executor.run_one() {
+                    continue;
+                }
+                if self.executor.is_idle() && self.try_poll().is_none() {
                     return Err(Error::internal(
                         "a snapshot was left without anybody to finish it",
                     )
                     .at(format_args!("snapshot {}", self.state.snapshot)));
+                }
+                // Another thread is at it. It may hand in more work, so do not
+                // sleep for good.
+                let mut outcome = self.state.outcome.lock();
+                if outcome.result.is_none() {
+                    self.state.done.wait_for(&mut outcome, OTHERS_WORK);
                 }
                 continue;
             }
