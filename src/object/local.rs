@@ -25,8 +25,8 @@
 //!
 //! # Reading back
 //!
-//! Having looked for an object, a handle syncs the directory and those above
-//! before it says what it saw, unless it did so before and has changed nothing
+//! Having asked whether an object exists, how long it is or which there are, a
+//! handle syncs the directory and those above before it answers, unless it did so before and has changed nothing
 //! there since. So what it reports to exist, or not to exist, stays so after a
 //! power cut, even if the process that created or removed the object died
 //! between steps 3 and 4, or step 4 failed. (Another process that is just
@@ -363,11 +363,13 @@ impl ObjectStore for LocalStore {
 
     fn open(&self, name: &ObjectName) -> Result<Arc<dyn ReadAt>> {
         let path = self.path(name);
-        let seen = self.fs().open(&path);
-        self.settle(name.parent())?;
-        match seen {
+        // Not settled when it is there: whoever has its name to read it has it
+        // from a create that succeeded, and a restore must not wait for the
+        // disk to write what others are writing.
+        match self.fs().open(&path) {
             Ok(file) => Ok(file),
             Err(e) if is_absent(&e) => {
+                self.settle(name.parent())?;
                 self.check_present()?;
                 Err(missing(name, self))
             }

@@ -59,8 +59,10 @@ impl fmt::Display for Contents {
 /// - A create that returns `Ok` survives a power cut of the machine that
 ///   called it and of the store. One that fails has no effect, unless the
 ///   error [says otherwise](Error::may_have_happened).
-/// - What is reported to exist is durable: whoever reads an object back after
-///   an ambiguous create may build on it.
+/// - What [`len_of`](Self::len_of) and [`list`](Self::list) report to exist is
+///   durable: whoever asks after an ambiguous create may build on the answer.
+///   [`open`](Self::open) does not vouch for that; it is for objects whose
+///   create is known to have succeeded.
 /// - "It is not there" is only said when the store positively knows.
 /// - `keep_going` is asked before every step of at most [`COPY_STEP_BYTES`]
 ///   and told how many bytes are done; when it says no, the create fails with
