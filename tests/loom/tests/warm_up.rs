@@ -82,10 +82,11 @@ impl Work {
 impl Shared {
     fn work(&self) {
         let mut work = lock(&self.work);
-        let Some(running) = work.as_mut() else { return };
+        // Taken out: if this panics it is gone, and the shard is told so.
+        let Some(mut running) = work.take() else { return };
         match running.send_some() {
-            Ok(true) => {}
-            Ok(false) | Err(()) => *work = None,
+            Ok(true) => *work = Some(running),
+            Ok(false) | Err(()) => {}
         }
         // A store in the source. Loom 0.7 does not know that nothing comes
         // between what an exchange reads and what it writes, and would let the
