@@ -80,6 +80,7 @@ impl Work {
 }
 
 impl Shared {
+    #[allow(clippy::single_match, reason = "the source has the same arms, and says why it failed")]
     fn work(&self) {
         let mut work = lock(&self.work);
         // Taken out: if this panics it is gone, and the shard is told so.
