@@ -135,7 +135,7 @@ impl BackendBuilder {
     /// # Errors
     /// `Invalid` if the table options are out of range; `Unavailable` if the
     /// directory cannot be created or written, or is in use by another
-    /// backend. Nothing is changed then.
+    /// backend. At most an empty directory is left behind then.
     pub fn open(self) -> Result<Backend> {
         self.table_options.check()?;
         let env = self.env.unwrap_or_else(|| Arc::new(RealEnv::new()));
