@@ -224,16 +224,13 @@ impl Pages {
     /// Makes every page exist now, so that no later first touch pays for
     /// zeroing it (150-250 us for a huge page). Contents do not change.
     ///
-    /// Call it before the memory is shared: on a kernel that cannot populate
-    /// memory on demand it touches every page itself, with atomic accesses
-    /// that are no match for another thread's plain ones.
+    /// It touches the pages one by one. Having the kernel populate them all in
+    /// one call would hold the lock of the address space meanwhile, and every
+    /// other thread that maps memory would wait for it.
     ///
-    /// # Errors
-    /// The system's, when memory runs out.
-    pub fn prefault(&self) -> io::Result<()> {
-        if self.populate()? {
-            return Ok(());
-        }
+    /// Call it before the memory is shared: the touches are atomic, and no
+    /// match for another thread's plain accesses.
+    pub fn prefault(&self) {
         for offset in (0..self.len).step_by(SMALLEST_PAGE_BYTES) {
             // SAFETY: `offset` is below `len`, so the byte is inside the
             // mapping, which is valid for reads and writes; a byte needs no
@@ -248,25 +245,6 @@ impl Pages {
                 std::sync::atomic::Ordering::Relaxed,
             );
         }
-        Ok(())
-    }
-
-    /// Has the kernel make the pages; `false` if it does not know how.
-    #[cfg(target_os = "linux")]
-    fn populate(&self) -> io::Result<bool> {
-        loop {
-            match self.map.advise_range(Advice::PopulateWrite, self.skipped, self.len) {
-                Ok(()) => return Ok(true),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::InvalidInput => return Ok(false),
-                Err(e) => return Err(e),
-            }
-        }
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn populate(&self) -> io::Result<bool> {
-        Ok(false)
     }
 
     #[cfg(target_os = "linux")]
@@ -376,7 +354,7 @@ mod tests {
             let pages = Pages::new(len).unwrap();
             write(&pages, 0, 3);
             write(&pages, len - 1, 4);
-            pages.prefault().unwrap();
+            pages.prefault();
             assert_eq!((read(&pages, 0), read(&pages, len - 1)), (3, 4));
             assert_eq!(read(&pages, len / 2), 0);
         }

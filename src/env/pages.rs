@@ -110,7 +110,7 @@ impl PagePool {
         self.woken.store(false, Ordering::SeqCst);
         while self.wants_refill() {
             let pages = Pages::new(HUGE_PAGE_BYTES)?;
-            pages.prefault()?;
+            pages.prefault();
             if self.ready.push(pages).is_err() {
                 // Another thread filled it meanwhile; ours is unmapped.
                 break;
