@@ -211,13 +211,22 @@ impl ShardCore {
             .remedy("route each record to the shard that owns its key group")
     }
 
-    /// The state, for a write that does not care what was there.
     #[inline(always)]
     fn slot(&mut self, state: StateId) -> Result<&mut StateSlot> {
         match self.states.get_mut(state.0 as usize) {
             Some(slot) => Ok(slot),
             None => Err(no_such_state(&self.name, self.groups)),
         }
+    }
+
+    /// The memtable of a state, for a write that does not care what was there.
+    /// Like every operation it takes in some of what the warm-up has ready.
+    #[inline(always)]
+    fn blind(&mut self, state: StateId) -> Result<&mut Memtable> {
+        if self.slot(state)?.memtable.below() == Below::Tables {
+            self.warm(WARM_PER_OPERATION)?;
+        }
+        Ok(&mut self.slot(state)?.memtable)
     }
 
     /// The memtable of a state, with the probed key in it if it exists at all.
@@ -279,13 +288,17 @@ impl ShardCore {
                 // The keys before a bad one are done first, as if they had
                 // come one at a time.
                 self.check(group, key).map_err(|error| at_key(error, number))?;
-                let probe =
-                    Probe { hash, group, key: key.key_bytes(), namespace: key.namespace_bytes() };
+                let probe = probe(group, hash, *key);
                 each(self.settled(state, &probe)?, number, probe, hints[at])?;
             }
         }
         Ok(())
     }
+}
+
+#[inline(always)]
+fn probe(group: KeyGroup, hash: u64, key: KeyRef<'_>) -> Probe<'_> {
+    Probe { hash, group, key: key.key_bytes(), namespace: key.namespace_bytes() }
 }
 
 #[cold]
@@ -324,7 +337,7 @@ impl KeyedStore for ShardCore {
     fn get(&mut self, state: StateId, key: KeyRef<'_>) -> Result<Option<&[u8]>> {
         let (group, hash) = key.locate(self.max_parallelism);
         self.check(group, &key)?;
-        let probe = Probe { hash, group, key: key.key_bytes(), namespace: key.namespace_bytes() };
+        let probe = probe(group, hash, key);
         let memtable = self.settled(state, &probe)?;
         Ok(match memtable.get(&probe) {
             Lookup::Value(value) => Some(value),
@@ -336,21 +349,17 @@ impl KeyedStore for ShardCore {
     fn put(&mut self, state: StateId, key: KeyRef<'_>, value: &[u8]) -> Result<()> {
         let (group, hash) = key.locate(self.max_parallelism);
         self.check(group, &key)?;
-        let probe = Probe { hash, group, key: key.key_bytes(), namespace: key.namespace_bytes() };
+        let probe = probe(group, hash, key);
         check_value(value)?;
-        let slot = self.slot(state)?;
-        if slot.memtable.below() == Below::Tables {
-            self.warm(WARM_PER_OPERATION)?;
-        }
-        self.slot(state)?.memtable.put(&probe, value)
+        self.blind(state)?.put(&probe, value)
     }
 
     #[inline]
     fn delete(&mut self, state: StateId, key: KeyRef<'_>) -> Result<()> {
         let (group, hash) = key.locate(self.max_parallelism);
         self.check(group, &key)?;
-        let probe = Probe { hash, group, key: key.key_bytes(), namespace: key.namespace_bytes() };
-        self.slot(state)?.memtable.delete(&probe).map(drop)
+        let probe = probe(group, hash, key);
+        self.blind(state)?.delete(&probe).map(drop)
     }
 
     #[inline]
@@ -362,7 +371,7 @@ impl KeyedStore for ShardCore {
     ) -> Result<()> {
         let (group, hash) = key.locate(self.max_parallelism);
         self.check(group, &key)?;
-        let probe = Probe { hash, group, key: key.key_bytes(), namespace: key.namespace_bytes() };
+        let probe = probe(group, hash, key);
         let memtable = self.settled(state, &probe)?;
         let mut value = memtable.entry(probe);
         change(&mut value);
