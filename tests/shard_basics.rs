@@ -82,3 +82,34 @@ fn an_object_safe_store_serves_bytes_of_keys_with_namespaces() {
     assert_eq!(store.get(state, key.namespace(b"w2")).unwrap(), Some(&b"3"[..]));
     assert_eq!(store.get(state, key).unwrap(), None);
 }
+
+#[test]
+fn a_restored_shard_warms_up_whatever_the_operations_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = Backend::builder(dir.path()).background_threads(0).open().unwrap();
+    let groups = backend.max_parallelism().all_groups();
+    let mut shard = backend.shard("op", groups).open().unwrap();
+    let state = shard.register(StateSpec::value("v")).unwrap();
+    for number in 0..500_u64 {
+        shard.put(state, KeyRef::new(&number.to_be_bytes()), b"value").unwrap();
+    }
+    let handle = shard.snapshot(SnapshotId(1), b"").unwrap().wait().unwrap().handle;
+    type Operation = fn(&mut alluvium::Shard, alluvium::StateId);
+    let operations: [(&str, Operation); 4] = [
+        ("get", |shard, state| {
+            assert!(shard.get(state, KeyRef::new(b"absent")).unwrap().is_none())
+        }),
+        ("put", |shard, state| shard.put(state, KeyRef::new(b"k"), b"").unwrap()),
+        ("delete", |shard, state| shard.delete(state, KeyRef::new(b"k")).unwrap()),
+        ("update", |shard, state| shard.update(state, KeyRef::new(b"k"), &mut |_| ()).unwrap()),
+    ];
+    for (name, operation) in operations {
+        let mut shard = backend.shard("op", groups).restore([handle.clone()]).open().unwrap();
+        let state = shard.register(StateSpec::value("v")).unwrap();
+        for _ in 0..200 {
+            while backend.run_background() {}
+            operation(&mut shard, state);
+        }
+        assert!(shard.stats().is_warm, "{name} takes in nothing");
+    }
+}
