@@ -147,7 +147,7 @@ fn forged_manifests_with_sound_hashes_are_refused() {
         Manifest::decode(&bytes).unwrap_err().kind()
     };
     assert_eq!(forged(b"\x02ba", b"\x01a"), ErrorKind::Corrupt, "a state twice");
-    assert_eq!(forged(b"\x01b\x01", b"\x01b\x02"), ErrorKind::Incompatible, "an unknown kind");
+    assert_eq!(forged(b"\x01b\x01", b"\x01b\x07"), ErrorKind::Incompatible, "an unknown kind");
     assert_eq!(forged(b"\x0cshared/9.tbl", b"\x00"), ErrorKind::Corrupt, "no location");
     assert_eq!(forged(b"\x0cshared/9.tbl", b"\xff\xff\xff\xff\x0f"), ErrorKind::Corrupt, "4 GiB");
     assert_eq!(

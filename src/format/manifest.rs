@@ -94,6 +94,17 @@ pub struct StateMeta {
 pub enum StateKind {
     /// One value for each key and namespace.
     Value = 1,
+    /// A sequence of elements for each key and namespace.
+    List = 2,
+    /// Entries by user key for each key and namespace.
+    Map = 3,
+    /// One value for each key and namespace, into which further ones are
+    /// reduced.
+    Reducing = 4,
+    /// One accumulator for each key and namespace.
+    Aggregating = 5,
+    /// Timers, in order of their time.
+    Timers = 6,
 }
 
 /// A table, where it is, and the part of it that counts.
@@ -256,8 +267,13 @@ impl StateKind {
     fn decode(number: u8) -> Result<Self> {
         match number {
             1 => Ok(Self::Value),
+            2 => Ok(Self::List),
+            3 => Ok(Self::Map),
+            4 => Ok(Self::Reducing),
+            5 => Ok(Self::Aggregating),
+            6 => Ok(Self::Timers),
             other => Err(Error::incompatible("manifest holds a state of an unknown kind")
-                .expected("1 (value)")
+                .expected("1 to 6: value, list, map, reducing, aggregating, timers")
                 .found(other)
                 .remedy("read it with the version of alluvium that wrote it, or a newer one")),
         }
