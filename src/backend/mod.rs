@@ -350,6 +350,7 @@ impl ShardBuilder {
             self.groups,
             inner.max_parallelism,
             Arc::clone(&inner.pool),
+            inner.env.random_u64(),
             restored.states,
             &restored.base,
         );

@@ -54,8 +54,14 @@ impl<'a> KeyRef<'a> {
         self.namespace
     }
 
+    /// The group if it was chosen, the key and the namespace.
+    #[inline(always)]
+    pub(crate) fn parts(self) -> (Option<KeyGroup>, &'a [u8], &'a [u8]) {
+        (self.group, self.key, self.namespace)
+    }
+
     /// The key group, chosen or computed, and the hash of key and namespace
-    /// that places the record. Costs one hash of the key, and one of the
+    /// that places the record in a table. Costs one hash of the key, and one of the
     /// namespace if there is one.
     #[inline(always)]
     pub fn locate(self, max_parallelism: MaxParallelism) -> (KeyGroup, u64) {

@@ -16,7 +16,8 @@
 //! # Invariants
 //!
 //! 1. An [`Addr`] in the index, in a dirty map or in a retired list is the
-//!    start of a block that holds a record. `Addr`s never leave `memtable`,
+//!    start of a block that holds a record; in the index it may be zero, which
+//!    is an empty slot. `Addr`s never leave `memtable`,
 //!    which is the boundary that the safety of this file rests on.
 //! 2. Lengths in a header never exceed the block's capacity, and a block never
 //!    exceeds its chunk.
@@ -46,7 +47,8 @@ use crate::env::pages::PagePool;
 use super::addr::{Addr, CHUNK_BYTES, MAX_CHUNKS, UNIT_BYTES};
 use super::freelist::FreeLists;
 use super::record::{
-    EPOCH, FREE, FRESH, HEADER_BYTES, Header, NAMESPACE_LEN_BYTES, Probe, TOMBSTONE, VALUE_LEN,
+    EPOCH, FREE, FRESH, HEADER_BYTES, Header, IDENTITY, NAMESPACE_LEN_BYTES, NO_KEY, Pattern,
+    Probe, TOMBSTONE, VALUE_LEN, value_offset,
 };
 
 /// Larger blocks get a chunk of their own, so that a chunk wastes at most a
@@ -79,6 +81,16 @@ struct Chunk {
 #[derive(Clone)]
 pub(super) struct ChunkSet(Arc<Vec<Option<Arc<Chunk>>>>);
 
+/// What is at address 0: a tombstone with a key of a length that no key has,
+/// which no lookup takes for what it looks for.
+static NOTHING: Unit2 = Unit2([TOMBSTONE | NO_KEY, 0, 0, 0]);
+
+/// As large and as aligned as the smallest block.
+#[repr(C, align(16))]
+struct Unit2([u64; 4]);
+
+const _: () = assert!(size_of::<Unit2>() == MIN_UNITS as usize * UNIT_BYTES);
+
 /// What an arena holds, in bytes.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub(crate) struct ArenaBytes {
@@ -92,8 +104,9 @@ pub(crate) struct ArenaBytes {
 
 /// See the [module documentation](self).
 pub(super) struct Arena {
-    /// Base address of every chunk, null where a chunk is gone: the one load
-    /// between an address and its record.
+    /// For every chunk what the bytes of an address, its chunk number included,
+    /// are added to: the one load between an address and its record. Chunk 0
+    /// is [`NOTHING`], so that address 0 may be looked at and no record has it.
     bases: Vec<*mut u8>,
     /// Owners of the same chunks, shared with frozen epochs.
     chunks: Arc<Vec<Option<Arc<Chunk>>>>,
@@ -108,6 +121,9 @@ pub(super) struct Arena {
     sweep: (usize, u32),
     pool: Arc<PagePool>,
     bytes: ArenaBytes,
+    /// How often a block was given back: whoever has kept a [`Block`] must
+    /// not look at it after that.
+    releases: u64,
 }
 
 // SAFETY: the raw pointers in `bases` point into chunks owned by `chunks`, and
@@ -118,8 +134,8 @@ unsafe impl Send for Arena {}
 impl Arena {
     pub(super) fn new(pool: Arc<PagePool>) -> Self {
         Self {
-            bases: Vec::new(),
-            chunks: Arc::new(Vec::new()),
+            bases: vec![(&raw const NOTHING).cast::<u8>().cast_mut()],
+            chunks: Arc::new(vec![None]),
             bump_chunk: 0,
             bump_unit: 0,
             bump_end: 0,
@@ -128,7 +144,14 @@ impl Arena {
             sweep: (1, 0),
             pool,
             bytes: ArenaBytes::default(),
+            releases: 0,
         }
+    }
+
+    /// How often a block was given back.
+    #[inline(always)]
+    pub(super) fn releases(&self) -> u64 {
+        self.releases
     }
 
     pub(super) fn bytes(&self) -> ArenaBytes {
@@ -142,22 +165,21 @@ impl Arena {
 
     #[inline(always)]
     pub(super) fn block(&self, addr: Addr) -> Block {
-        debug_assert!(!self.bases[addr.chunk()].is_null());
-        // SAFETY: `addr` is the start of a block (invariant 1), so its chunk
-        // exists and is not at zero, the unit lies inside it, and the offset
-        // stays inside one mapping.
+        debug_assert!(addr.0 == 0 || self.chunks[addr.chunk()].is_some());
+        // SAFETY: `addr` is the start of a block (invariant 1) or zero, so its
+        // chunk has a base, and what is added to that leads into a mapping or
+        // to `NOTHING`, neither of which is at zero.
         let ptr = unsafe {
             let base = *self.bases.get_unchecked(addr.chunk());
-            NonNull::new_unchecked(base.add(addr.unit() as usize * UNIT_BYTES))
+            NonNull::new_unchecked(base.wrapping_add(addr.0 as usize * UNIT_BYTES))
         };
         Block { ptr }
     }
 
     /// Asks the processor to fetch the start of a record.
     #[inline(always)]
-    pub(super) fn prefetch(&self, addr: Addr) {
-        let ptr = self.block(addr).ptr.as_ptr();
-        prefetch_read(ptr);
+    pub(super) fn prefetch(&self, block: Block) {
+        prefetch_read(block.ptr.as_ptr());
     }
 
     #[inline(always)]
@@ -184,7 +206,7 @@ impl Arena {
     #[inline(always)]
     pub(super) fn is(&self, block: Block, probe: &Probe<'_>) -> bool {
         let header = self.header(block);
-        if header.a & !EPOCH != probe.identity() {
+        if header.a & IDENTITY != probe.identity() {
             return false;
         }
         if header.is_namespaced() {
@@ -198,6 +220,73 @@ impl Arena {
         same_bytes(key, probe.key)
     }
 
+    /// Whether the first word of a record is as in `pattern`, which has the
+    /// lengths of `key` and whether there is a `namespace`, and it has these.
+    #[inline(always)]
+    pub(super) fn matches(
+        &self,
+        block: Block,
+        pattern: Pattern,
+        key: &[u8],
+        namespace: &[u8],
+    ) -> bool {
+        // SAFETY: a block is at least 32 bytes and 16-byte aligned.
+        let a = unsafe { block.ptr.cast::<u64>().read() };
+        if !pattern.matches(a) {
+            return false;
+        }
+        let mut at = HEADER_BYTES;
+        // SAFETY: the pattern matched, so the record has a namespace if the
+        // wanted one is not empty, and a key of the wanted length; by
+        // invariant 2 both lie inside the block, behind the header and, with
+        // a namespace, its length, which is compared before it is read.
+        unsafe {
+            if !namespace.is_empty() {
+                let len = block.ptr.add(HEADER_BYTES).cast::<u32>().read() as usize;
+                if len != namespace.len() {
+                    return false;
+                }
+                at += NAMESPACE_LEN_BYTES;
+                let stored = slice::from_raw_parts(block.ptr.add(at + key.len()).as_ptr(), len);
+                if !same_bytes(stored, namespace) {
+                    return false;
+                }
+            }
+            same_bytes(slice::from_raw_parts(block.ptr.add(at).as_ptr(), key.len()), key)
+        }
+    }
+
+    /// The value of a record that has this key and namespace, as the caller
+    /// knows from [`matches`](Self::matches) or [`is`](Self::is).
+    #[inline(always)]
+    pub(super) fn value_of(&self, block: Block, key: &[u8], namespace: &[u8]) -> &[u8] {
+        let (at, len) = self.value_place(block, key, namespace);
+        // SAFETY: by invariant 2 the value lies inside the block; the slice
+        // borrows `self`, so nobody writes it meanwhile.
+        unsafe { NonNull::slice_from_raw_parts(at, len).as_ref() }
+    }
+
+    /// The same, to be changed in place. The caller has made sure that the
+    /// record is not part of a frozen epoch (invariant 3).
+    #[inline(always)]
+    pub(super) fn value_of_mut(&mut self, block: Block, key: &[u8], namespace: &[u8]) -> &mut [u8] {
+        let (at, len) = self.value_place(block, key, namespace);
+        // SAFETY: as in `value_of`, and we have `&mut self`; no extractor
+        // reads the block (invariant 3).
+        unsafe { NonNull::slice_from_raw_parts(at, len).as_mut() }
+    }
+
+    /// Where the value of a record with this key and namespace is.
+    #[inline(always)]
+    fn value_place(&self, block: Block, key: &[u8], namespace: &[u8]) -> (NonNull<u8>, usize) {
+        let header = self.header(block);
+        debug_assert_eq!(value_offset(key, namespace), self.value_offset(block, header));
+        // SAFETY: key and namespace are those of the record, so the offset is
+        // that of its value, inside the block by invariant 2.
+        let at = unsafe { block.ptr.add(value_offset(key, namespace)) };
+        (at, header.value_len())
+    }
+
     /// Bytes of the block in front of the value.
     #[inline(always)]
     fn value_offset(&self, block: Block, header: Header) -> usize {
@@ -208,26 +297,6 @@ impl Arena {
         // SAFETY: the flag says that a length follows the header.
         let len = unsafe { block.ptr.add(HEADER_BYTES).cast::<u32>().read() };
         offset + NAMESPACE_LEN_BYTES + len as usize
-    }
-
-    #[inline(always)]
-    pub(super) fn value(&self, block: Block) -> &[u8] {
-        let header = self.header(block);
-        let offset = self.value_offset(block, header);
-        // SAFETY: by invariant 2 the value lies inside the block; the slice
-        // borrows `self`, so nobody writes it meanwhile.
-        unsafe { slice::from_raw_parts(block.ptr.add(offset).as_ptr(), header.value_len()) }
-    }
-
-    /// The value, to be changed in place. The caller has made sure that the
-    /// record is not part of a frozen epoch (invariant 3).
-    #[inline(always)]
-    pub(super) fn value_mut(&mut self, block: Block) -> &mut [u8] {
-        let header = self.header(block);
-        let offset = self.value_offset(block, header);
-        // SAFETY: as in `value`, and we have `&mut self`; no extractor reads
-        // the block (invariant 3).
-        unsafe { slice::from_raw_parts_mut(block.ptr.add(offset).as_ptr(), header.value_len()) }
     }
 
     /// Key and namespace of a record.
@@ -273,8 +342,8 @@ impl Arena {
         let header = self.header(block);
         let offset = self.value_offset(block, header);
         debug_assert!(offset + value.len() <= header.capacity_bytes());
-        let b = header.b & !(VALUE_LEN | TOMBSTONE) | value.len() as u64;
-        self.set_header(block, Header { a: header.a, b });
+        let b = header.b & !VALUE_LEN | value.len() as u64;
+        self.set_header(block, Header { a: header.a & !TOMBSTONE, b });
         // SAFETY: the caller checked `fits`, so the bytes end inside the
         // block; `value` cannot overlap it, since the caller's slice borrows
         // something else while we hold `&mut self`.
@@ -287,25 +356,28 @@ impl Arena {
     #[inline]
     pub(super) fn bury(&mut self, block: Block) {
         let header = self.header(block);
-        let b = header.b & !VALUE_LEN | TOMBSTONE;
-        self.set_header(block, Header { a: header.a, b });
+        let b = header.b & !VALUE_LEN;
+        self.set_header(block, Header { a: header.a | TOMBSTONE, b });
     }
 
-    /// Writes a new record and returns where it is. `slack` is spare room for
-    /// the value to grow, in bytes.
+    /// Writes a new record, a tombstone if there is no `value`, and returns
+    /// where it is. `fresh` is [`FRESH`] or zero, `slack` spare room for the
+    /// value to grow, in bytes.
     pub(super) fn create(
         &mut self,
         probe: &Probe<'_>,
-        value: &[u8],
-        flags: u64,
+        value: Option<&[u8]>,
+        fresh: u64,
         epoch: Epoch,
         slack: usize,
     ) -> Result<(Addr, Block)> {
+        let tombstone = if value.is_none() { TOMBSTONE } else { 0 };
+        let value = value.unwrap_or_default();
         let fixed = HEADER_BYTES + probe.stored_bytes();
         let (addr, block, units) = self.allocate(fixed + value.len() + slack)?;
         let header = Header {
-            a: u64::from(epoch.0) | probe.identity(),
-            b: value.len() as u64 | flags | u64::from(units) << 37,
+            a: u64::from(epoch.0) | tombstone | probe.identity(),
+            b: value.len() as u64 | fresh | u64::from(units) << 37,
         };
         self.set_header(block, header);
         // SAFETY: `allocate` gave a block of at least the bytes written here,
@@ -343,6 +415,7 @@ impl Arena {
     /// Gives a block back. The caller has removed every reference to it, and
     /// no unextracted epoch holds it.
     pub(super) fn release(&mut self, addr: Addr) {
+        self.releases += 1;
         let units = self.header(self.block(addr)).capacity_units();
         let bytes = u64::from(units) * UNIT_BYTES as u64;
         self.bytes.used -= bytes;
@@ -410,7 +483,7 @@ impl Arena {
     /// Begins to fill a new ordinary chunk; what is left of the old one
     /// becomes a free block.
     fn start_chunk(&mut self) -> Result<()> {
-        let pages = if self.bases.is_empty() {
+        let pages = if self.bases.len() == 1 {
             Pages::new(FIRST_CHUNK_BYTES).map_err(out_of_memory)?
         } else {
             self.pool.take().map_err(out_of_memory)?
@@ -431,16 +504,11 @@ impl Arena {
 
     fn add_chunk(&mut self, pages: Pages, shared: bool) -> Result<usize> {
         let chunks = Arc::make_mut(&mut self.chunks);
-        if self.bases.is_empty() {
-            // Chunk 0 stays empty, so that no address is zero.
-            self.bases.push(std::ptr::null_mut());
-            chunks.push(None);
-        }
         let base = pages.as_ptr();
         self.bytes.mapped += pages.len() as u64;
         let chunk = Some(Arc::new(Chunk { pages, shared }));
         if let Some(number) = self.vacant.pop() {
-            self.bases[number as usize] = base;
+            self.bases[number as usize] = base.wrapping_sub(number as usize * CHUNK_BYTES);
             chunks[number as usize] = chunk;
             return Ok(number as usize);
         }
@@ -450,7 +518,7 @@ impl Arena {
                 .expected(format_args!("at most {MAX_CHUNKS} chunks of 2 MiB or single records"))
                 .remedy("spread the job over more shards"));
         }
-        self.bases.push(base);
+        self.bases.push(base.wrapping_sub(self.bases.len() * CHUNK_BYTES));
         chunks.push(chunk);
         Ok(self.bases.len() - 1)
     }

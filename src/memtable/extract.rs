@@ -18,12 +18,14 @@ use super::Shared;
 use super::addr::Addr;
 use super::arena::ChunkSet;
 use super::dirty::DirtyMap;
+use super::hasher::IndexHasher;
 use super::record::Record;
 
 /// Records whose memory is asked for before it is read.
 const AHEAD: usize = 16;
 
-/// A tombstone that has been extracted, for the writer to drop.
+/// A tombstone that has been extracted, for the writer to drop: the hash that
+/// places it in the index, and its address.
 #[derive(Clone, Copy)]
 pub(super) struct Buried {
     pub(super) hash: u64,
@@ -38,6 +40,7 @@ pub(crate) struct Frozen {
     epoch: Epoch,
     dirty: DirtyMap,
     chunks: ChunkSet,
+    hasher: IndexHasher,
     shared: Arc<Shared>,
 }
 
@@ -46,9 +49,10 @@ impl Frozen {
         epoch: Epoch,
         dirty: DirtyMap,
         chunks: ChunkSet,
+        hasher: IndexHasher,
         shared: Arc<Shared>,
     ) -> Self {
-        Self { epoch, dirty, chunks, shared }
+        Self { epoch, dirty, chunks, hasher, shared }
     }
 
     /// Number of records that changed in it.
@@ -58,15 +62,16 @@ impl Frozen {
 
     /// Copies the records out and lets the writer have them back.
     pub(crate) fn extract(self) -> Run {
-        let Self { epoch, dirty, chunks, shared } = self;
+        let Self { epoch, dirty, chunks, hasher, shared } = self;
         let records = dirty.records() as usize;
         let mut run =
             Run { epoch, notes: Vec::with_capacity(records), bytes: Vec::new(), raw_bytes: 0 };
         let mut buried = Vec::new();
         let mut ahead = std::collections::VecDeque::with_capacity(AHEAD);
         let mut take = |addr: Addr| {
-            let hash = run.push(chunks.record_bytes(addr));
-            if let Some(hash) = hash {
+            let record = run.push(chunks.record_bytes(addr));
+            if record.value.is_none() {
+                let hash = hasher.hash(record.key, record.namespace);
                 buried.push(Buried { hash, addr: addr.0 });
             }
         };
@@ -114,8 +119,8 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Takes in a copy of a record; gives its hash if it is a tombstone.
-    fn push(&mut self, record_bytes: &[u8]) -> Option<u64> {
+    /// Takes in a copy of a record.
+    fn push<'a>(&mut self, record_bytes: &'a [u8]) -> Record<'a> {
         let record = Record::parse(record_bytes);
         let hash = hash::with_namespace(hash::hash_key(record.key), record.namespace);
         self.notes.push(Note { hash, group: record.group, at: self.bytes.len() as u64 });
@@ -123,7 +128,7 @@ impl Run {
         self.raw_bytes += (record.key.len()
             + record.namespace.len()
             + record.value.map_or(0, <[u8]>::len)) as u64;
-        record.value.is_none().then_some(hash)
+        record
     }
 
     fn record(&self, note: Note) -> Record<'_> {

@@ -34,6 +34,7 @@ mod dirty;
 pub(crate) mod extract;
 mod freelist;
 mod handoff;
+mod hasher;
 mod index;
 mod record;
 mod sync;
@@ -47,7 +48,7 @@ use std::sync::Arc;
 use crossbeam::queue::SegQueue;
 
 use crate::base::limits::check_value;
-use crate::base::{Epoch, Error, KeyGroup, Result, hash};
+use crate::base::{Epoch, Error, KeyGroup, Result};
 use crate::env::pages::PagePool;
 
 use self::addr::Addr;
@@ -55,11 +56,12 @@ use self::arena::{Arena, Block};
 use self::dirty::{ChunkBits, DirtyMap};
 use self::extract::{Buried, Frozen};
 use self::handoff::Handoff;
+use self::hasher::IndexHasher;
 use self::index::{Index, Slot};
 pub(crate) use self::record::Probe;
 #[cfg(test)]
 use self::record::Record;
-use self::record::{FRESH, LAST_EPOCH, TOMBSTONE};
+use self::record::{FRESH, LAST_EPOCH, NO_EPOCH, NO_KEY, Pattern};
 
 /// Operations that are in flight at once in a batched call: enough to cover a
 /// miss to memory with the work of the others, few enough that the lines are
@@ -117,6 +119,7 @@ pub(crate) struct MemtableStats {
 /// See the [module documentation](self).
 pub(crate) struct Memtable {
     index: Index,
+    hasher: IndexHasher,
     arena: Arena,
     dirty: DirtyMap,
     epoch: Epoch,
@@ -129,13 +132,22 @@ pub(crate) struct Memtable {
     /// Extracted tombstones that wait to be dropped.
     buried: VecDeque<Buried>,
     below: Below,
+    /// What is ored to the pattern of a lookup [at hand](Self::at_hand) for a
+    /// change: the current epoch, or [`NO_EPOCH`] as long as `below` says that
+    /// there is more to an operation than finding the record.
+    change_at_hand: u64,
+    /// The same for a read: nothing, or [`NO_KEY`].
+    read_at_hand: u64,
+    /// What went wrong inside the closure of an update.
+    failure: Option<Error>,
 }
 
 impl Memtable {
-    /// An empty memtable.
-    pub(crate) fn new(pool: Arc<PagePool>, below: Below) -> Self {
-        Self {
+    /// An empty memtable. `seed` is best a random number.
+    pub(crate) fn new(pool: Arc<PagePool>, below: Below, seed: u64) -> Self {
+        let mut memtable = Self {
             index: Index::new(Arc::clone(&pool)),
+            hasher: IndexHasher::new(seed),
             arena: Arena::new(pool),
             dirty: DirtyMap::default(),
             epoch: Epoch::FIRST,
@@ -148,7 +160,20 @@ impl Memtable {
             retired: VecDeque::new(),
             buried: VecDeque::new(),
             below,
-        }
+            change_at_hand: NO_EPOCH,
+            read_at_hand: NO_KEY,
+            failure: None,
+        };
+        memtable.note_at_hand();
+        memtable
+    }
+
+    /// Keeps `change_at_hand` and `read_at_hand` true.
+    fn note_at_hand(&mut self) {
+        (self.change_at_hand, self.read_at_hand) = match self.below {
+            Below::Nothing => (u64::from(self.epoch.0), 0),
+            Below::Tables => (NO_EPOCH, NO_KEY),
+        };
     }
 
     /// Whether a key that is absent here may be present in a table.
@@ -161,6 +186,7 @@ impl Memtable {
     /// for: from now on absent means absent.
     pub(crate) fn set_complete(&mut self) {
         self.below = Below::Nothing;
+        self.note_at_hand();
     }
 
     pub(crate) fn stats(&self) -> MemtableStats {
@@ -202,7 +228,24 @@ impl Memtable {
 
     #[inline(always)]
     fn is_live(&self, block: Block) -> bool {
-        !self.arena.header(block).has(TOMBSTONE)
+        !self.arena.header(block).is_tombstone()
+    }
+
+    /// The hash that places a key here.
+    #[inline(always)]
+    pub(crate) fn hash(&self, key: &[u8], namespace: &[u8]) -> u64 {
+        self.hasher.hash(key, namespace)
+    }
+
+    /// A key, to be looked up here.
+    #[inline]
+    pub(crate) fn probe<'a>(
+        &self,
+        group: KeyGroup,
+        key: &'a [u8],
+        namespace: &'a [u8],
+    ) -> Probe<'a> {
+        Probe { hash: self.hash(key, namespace), group, key, namespace }
     }
 
     /// Asks the processor for the index line of a key.
@@ -215,43 +258,108 @@ impl Memtable {
     /// arrived. Says where it most probably is.
     #[inline(always)]
     pub(crate) fn prefetch_record(&self, hash: u64) -> Hint {
-        match self.index.likely(hash) {
-            Some((slot, addr)) => {
-                self.arena.prefetch(addr);
-                Hint { slot: Some(slot), addr }
-            }
-            None => Hint::NONE,
+        let block = self.index.likely(hash).map(|addr| self.arena.block(addr));
+        if let Some(block) = block {
+            self.arena.prefetch(block);
         }
+        Hint(block)
     }
 
-    /// As [`find`](Self::find), but looks where `hint` says first. The hint
-    /// may be out of date; a slot that still holds its address holds a record.
+    /// How often memory of records was given back: a [`Hint`] from before
+    /// must not be used any more.
     #[inline(always)]
-    fn find_at(&self, probe: &Probe<'_>, hint: Hint) -> Option<Found> {
-        if let Some(slot) = hint.slot
-            && self.index.holds(slot, hint.addr)
-        {
-            let block = self.arena.block(hint.addr);
-            if self.arena.is(block, probe) {
-                return Some(Found { slot, block });
-            }
-        }
-        self.find(probe)
+    pub(crate) fn releases(&self) -> u64 {
+        self.arena.releases()
+    }
+
+    /// Where a key most probably is.
+    #[inline(always)]
+    fn hint(&self, hash: u64) -> Hint {
+        Hint(self.index.likely(hash).map(|addr| self.arena.block(addr)))
+    }
+
+    /// The value of a key, if one look tells; that is the usual case. `None`
+    /// says nothing.
+    ///
+    /// This and [`entry_at_hand`](Self::entry_at_hand) are the paths that
+    /// count. A processor overlaps the cache misses of two operations only if
+    /// both fit its window, so every instruction of them is felt: nothing is
+    /// computed that a hit does not need, such as the key group, and all that
+    /// is rare goes the long way.
+    #[inline(always)]
+    pub(crate) fn value_at_hand(
+        &self,
+        group: Option<KeyGroup>,
+        key: &[u8],
+        namespace: &[u8],
+    ) -> Option<Hit> {
+        self.hit_at_hand(self.hint(self.hash(key, namespace)), group, key, namespace)
+    }
+
+    /// The same for a key that was prefetched.
+    #[inline(always)]
+    pub(crate) fn hit_at_hand(
+        &self,
+        hint: Hint,
+        group: Option<KeyGroup>,
+        key: &[u8],
+        namespace: &[u8],
+    ) -> Option<Hit> {
+        let block = hint.0?;
+        let mut pattern = Pattern::live(group, key, namespace);
+        pattern.bits |= self.read_at_hand;
+        self.arena.matches(block, pattern, key, namespace).then_some(Hit(block))
+    }
+
+    /// The value of a key that was found at hand.
+    #[inline(always)]
+    pub(crate) fn value_of(&self, hit: Hit, key: &[u8], namespace: &[u8]) -> &[u8] {
+        self.arena.value_of(hit.0, key, namespace)
+    }
+
+    /// The record of a key, if one look tells that it is there and may be
+    /// changed where it is. `None` says nothing.
+    #[inline(always)]
+    pub(crate) fn entry_at_hand<'a>(
+        &'a mut self,
+        group: Option<KeyGroup>,
+        key: &'a [u8],
+        namespace: &'a [u8],
+    ) -> Option<ValueMut<'a>> {
+        let hash = self.hash(key, namespace);
+        self.entry_at_hint(self.hint(hash), group, hash, key, namespace)
+    }
+
+    /// The same for a key that was prefetched.
+    #[inline(always)]
+    pub(crate) fn entry_at_hint<'a>(
+        &'a mut self,
+        hint: Hint,
+        group: Option<KeyGroup>,
+        hash: u64,
+        key: &'a [u8],
+        namespace: &'a [u8],
+    ) -> Option<ValueMut<'a>> {
+        let block = hint.0?;
+        let pattern = Pattern::live(group, key, namespace).of_epoch(self.change_at_hand);
+        self.arena.matches(block, pattern, key, namespace).then_some(ValueMut {
+            memtable: self,
+            hash,
+            group,
+            key,
+            namespace,
+            place: Place::Current(block),
+            failed: false,
+        })
     }
 
     /// Looks a key up.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn get(&self, probe: &Probe<'_>) -> Lookup<'_> {
-        self.get_at(probe, Hint::NONE)
-    }
-
-    /// Looks a key up that was prefetched.
-    #[inline(always)]
-    pub(crate) fn get_at(&self, probe: &Probe<'_>, hint: Hint) -> Lookup<'_> {
-        match self.find_at(probe, hint) {
+        match self.find(probe) {
             None => Lookup::Absent,
             Some(found) if self.is_live(found.block) => {
-                Lookup::Value(self.arena.value(found.block))
+                Lookup::Value(self.arena.value_of(found.block, probe.key, probe.namespace))
             }
             Some(_) => Lookup::Deleted,
         }
@@ -278,24 +386,30 @@ impl Memtable {
         match self.find(probe) {
             Some(found) if self.is_live(found.block) => self.bury(found, probe).map(|()| true),
             Some(_) => Ok(false),
-            None if self.below == Below::Tables => {
-                self.add(probe, &[], TOMBSTONE, self.epoch, 0).map(|_| false)
-            }
+            None if self.below == Below::Tables => self.add(probe, None, 0).map(|_| false),
             None => Ok(false),
         }
     }
 
     /// The record of a key, present or not, to be read and changed.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn entry<'a>(&'a mut self, probe: Probe<'a>) -> ValueMut<'a> {
-        self.entry_at(probe, Hint::NONE)
+        let place = match self.find(&probe) {
+            None => Place::Absent,
+            Some(Found { block, .. }) => self.place_of(block),
+        };
+        let Probe { hash, group, key, namespace } = probe;
+        ValueMut { memtable: self, hash, group: Some(group), key, namespace, place, failed: false }
     }
 
-    /// The record of a key that was prefetched.
-    #[inline(always)]
-    pub(crate) fn entry_at<'a>(&'a mut self, probe: Probe<'a>, hint: Hint) -> ValueMut<'a> {
-        let found = self.find_at(&probe, hint);
-        ValueMut { memtable: self, probe, found, failure: None }
+    #[inline]
+    fn place_of(&self, block: Block) -> Place {
+        let header = self.arena.header(block);
+        match (header.is_tombstone(), header.epoch() == self.epoch) {
+            (true, _) => Place::Absent,
+            (false, true) => Place::Current(block),
+            (false, false) => Place::Earlier(block),
+        }
     }
 
     /// Brings in a record from a table, unchanged, unless the memtable has
@@ -306,7 +420,7 @@ impl Memtable {
     pub(crate) fn promote(&mut self, probe: &Probe<'_>, value: &[u8]) -> Result<()> {
         if self.find(probe).is_none() {
             self.reserve(probe.hash)?;
-            let (addr, _) = self.arena.create(probe, value, 0, Epoch::CLEAN, 0)?;
+            let (addr, _) = self.arena.create(probe, Some(value), 0, Epoch::CLEAN, 0)?;
             self.index.insert(probe.hash, addr);
         }
         Ok(())
@@ -324,8 +438,10 @@ impl Memtable {
                 .remedy("restore the shard from its last snapshot"));
         }
         self.epoch = frozen.next();
+        self.note_at_hand();
         let dirty = std::mem::take(&mut self.dirty);
-        Ok(Frozen::new(frozen, dirty, self.arena.chunk_set(), Arc::clone(&self.shared)))
+        let chunks = self.arena.chunk_set();
+        Ok(Frozen::new(frozen, dirty, chunks, self.hasher.clone(), Arc::clone(&self.shared)))
     }
 
     /// Frees what earlier epochs left behind, a bounded amount of it; says
@@ -370,8 +486,8 @@ impl Memtable {
         let found = self.index.find(buried.hash, same);
         if let Some((slot, addr)) = found.or_else(|| self.index.find_beyond(buried.hash, same)) {
             let header = self.arena.header(self.arena.block(addr));
-            if header.has(TOMBSTONE) && header.epoch() <= self.extracted {
-                self.index.remove(hash_of(&self.arena, addr), slot);
+            if header.is_tombstone() && header.epoch() <= self.extracted {
+                self.index.remove(hash_of(&self.hasher, &self.arena, addr), slot);
                 self.arena.release(addr);
             }
         }
@@ -399,30 +515,27 @@ impl Memtable {
 
     #[inline]
     fn reserve(&mut self, hash: u64) -> Result<()> {
-        let arena = &self.arena;
-        self.index.reserve(hash, |addr| hash_of(arena, addr), |addr| arena.prefetch(addr))
+        let (hasher, arena) = (&self.hasher, &self.arena);
+        self.index.reserve(
+            hash,
+            |addr| hash_of(hasher, arena, addr),
+            |addr| arena.prefetch(arena.block(addr)),
+        )
     }
 
-    fn add(
-        &mut self,
-        probe: &Probe<'_>,
-        value: &[u8],
-        flags: u64,
-        epoch: Epoch,
-        slack: usize,
-    ) -> Result<Found> {
+    fn add(&mut self, probe: &Probe<'_>, value: Option<&[u8]>, fresh: u64) -> Result<Block> {
         self.reserve(probe.hash)?;
-        let (addr, block) = self.arena.create(probe, value, flags, epoch, slack)?;
-        let slot = self.index.insert(probe.hash, addr);
+        let (addr, block) = self.arena.create(probe, value, fresh, self.epoch, 0)?;
+        self.index.insert(probe.hash, addr);
         self.mark_dirty(addr);
         self.some_chores();
-        Ok(Found { slot, block })
+        Ok(block)
     }
 
     #[inline]
-    fn insert(&mut self, probe: &Probe<'_>, value: &[u8]) -> Result<Found> {
-        let flags = if self.below == Below::Nothing { FRESH } else { 0 };
-        self.add(probe, value, flags, self.epoch, 0)
+    fn insert(&mut self, probe: &Probe<'_>, value: &[u8]) -> Result<Block> {
+        let fresh = if self.below == Below::Nothing { FRESH } else { 0 };
+        self.add(probe, Some(value), fresh)
     }
 
     #[inline]
@@ -461,7 +574,7 @@ impl Memtable {
 
     /// Gives the record a new value.
     #[inline]
-    fn overwrite(&mut self, found: Found, probe: &Probe<'_>, value: &[u8]) -> Result<Found> {
+    fn overwrite(&mut self, found: Found, probe: &Probe<'_>, value: &[u8]) -> Result<Block> {
         let block = found.block;
         let header = self.arena.header(block);
         let epoch = header.epoch();
@@ -472,12 +585,12 @@ impl Memtable {
                 self.mark_dirty(self.index.addr(found.slot));
             }
             self.arena.write_value(block, value);
-            return Ok(found);
+            return Ok(block);
         }
         // A value that grew may grow again: an eighth of slack makes a
         // thousand small appends move it some fifty times instead of each time.
         let grew = value.len() > header.value_len();
-        self.rewrite(found, probe, value, 0, if grew { value.len() / 8 } else { 0 })
+        self.rewrite(found, probe, Some(value), if grew { value.len() / 8 } else { 0 })
     }
 
     /// Replaces the record by a new one elsewhere.
@@ -485,17 +598,16 @@ impl Memtable {
         &mut self,
         found: Found,
         probe: &Probe<'_>,
-        value: &[u8],
-        flags: u64,
+        value: Option<&[u8]>,
         slack: usize,
-    ) -> Result<Found> {
+    ) -> Result<Block> {
         let Found { slot, block: old } = found;
         let old_addr = self.index.addr(slot);
         let header = self.arena.header(old);
         let epoch = header.epoch();
         let current = epoch == self.epoch;
         let fresh = if current && header.has(FRESH) { FRESH } else { 0 };
-        let (addr, block) = self.arena.create(probe, value, flags | fresh, self.epoch, slack)?;
+        let (addr, block) = self.arena.create(probe, value, fresh, self.epoch, slack)?;
         self.index.replace(slot, addr);
         if current {
             self.dirty.clear(old_addr);
@@ -506,7 +618,7 @@ impl Memtable {
             self.retire(old_addr, epoch);
         }
         self.mark_dirty(addr);
-        Ok(Found { slot, block })
+        Ok(block)
     }
 
     /// Deletes a live record.
@@ -531,7 +643,12 @@ impl Memtable {
             self.some_chores();
             return Ok(());
         }
-        self.rewrite(found, probe, &[], TOMBSTONE, 0).map(drop)
+        self.rewrite(found, probe, None, 0).map(drop)
+    }
+
+    #[cold]
+    fn take_failure(&mut self) -> Error {
+        self.failure.take().expect("whoever says that it failed has left the reason here")
     }
 
     /// Calls `visit` with every live record that is in memory.
@@ -548,9 +665,9 @@ impl Memtable {
 }
 
 /// The hash of a stored record, which is not stored with it.
-fn hash_of(arena: &Arena, addr: Addr) -> u64 {
+fn hash_of(hasher: &IndexHasher, arena: &Arena, addr: Addr) -> u64 {
     let (key, namespace) = arena.key_and_namespace(arena.block(addr));
-    hash::with_namespace(hash::hash_key(key), namespace)
+    hasher.hash(key, namespace)
 }
 
 impl fmt::Debug for Memtable {
@@ -571,16 +688,28 @@ struct Found {
     block: Block,
 }
 
-/// Where a key most probably is, from [`Memtable::prefetch_record`].
+/// Where a key most probably is. Good until [`Memtable::releases`] changes.
 #[derive(Clone, Copy)]
-pub(crate) struct Hint {
-    slot: Option<Slot>,
-    addr: Addr,
-}
+pub(crate) struct Hint(Option<Block>);
 
 impl Hint {
     /// No idea.
-    pub(crate) const NONE: Self = Self { slot: None, addr: Addr(0) };
+    pub(crate) const NONE: Self = Self(None);
+}
+
+/// A record that was found to be the one looked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Hit(Block);
+
+/// Where the value of an entry is.
+#[derive(Clone, Copy)]
+enum Place {
+    /// Nowhere: there is none, or it was deleted.
+    Absent,
+    /// In a record of an earlier epoch, which is not to be changed just so.
+    Earlier(Block),
+    /// In a record of the current epoch.
+    Current(Block),
 }
 
 /// The value of one key, present or not, for a read-modify-write in place.
@@ -593,17 +722,27 @@ impl Hint {
 /// the value is then as the last successful call left it.
 pub struct ValueMut<'a> {
     memtable: &'a mut Memtable,
-    probe: Probe<'a>,
-    found: Option<Found>,
-    failure: Option<Error>,
+    hash: u64,
+    /// `None` as long as the record, which is there, has it.
+    group: Option<KeyGroup>,
+    key: &'a [u8],
+    namespace: &'a [u8],
+    place: Place,
+    /// Whether the memtable has a failure for us. The error is not kept here:
+    /// without anything to drop, the whole struct can live in registers.
+    failed: bool,
 }
 
 impl ValueMut<'_> {
     /// The value, if the key has one.
     #[inline(always)]
     pub fn get(&self) -> Option<&[u8]> {
-        let block = self.found.as_ref()?.block;
-        self.memtable.is_live(block).then(|| self.memtable.arena.value(block))
+        match self.place {
+            Place::Absent => None,
+            Place::Earlier(block) | Place::Current(block) => {
+                Some(self.memtable.arena.value_of(block, self.key, self.namespace))
+            }
+        }
     }
 
     /// The value, to be changed where it is, at its present length; `None` if
@@ -611,58 +750,94 @@ impl ValueMut<'_> {
     /// not.
     #[inline(always)]
     pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
-        // Field by field: copying the struct through memory would make the
-        // processor wait for its stores before it could go on to other keys.
-        let found = self.found.as_mut()?;
-        let header = self.memtable.arena.header(found.block);
-        if header.has(TOMBSTONE) {
-            return None;
-        }
-        if header.epoch() != self.memtable.epoch {
-            match self.memtable.first_touch(found.slot, found.block) {
-                Ok(block) => found.block = block,
-                Err(error) => {
-                    self.failure = Some(error);
-                    return None;
-                }
-            }
-        }
-        Some(self.memtable.arena.value_mut(found.block))
+        let block = match self.place {
+            Place::Current(block) => block,
+            Place::Absent => return None,
+            Place::Earlier(block) => self.make_current(block)?,
+        };
+        Some(self.memtable.arena.value_of_mut(block, self.key, self.namespace))
     }
 
     /// Inserts or replaces the value; any length up to the limit is welcome.
-    #[inline]
+    #[inline(always)]
     pub fn set(&mut self, value: &[u8]) {
-        let done = check_value(value).and_then(|()| match self.found {
-            Some(found) => self.memtable.overwrite(found, &self.probe, value),
-            None => self.memtable.insert(&self.probe, value),
-        });
-        match done {
-            Ok(found) => self.found = Some(found),
-            Err(error) => self.failure = Some(error),
+        if let Place::Current(block) = self.place {
+            let there = self.memtable.arena.value_of_mut(block, self.key, self.namespace);
+            if there.len() == value.len() {
+                there.copy_from_slice(value);
+                return;
+            }
         }
+        self.replace(value);
     }
 
     /// Deletes the key.
+    #[inline(never)]
     pub fn delete(&mut self) {
-        match self.memtable.delete(&self.probe) {
-            Ok(_) => self.found = self.memtable.find(&self.probe),
-            Err(error) => self.failure = Some(error),
+        let group = self.key_group();
+        self.group = Some(group);
+        let Self { hash, key, namespace, .. } = *self;
+        match self.memtable.delete(&Probe { hash, group, key, namespace }) {
+            Ok(_) => self.place = Place::Absent,
+            Err(error) => self.fail(error),
         }
     }
 
     /// The key group of the key.
     pub fn key_group(&self) -> KeyGroup {
-        self.probe.group
+        match (self.group, self.place) {
+            (Some(group), _) => group,
+            (None, Place::Earlier(block) | Place::Current(block)) => {
+                self.memtable.arena.header(block).group()
+            }
+            (None, Place::Absent) => unreachable!("delete has noted the group of the record"),
+        }
     }
 
-    /// The first failure inside the closure, if there was one.
+    fn found(&self) -> Option<Found> {
+        let Self { hash, key, namespace, .. } = *self;
+        self.memtable.find(&Probe { hash, group: self.key_group(), key, namespace })
+    }
+
+    #[inline(never)]
+    fn make_current(&mut self, block: Block) -> Option<Block> {
+        let found = self.found().expect("a record is found where it was found before");
+        match self.memtable.first_touch(found.slot, block) {
+            Ok(block) => {
+                self.place = Place::Current(block);
+                Some(block)
+            }
+            Err(error) => {
+                self.fail(error);
+                None
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn replace(&mut self, value: &[u8]) {
+        let found = self.found();
+        let Self { hash, key, namespace, .. } = *self;
+        let probe = Probe { hash, group: self.key_group(), key, namespace };
+        let done = check_value(value).and_then(|()| match found {
+            Some(found) => self.memtable.overwrite(found, &probe, value),
+            None => self.memtable.insert(&probe, value),
+        });
+        match done {
+            Ok(block) => self.place = Place::Current(block),
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn fail(&mut self, error: Error) {
+        self.memtable.failure = Some(error);
+        self.failed = true;
+    }
+
+    /// The last failure inside the closure, if there was one.
     #[inline(always)]
     pub(crate) fn finish(self) -> Result<()> {
-        match self.failure {
-            None => Ok(()),
-            Some(error) => Err(error),
-        }
+        if self.failed { Err(self.memtable.take_failure()) } else { Ok(()) }
     }
 }
 

@@ -2,14 +2,19 @@
 //!
 //! ```text
 //! record:  | word a u64 | word b u64 | ns_len u32, if NAMESPACED | key | namespace | value | slack |
-//! word a:    bits  0..31  epoch of the record's last change
+//! word a:    bits  0..30  epoch of the record's last change
+//!            bit  30      TOMBSTONE
 //!            bit  31      NAMESPACED
 //!            bits 32..47  key group
 //!            bits 47..64  key length in bytes
 //! word b:    bits  0..31  value length in bytes
-//!            bits 31..37  flags
+//!            bits 32..37  other flags
 //!            bits 37..64  capacity of the block in units of 16 bytes
 //! ```
+//!
+//! One comparison of word a tells whether a record has the length of the key
+//! that is looked for, is alive, and may be changed where it is: that is the
+//! usual case, and whoever looks need not take the word apart.
 //!
 //! In memory only, so in the machine's own byte order.
 
@@ -22,7 +27,7 @@ pub(super) const HEADER_BYTES: usize = 16;
 pub(super) const NAMESPACE_LEN_BYTES: usize = 4;
 
 // Field widths hold the documented limits.
-const _: () = assert!(MAX_KEY_BYTES < 1 << 17);
+const _: () = assert!(MAX_KEY_BYTES < (1 << 17) - 1);
 const _: () = assert!(MAX_VALUE_BYTES < 1 << 31);
 const _: () = assert!(
     (HEADER_BYTES + NAMESPACE_LEN_BYTES + MAX_KEY_BYTES + MAX_NAMESPACE_BYTES + MAX_VALUE_BYTES)
@@ -31,25 +36,35 @@ const _: () = assert!(
         < 1 << 27
 );
 
-/// The key is deleted; the record stands for that until a table says so.
-pub(super) const TOMBSTONE: u64 = 1 << 31;
-/// The key was absent, here and in every table, when the record's epoch began.
+/// In word b: the key was absent, here and in every table, when the record's
+/// epoch began.
 pub(super) const FRESH: u64 = 1 << 32;
+/// In word b: the block holds no record.
 pub(super) const FREE: u64 = 1 << 33;
+/// In word b; bit 31 is zero, so that the lower half of the word is a length.
 pub(super) const VALUE_LEN: u64 = (1 << 31) - 1;
-/// In word a: a namespace follows the key. Beside group and key length, so
-/// that one comparison tells most keys apart.
-pub(super) const NAMESPACED: u64 = 1 << EPOCH_BITS;
+/// In word a.
 pub(super) const EPOCH: u64 = (1 << EPOCH_BITS) - 1;
-const EPOCH_BITS: u32 = 31;
-/// The last epoch that a header can hold: at one freeze a second, 68 years.
-pub(super) const LAST_EPOCH: Epoch = Epoch(EPOCH as u32);
+const EPOCH_BITS: u32 = 30;
+/// In word a: the key is deleted; the record stands for that until a table
+/// says so.
+pub(super) const TOMBSTONE: u64 = 1 << EPOCH_BITS;
+/// In word a: a namespace follows the key.
+pub(super) const NAMESPACED: u64 = 1 << (EPOCH_BITS + 1);
+const GROUP: u64 = 0x7fff << 32;
+/// In word a: a length that no key has.
+pub(super) const NO_KEY: u64 = 0x1ffff << 47;
+/// The last epoch that a record can have: at one freeze a second, 34 years.
+pub(super) const LAST_EPOCH: Epoch = Epoch(EPOCH as u32 - 1);
+/// In word a: an epoch that no record has.
+pub(super) const NO_EPOCH: u64 = EPOCH;
 
-/// A key with everything that is computed from it once per access.
+/// A key with everything that is computed from it once per access; made by
+/// [`Memtable::probe`](super::Memtable::probe).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Probe<'a> {
-    /// Hash of key and namespace.
-    pub(crate) hash: u64,
+    /// Hash of key and namespace, good for one memtable.
+    pub(super) hash: u64,
     /// The key's group.
     pub(crate) group: KeyGroup,
     /// The key.
@@ -58,22 +73,68 @@ pub(crate) struct Probe<'a> {
     pub(crate) namespace: &'a [u8],
 }
 
+/// The part of word a that names the key of a record: whether there is a
+/// namespace, the group, and the key's length.
+pub(super) const IDENTITY: u64 = !(EPOCH | TOMBSTONE);
+
+/// What a lookup compares of word a: the bits in `mask` with those of `bits`.
+#[derive(Clone, Copy)]
+pub(super) struct Pattern {
+    pub(super) bits: u64,
+    pub(super) mask: u64,
+}
+
+impl Pattern {
+    /// A live record whose key and namespace have these lengths. If the group
+    /// follows from the key (`None`), then equal keys have equal groups, and
+    /// it need be neither computed nor compared.
+    #[inline(always)]
+    pub(super) fn live(group: Option<KeyGroup>, key: &[u8], namespace: &[u8]) -> Self {
+        let bits = namespaced(namespace) | (key.len() as u64) << 47;
+        match group {
+            None => Self { bits, mask: !(EPOCH | GROUP) },
+            Some(group) => Self { bits: bits | u64::from(group.0) << 32, mask: !EPOCH },
+        }
+    }
+
+    /// The same, and of an epoch.
+    #[inline(always)]
+    pub(super) fn of_epoch(self, epoch: u64) -> Self {
+        Self { bits: self.bits | epoch, mask: self.mask | EPOCH }
+    }
+
+    #[inline(always)]
+    pub(super) fn matches(self, a: u64) -> bool {
+        (a ^ self.bits) & self.mask == 0
+    }
+}
+
+#[inline(always)]
+fn namespaced(namespace: &[u8]) -> u64 {
+    if namespace.is_empty() { 0 } else { NAMESPACED }
+}
+
+/// Bytes of a record in front of its value.
+#[inline(always)]
+pub(super) fn value_offset(key: &[u8], namespace: &[u8]) -> usize {
+    HEADER_BYTES + stored_bytes(key, namespace)
+}
+
+#[inline(always)]
+fn stored_bytes(key: &[u8], namespace: &[u8]) -> usize {
+    if namespace.is_empty() { key.len() } else { NAMESPACE_LEN_BYTES + key.len() + namespace.len() }
+}
+
 impl Probe<'_> {
-    /// What word a is beside the epoch: whether there is a namespace, the
-    /// group, and the key's length.
+    /// What [`IDENTITY`] covers of word a.
     #[inline(always)]
     pub(super) fn identity(&self) -> u64 {
-        let namespaced = if self.namespace.is_empty() { 0 } else { NAMESPACED };
-        namespaced | u64::from(self.group.0) << 32 | (self.key.len() as u64) << 47
+        namespaced(self.namespace) | u64::from(self.group.0) << 32 | (self.key.len() as u64) << 47
     }
 
     #[inline]
     pub(super) fn stored_bytes(&self) -> usize {
-        if self.namespace.is_empty() {
-            self.key.len()
-        } else {
-            NAMESPACE_LEN_BYTES + self.key.len() + self.namespace.len()
-        }
+        stored_bytes(self.key, self.namespace)
     }
 }
 
@@ -90,9 +151,15 @@ impl Header {
         Epoch((self.a & EPOCH) as u32)
     }
 
+    /// Whether a flag of word b is set.
     #[inline]
     pub(super) fn has(self, flag: u64) -> bool {
         self.b & flag != 0
+    }
+
+    #[inline]
+    pub(super) fn is_tombstone(self) -> bool {
+        self.a & TOMBSTONE != 0
     }
 
     #[inline]
@@ -112,7 +179,7 @@ impl Header {
 
     #[inline]
     pub(super) fn value_len(self) -> usize {
-        (self.b & VALUE_LEN) as usize
+        self.b as u32 as usize
     }
 
     #[inline]
@@ -157,7 +224,7 @@ impl<'a> Record<'a> {
         }
         let (key, rest) = rest.split_at(header.key_len());
         let (namespace, rest) = rest.split_at(namespace_len);
-        let value = (!header.has(TOMBSTONE)).then(|| &rest[..header.value_len()]);
+        let value = (!header.is_tombstone()).then(|| &rest[..header.value_len()]);
         Self { group: header.group(), key, namespace, value }
     }
 }

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::extract::Run;
+use super::hasher::IndexHasher;
 use super::{Below, Lookup, Memtable, Probe};
-use crate::base::hash::{group_of_hash, hash_key, with_namespace};
+use crate::base::hash::{group_of_hash, hash_key};
 use crate::base::{KeyGroup, MaxParallelism};
 use crate::env::pages::PagePool;
 
@@ -31,18 +32,19 @@ impl Rng {
     }
 }
 
+const SEED: u64 = 7;
+
 fn probe(key: &Key) -> Probe<'_> {
-    let key_hash = hash_key(&key.0);
-    Probe {
-        hash: with_namespace(key_hash, &key.1),
-        group: group_of_hash(key_hash, MaxParallelism::DEFAULT),
-        key: &key.0,
-        namespace: &key.1,
-    }
+    let group = group_of_hash(hash_key(&key.0), MaxParallelism::DEFAULT);
+    in_group(group, &key.0, &key.1)
+}
+
+fn in_group<'a>(group: KeyGroup, key: &'a [u8], namespace: &'a [u8]) -> Probe<'a> {
+    Probe { hash: IndexHasher::new(SEED).hash(key, namespace), group, key, namespace }
 }
 
 fn memtable() -> Memtable {
-    Memtable::new(Arc::new(PagePool::new(0)), Below::Nothing)
+    Memtable::new(Arc::new(PagePool::new(0)), Below::Nothing, SEED)
 }
 
 /// What a run says, applied to a model.
@@ -332,7 +334,7 @@ fn a_run_is_sorted_by_group_then_hash() {
 #[test]
 fn a_runtime_may_give_equal_keys_in_different_groups() {
     let mut memtable = memtable();
-    let in_group = |group| Probe { hash: hash_key(b"k"), group, key: b"k", namespace: b"" };
+    let in_group = |group| in_group(group, b"k", b"");
     memtable.put(&in_group(KeyGroup(1)), b"one").unwrap();
     memtable.put(&in_group(KeyGroup(2)), b"two").unwrap();
     assert_eq!(memtable.get(&in_group(KeyGroup(1))), Lookup::Value(b"one"));

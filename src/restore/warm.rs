@@ -16,7 +16,6 @@ use parking_lot::Mutex;
 use crate::base::Result;
 use crate::env::executor::{Executor, Priority};
 use crate::format::manifest::StateMeta;
-use crate::memtable::Probe;
 use crate::shard::BaseTable;
 use crate::shard::warm::{Warm, WarmBatch, WarmSource};
 use crate::version::merge::{MergeScan, MergeSource};
@@ -127,13 +126,7 @@ impl Work {
                 let state = self.states.iter().position(|name| name == record.state);
                 let state = state.expect("the manifest names every state of its tables");
                 if let Some(value) = record.value {
-                    let probe = Probe {
-                        hash: record.hash,
-                        group: record.group,
-                        key: record.key,
-                        namespace: record.namespace,
-                    };
-                    batch.push(state, &probe, value);
+                    batch.push(state, record.group, record.key, record.namespace, value);
                 }
                 if batch.bytes() >= BATCH_BYTES {
                     ended = false;

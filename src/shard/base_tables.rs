@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use crate::base::hash::{hash_key, with_namespace};
 use crate::base::{KeyGroupRange, Result};
 use crate::memtable::Probe;
 use crate::table::{Found, TableReader};
@@ -47,18 +48,13 @@ impl StateBase {
 
     /// Looks for a key, newest table first; its value goes to `value`.
     pub(super) fn get(&self, probe: &Probe<'_>, value: &mut Vec<u8>) -> Result<bool> {
+        let hash = with_namespace(hash_key(probe.key), probe.namespace);
         for (table, ordinal) in &self.tables {
             if !table.slice.contains(probe.group) {
                 continue;
             }
-            let found = table.reader.get(
-                *ordinal,
-                probe.group,
-                probe.hash,
-                probe.key,
-                probe.namespace,
-                value,
-            )?;
+            let found =
+                table.reader.get(*ordinal, probe.group, hash, probe.key, probe.namespace, value)?;
             match found {
                 Found::Absent => {}
                 Found::Deleted => return Ok(false),

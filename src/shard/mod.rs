@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::sync::Arc;
 
+use crate::base::hash::{group_of_hash, hash_key};
 use crate::base::limits::{MAX_STATE_NAME_BYTES, check_key, check_value};
 use crate::base::{Error, KeyGroup, KeyGroupRange, MaxParallelism, Result};
 use crate::codec::KeyRef;
@@ -53,6 +54,8 @@ pub(crate) struct ShardCore {
     /// What the states are, for manifests; replaced when a state is added.
     metas: Arc<Vec<StateMeta>>,
     pool: Arc<PagePool>,
+    /// What the memtables' hashes are seeded with.
+    seed: u64,
     warming: Option<Warming>,
     /// Where values from tables are put on their way into memory.
     value: Vec<u8>,
@@ -69,12 +72,14 @@ pub(crate) struct FrozenShard {
 
 impl ShardCore {
     /// A shard whose states and tables are those of a restored snapshot; both
-    /// may be empty. `tables` are ordered oldest first.
+    /// may be empty. `tables` are ordered oldest first; `seed` is best a random
+    /// number.
     pub(crate) fn new(
         name: String,
         groups: KeyGroupRange,
         max_parallelism: MaxParallelism,
         pool: Arc<PagePool>,
+        seed: u64,
         states: Vec<StateMeta>,
         tables: &[BaseTable],
     ) -> Self {
@@ -86,6 +91,7 @@ impl ShardCore {
             by_name: HashMap::new(),
             metas: Arc::default(),
             pool,
+            seed,
             warming: None,
             value: Vec::new(),
         };
@@ -141,8 +147,10 @@ impl ShardCore {
     pub(crate) fn warm(&mut self, records: usize) -> Result<()> {
         let Some(warming) = &mut self.warming else { return Ok(()) };
         for _ in 0..records {
-            if let Some((state, probe, value)) = warming.current.get(warming.next) {
-                self.states[state].memtable.promote(&probe, value)?;
+            if let Some(warmed) = warming.current.get(warming.next) {
+                let memtable = &mut self.states[warmed.state].memtable;
+                let probe = memtable.probe(warmed.group, warmed.key, warmed.namespace);
+                memtable.promote(&probe, warmed.value)?;
                 warming.next += 1;
                 continue;
             }
@@ -181,25 +189,24 @@ impl ShardCore {
     fn add_state(&mut self, meta: StateMeta, base: StateBase) -> StateId {
         let id = self.states.len() as u32;
         let below = if base.is_empty() { Below::Nothing } else { Below::Tables };
-        let memtable = Memtable::new(Arc::clone(&self.pool), below);
+        // A function of its own for each state, too: records often go from one
+        // state to another in the order of their hashes.
+        let memtable = Memtable::new(Arc::clone(&self.pool), below, self.seed ^ u64::from(id));
         self.by_name.insert(meta.name.clone(), id);
         Arc::make_mut(&mut self.metas).push(meta.clone());
         self.states.push(StateSlot { meta, memtable, base });
         StateId(id)
     }
 
-    /// Whether a key may be used on this shard.
-    ///
-    /// Keys are checked first and their probes put together where they are
-    /// used: a probe that is returned in a `Result` travels through memory,
-    /// and reading it back makes the processor wait for the operations before
-    /// this one.
-    #[inline(always)]
-    fn check(&self, group: KeyGroup, key: &KeyRef<'_>) -> Result<()> {
+    /// The group of a key, if it may be used on this shard.
+    #[inline]
+    fn check(&self, group: Option<KeyGroup>, key: &[u8], namespace: &[u8]) -> Result<KeyGroup> {
+        let group = group.unwrap_or_else(|| group_of_hash(hash_key(key), self.max_parallelism));
         if !self.groups.contains(group) {
             return Err(self.not_ours(group));
         }
-        check_key(key.key_bytes(), key.namespace_bytes())
+        check_key(key, namespace)?;
+        Ok(group)
     }
 
     #[cold]
@@ -229,18 +236,21 @@ impl ShardCore {
         Ok(&mut self.slot(state)?.memtable)
     }
 
-    /// The memtable of a state, with the probed key in it if it exists at all.
-    #[inline(always)]
-    fn settled(&mut self, state: StateId, probe: &Probe<'_>) -> Result<&mut Memtable> {
+    /// The memtable of a state, with the key in it if it exists at all.
+    #[inline]
+    fn settled<'k>(
+        &mut self,
+        state: StateId,
+        group: KeyGroup,
+        key: &'k [u8],
+        namespace: &'k [u8],
+    ) -> Result<(&mut Memtable, Probe<'k>)> {
         let position = state.0 as usize;
-        if position >= self.states.len() {
-            return Err(no_such_state(&self.name, self.groups));
+        let probe = self.slot(state)?.memtable.probe(group, key, namespace);
+        if self.states[position].memtable.below() == Below::Tables {
+            self.bring_up(position, probe)?;
         }
-        if self.states[position].memtable.below() == Below::Nothing {
-            return Ok(&mut self.states[position].memtable);
-        }
-        self.bring_up(position, *probe)?;
-        Ok(&mut self.states[position].memtable)
+        Ok((&mut self.states[position].memtable, probe))
     }
 
     /// Copies a record from the tables below into the memtable, if only they
@@ -261,44 +271,149 @@ impl ShardCore {
         Ok(())
     }
 
-    /// Runs `each` for every key, with the cache misses of [`BATCH`] keys
-    /// overlapping: first all index lines are asked for, then all records,
-    /// then the work is done.
+    /// The index lines of a batch of keys are asked for, then their records:
+    /// so the cache misses of [`BATCH`] keys overlap. Gives the hashes, and
+    /// where the records most probably are.
     #[inline(always)]
-    fn in_batches<'k>(
+    fn prefetch<K>(
+        &self,
+        state: StateId,
+        keys: &[K],
+        key_of: impl Fn(&K) -> KeyRef<'_>,
+    ) -> Result<[(u64, Hint); BATCH]> {
+        let Some(slot) = self.states.get(state.0 as usize) else {
+            return Err(no_such_state(&self.name, self.groups));
+        };
+        let mut located = [(0, Hint::NONE); BATCH];
+        for (key, located) in keys.iter().zip(&mut located) {
+            let (_, key, namespace) = key_of(key).parts();
+            located.0 = slot.memtable.hash(key, namespace);
+            slot.memtable.prefetch_index(located.0);
+        }
+        for (hash, hint) in located.iter_mut().take(keys.len()) {
+            *hint = slot.memtable.prefetch_record(*hash);
+        }
+        Ok(located)
+    }
+
+    /// Looks up keys of any form, [`BATCH`] at a time.
+    #[inline(always)]
+    pub(crate) fn get_each<K>(
         &mut self,
         state: StateId,
-        keys: &[KeyRef<'k>],
-        mut each: impl FnMut(&mut Memtable, usize, Probe<'k>, Hint) -> Result<()>,
+        keys: &[K],
+        key_of: impl Fn(&K) -> KeyRef<'_>,
+        mut visit: impl FnMut(usize, Option<&[u8]>),
     ) -> Result<()> {
-        let mut hashes = [(KeyGroup(0), 0); BATCH];
-        let mut hints = [Hint::NONE; BATCH];
-        for (batch, keys) in keys.chunks(BATCH).enumerate() {
-            let max_parallelism = self.max_parallelism;
-            let memtable = &self.slot(state)?.memtable;
-            for (key, located) in keys.iter().zip(&mut hashes) {
-                *located = key.locate(max_parallelism);
-                memtable.prefetch_index(located.1);
-            }
-            for (&(_, hash), hint) in hashes.iter().take(keys.len()).zip(&mut hints) {
-                *hint = memtable.prefetch_record(hash);
-            }
-            for (at, (key, &(group, hash))) in keys.iter().zip(&hashes).enumerate() {
-                let number = batch * BATCH + at;
-                // The keys before a bad one are done first, as if they had
-                // come one at a time.
-                self.check(group, key).map_err(|error| at_key(error, number))?;
-                let probe = probe(group, hash, *key);
-                each(self.settled(state, &probe)?, number, probe, hints[at])?;
+        let mut at = 0;
+        for keys in keys.chunks(BATCH) {
+            let located = self.prefetch(state, keys, &key_of)?;
+            for (key, (_, hint)) in keys.iter().zip(located) {
+                let memtable = &self.states[state.0 as usize].memtable;
+                let (group, key, namespace) = key_of(key).parts();
+                // Nothing is given back by a read, so hints stay good.
+                match memtable.hit_at_hand(hint, group, key, namespace) {
+                    Some(hit) => visit(at, Some(memtable.value_of(hit, key, namespace))),
+                    // The keys before a bad one are done first, as if they
+                    // had come one at a time.
+                    None => visit(
+                        at,
+                        self.get_elsewhere(state, group, key, namespace)
+                            .map_err(|error| at_key(error, at))?,
+                    ),
+                }
+                at += 1;
             }
         }
         Ok(())
     }
-}
 
-#[inline(always)]
-fn probe(group: KeyGroup, hash: u64, key: KeyRef<'_>) -> Probe<'_> {
-    Probe { hash, group, key: key.key_bytes(), namespace: key.namespace_bytes() }
+    /// Updates keys of any form, [`BATCH`] at a time.
+    #[inline(always)]
+    pub(crate) fn update_each<K>(
+        &mut self,
+        state: StateId,
+        keys: &[K],
+        key_of: impl Fn(&K) -> KeyRef<'_>,
+        mut change: impl FnMut(usize, &mut ValueMut<'_>),
+    ) -> Result<()> {
+        let mut at = 0;
+        for keys in keys.chunks(BATCH) {
+            let located = self.prefetch(state, keys, &key_of)?;
+            let releases = self.states[state.0 as usize].memtable.releases();
+            for (key, (hash, hint)) in keys.iter().zip(located) {
+                let memtable = &mut self.states[state.0 as usize].memtable;
+                // A change before this one may have moved the record.
+                let hint = if memtable.releases() == releases { hint } else { Hint::NONE };
+                let (group, key, namespace) = key_of(key).parts();
+                let done = match memtable.entry_at_hint(hint, group, hash, key, namespace) {
+                    Some(mut entry) => {
+                        change(at, &mut entry);
+                        entry.finish()
+                    }
+                    None => self.update_elsewhere(state, group, key, namespace, &mut |entry| {
+                        change(at, entry)
+                    }),
+                };
+                done.map_err(|error| at_key(error, at))?;
+                at += 1;
+            }
+        }
+        Ok(())
+    }
+
+    // What the operations do when a look at the likely place did not settle
+    // them: the record is of an earlier epoch, or not there, or in a table, or
+    // the key is not ours. Kept apart so that the usual case stays short, and
+    // given the parts of a key because the whole would be laid out in memory
+    // before it is known that it is needed.
+
+    #[inline(never)]
+    fn get_elsewhere(
+        &mut self,
+        state: StateId,
+        group: Option<KeyGroup>,
+        key: &[u8],
+        namespace: &[u8],
+    ) -> Result<Option<&[u8]>> {
+        let group = self.check(group, key, namespace)?;
+        let (memtable, probe) = self.settled(state, group, key, namespace)?;
+        Ok(match memtable.get(&probe) {
+            Lookup::Value(value) => Some(value),
+            Lookup::Absent | Lookup::Deleted => None,
+        })
+    }
+
+    #[inline(never)]
+    fn put_elsewhere(
+        &mut self,
+        state: StateId,
+        group: Option<KeyGroup>,
+        key: &[u8],
+        namespace: &[u8],
+        value: &[u8],
+    ) -> Result<()> {
+        let group = self.check(group, key, namespace)?;
+        check_value(value)?;
+        let memtable = self.blind(state)?;
+        memtable.put(&memtable.probe(group, key, namespace), value)
+    }
+
+    #[inline(never)]
+    fn update_elsewhere(
+        &mut self,
+        state: StateId,
+        group: Option<KeyGroup>,
+        key: &[u8],
+        namespace: &[u8],
+        change: &mut dyn FnMut(&mut ValueMut<'_>),
+    ) -> Result<()> {
+        let group = self.check(group, key, namespace)?;
+        let (memtable, probe) = self.settled(state, group, key, namespace)?;
+        let mut value = memtable.entry(probe);
+        change(&mut value);
+        value.finish()
+    }
 }
 
 #[cold]
@@ -335,31 +450,34 @@ impl KeyedStore for ShardCore {
 
     #[inline]
     fn get(&mut self, state: StateId, key: KeyRef<'_>) -> Result<Option<&[u8]>> {
-        let (group, hash) = key.locate(self.max_parallelism);
-        self.check(group, &key)?;
-        let probe = probe(group, hash, key);
-        let memtable = self.settled(state, &probe)?;
-        Ok(match memtable.get(&probe) {
-            Lookup::Value(value) => Some(value),
-            Lookup::Absent | Lookup::Deleted => None,
-        })
+        let at = state.0 as usize;
+        let (group, key, namespace) = key.parts();
+        let hit =
+            self.states.get(at).and_then(|slot| slot.memtable.value_at_hand(group, key, namespace));
+        match hit {
+            Some(hit) => Ok(Some(self.states[at].memtable.value_of(hit, key, namespace))),
+            None => self.get_elsewhere(state, group, key, namespace),
+        }
     }
 
     #[inline]
     fn put(&mut self, state: StateId, key: KeyRef<'_>, value: &[u8]) -> Result<()> {
-        let (group, hash) = key.locate(self.max_parallelism);
-        self.check(group, &key)?;
-        let probe = probe(group, hash, key);
-        check_value(value)?;
-        self.blind(state)?.put(&probe, value)
+        let (group, key, namespace) = key.parts();
+        if let Some(slot) = self.states.get_mut(state.0 as usize)
+            && let Some(mut entry) = slot.memtable.entry_at_hand(group, key, namespace)
+        {
+            entry.set(value);
+            return entry.finish();
+        }
+        self.put_elsewhere(state, group, key, namespace, value)
     }
 
     #[inline]
     fn delete(&mut self, state: StateId, key: KeyRef<'_>) -> Result<()> {
-        let (group, hash) = key.locate(self.max_parallelism);
-        self.check(group, &key)?;
-        let probe = probe(group, hash, key);
-        self.blind(state)?.delete(&probe).map(drop)
+        let (group, key, namespace) = key.parts();
+        let group = self.check(group, key, namespace)?;
+        let memtable = self.blind(state)?;
+        memtable.delete(&memtable.probe(group, key, namespace)).map(drop)
     }
 
     #[inline]
@@ -369,13 +487,14 @@ impl KeyedStore for ShardCore {
         key: KeyRef<'_>,
         change: &mut dyn FnMut(&mut ValueMut<'_>),
     ) -> Result<()> {
-        let (group, hash) = key.locate(self.max_parallelism);
-        self.check(group, &key)?;
-        let probe = probe(group, hash, key);
-        let memtable = self.settled(state, &probe)?;
-        let mut value = memtable.entry(probe);
-        change(&mut value);
-        value.finish()
+        let (group, key, namespace) = key.parts();
+        if let Some(slot) = self.states.get_mut(state.0 as usize)
+            && let Some(mut entry) = slot.memtable.entry_at_hand(group, key, namespace)
+        {
+            change(&mut entry);
+            return entry.finish();
+        }
+        self.update_elsewhere(state, group, key, namespace, change)
     }
 
     fn get_many(
@@ -384,16 +503,7 @@ impl KeyedStore for ShardCore {
         keys: &[KeyRef<'_>],
         visit: &mut dyn FnMut(usize, Option<&[u8]>),
     ) -> Result<()> {
-        self.in_batches(state, keys, |memtable, at, probe, hint| {
-            visit(
-                at,
-                match memtable.get_at(&probe, hint) {
-                    Lookup::Value(value) => Some(value),
-                    Lookup::Absent | Lookup::Deleted => None,
-                },
-            );
-            Ok(())
-        })
+        self.get_each(state, keys, |key| *key, visit)
     }
 
     fn update_many(
@@ -402,11 +512,7 @@ impl KeyedStore for ShardCore {
         keys: &[KeyRef<'_>],
         change: &mut dyn FnMut(usize, &mut ValueMut<'_>),
     ) -> Result<()> {
-        self.in_batches(state, keys, |memtable, at, probe, hint| {
-            let mut value = memtable.entry_at(probe, hint);
-            change(at, &mut value);
-            value.finish()
-        })
+        self.update_each(state, keys, |key| *key, change)
     }
 }
 

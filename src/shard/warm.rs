@@ -1,7 +1,6 @@
 //! Records on their way from tables into memory, and where they come from.
 
 use crate::base::KeyGroup;
-use crate::memtable::Probe;
 
 /// Something that reads a restored shard's tables in the background.
 pub(crate) trait WarmSource: Send {
@@ -33,7 +32,6 @@ pub(crate) struct WarmBatch {
 #[derive(Debug)]
 struct WarmRecord {
     state: usize,
-    hash: u64,
     group: KeyGroup,
     start: usize,
     key_len: usize,
@@ -41,20 +39,37 @@ struct WarmRecord {
     value_len: usize,
 }
 
+/// One record of a [`WarmBatch`].
+#[derive(Debug)]
+pub(super) struct Warmed<'a> {
+    /// Position of its state in the shard.
+    pub(super) state: usize,
+    pub(super) group: KeyGroup,
+    pub(super) key: &'a [u8],
+    pub(super) namespace: &'a [u8],
+    pub(super) value: &'a [u8],
+}
+
 impl WarmBatch {
     /// Adds a record of the state at position `state` of the shard.
-    pub(crate) fn push(&mut self, state: usize, probe: &Probe<'_>, value: &[u8]) {
+    pub(crate) fn push(
+        &mut self,
+        state: usize,
+        group: KeyGroup,
+        key: &[u8],
+        namespace: &[u8],
+        value: &[u8],
+    ) {
         self.records.push(WarmRecord {
             state,
-            hash: probe.hash,
-            group: probe.group,
+            group,
             start: self.bytes.len(),
-            key_len: probe.key.len(),
-            namespace_len: probe.namespace.len(),
+            key_len: key.len(),
+            namespace_len: namespace.len(),
             value_len: value.len(),
         });
-        self.bytes.extend_from_slice(probe.key);
-        self.bytes.extend_from_slice(probe.namespace);
+        self.bytes.extend_from_slice(key);
+        self.bytes.extend_from_slice(namespace);
         self.bytes.extend_from_slice(value);
     }
 
@@ -67,13 +82,13 @@ impl WarmBatch {
         self.records.is_empty()
     }
 
-    /// The record at `position`: its state, key and value.
-    pub(super) fn get(&self, position: usize) -> Option<(usize, Probe<'_>, &[u8])> {
+    /// The record at `position`.
+    pub(super) fn get(&self, position: usize) -> Option<Warmed<'_>> {
         let record = self.records.get(position)?;
         let rest = &self.bytes[record.start..];
         let (key, rest) = rest.split_at(record.key_len);
         let (namespace, rest) = rest.split_at(record.namespace_len);
-        let probe = Probe { hash: record.hash, group: record.group, key, namespace };
-        Some((record.state, probe, &rest[..record.value_len]))
+        let value = &rest[..record.value_len];
+        Some(Warmed { state: record.state, group: record.group, key, namespace, value })
     }
 }

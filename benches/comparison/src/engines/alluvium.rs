@@ -2,7 +2,7 @@
 //!
 //! One shard over all key groups, one value state, keys as bytes; the key
 //! group of a key comes from its hash. Read-modify-write is `update`, and
-//! `update_many` for batches. The pause of a checkpoint is the `snapshot` call;
+//! `update_batch` for batches. The pause of a checkpoint is the `snapshot` call;
 //! it is complete when its ticket says so. What it added is what the ticket's
 //! report counts, the results of merges included; how large that was before
 //! compression is in the manifest, for the tables that the checkpoint before
@@ -20,9 +20,7 @@ use ::alluvium::{
     StateId, StateSpec, ValueMut,
 };
 
-use super::{
-    Checkpoint, Compression, Engine, MAX_BATCH, Restore, Rmw, Settings, Written, lost_key,
-};
+use super::{Checkpoint, Compression, Engine, Restore, Rmw, Settings, Written, lost_key};
 use crate::Result;
 use crate::workload::{bump, counter_of};
 
@@ -130,14 +128,8 @@ impl<const K: usize, const V: usize> Rmw<K, V> for Alluvium<K, V> {
 
     #[inline]
     fn rmw_batch(&mut self, keys: &[[u8; K]]) -> Result<()> {
-        let mut refs = [KeyRef::new(&[]); MAX_BATCH];
-        for (slot, key) in refs.iter_mut().zip(keys) {
-            *slot = KeyRef::new(key);
-        }
         let mut lost = None;
-        self.shard.update_many(self.state, &refs[..keys.len()], &mut |at, value| match value
-            .bytes_mut()
-        {
+        self.shard.update_batch(self.state, keys, |at, value| match value.bytes_mut() {
             Some(bytes) => bump(bytes, 1),
             None => lost = Some(at),
         })?;
