@@ -1,6 +1,9 @@
 //! A shard from `put` to a delta in a checkpoint directory and back.
 
-use alluvium::{Backend, ErrorKind, KeyRef, KeyedStore, SnapshotId, StateSpec, ValueState};
+use alluvium::{
+    Backend, ErrorKind, KeyGroup, KeyGroupRange, KeyRef, KeyedStore, Shard, SnapshotId, StateSpec,
+    ValueState,
+};
 
 #[test]
 fn a_restored_shard_holds_what_was_frozen_and_nothing_after() {
@@ -112,4 +115,44 @@ fn a_restored_shard_warms_up_whatever_the_operations_are() {
         }
         assert!(shard.stats().is_warm, "{name} takes in nothing");
     }
+}
+
+/// A runtime that routes by itself may use the bytes of one key in two groups;
+/// whoever asks without a group means the one that the hash says.
+#[test]
+fn a_key_without_a_group_is_not_taken_for_one_that_came_with_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = Backend::builder(dir.path()).open().unwrap();
+    let max = backend.max_parallelism();
+    let by_hash = KeyRef::new(b"k").locate(max).0;
+    let given = KeyGroup((by_hash.0 + 1) % 128);
+    let put_given = |shard: &mut Shard, value: &[u8]| {
+        let state = shard.register(StateSpec::value("values")).unwrap();
+        shard.put(state, KeyRef::in_group(given, b"k"), value).unwrap();
+        state
+    };
+    let mut shard = backend.shard("op", max.all_groups()).open().unwrap();
+    let state = put_given(&mut shard, b"given");
+    assert_eq!(shard.get(state, KeyRef::new(b"k")).unwrap(), None);
+    shard.put(state, KeyRef::new(b"k"), b"by hash").unwrap();
+    assert_eq!(shard.get(state, KeyRef::in_group(given, b"k")).unwrap(), Some(&b"given"[..]));
+    assert_eq!(shard.get(state, KeyRef::new(b"k")).unwrap(), Some(&b"by hash"[..]));
+    assert_eq!(shard.get(state, KeyRef::in_group(by_hash, b"k")).unwrap(), Some(&b"by hash"[..]));
+    shard.delete(state, KeyRef::new(b"k")).unwrap();
+    assert_eq!(shard.get(state, KeyRef::new(b"k")).unwrap(), None);
+
+    // Also when it comes out of a table.
+    let handle = shard.snapshot(SnapshotId(1), b"").unwrap().wait().unwrap().handle;
+    let mut shard = backend.shard("op", max.all_groups()).restore([handle]).open().unwrap();
+    while !shard.warm_up(100).unwrap() {}
+    let state = shard.register(StateSpec::value("values")).unwrap();
+    assert_eq!(shard.get(state, KeyRef::new(b"k")).unwrap(), None);
+
+    // And if all other groups are another shard's, it is an error.
+    let mine = KeyGroupRange::new(given, given).unwrap();
+    let mut shard = backend.shard("one", mine).open().unwrap();
+    let state = put_given(&mut shard, b"given");
+    assert_eq!(shard.get(state, KeyRef::new(b"k")).unwrap_err().kind(), ErrorKind::Invalid);
+    let update = shard.update_batch(state, &[b"k"], |_, _| panic!("called for another's key"));
+    assert_eq!(update.unwrap_err().kind(), ErrorKind::Invalid);
 }

@@ -23,7 +23,8 @@ impl<'a> KeyRef<'a> {
     /// A key in the group that the runtime chose, without a namespace.
     ///
     /// The same key must always come with the same group: a record is looked
-    /// for only in the group that is named.
+    /// for only in the group that is named. A state whose keys come with groups
+    /// other than their hashes say is slow for those that come without.
     #[inline]
     pub const fn in_group(group: KeyGroup, key: &'a [u8]) -> Self {
         Self { group: Some(group), key, namespace: &[] }

@@ -189,13 +189,19 @@ impl Index {
     /// probably the right one, which only a look at its key can tell.
     #[inline(always)]
     pub(super) fn likely(&self, hash: u64) -> Option<Addr> {
+        self.likely_slot(hash).map(|(_, addr)| addr)
+    }
+
+    /// The same, with the slot that holds the address.
+    #[inline(always)]
+    pub(super) fn likely_slot(&self, hash: u64) -> Option<(Slot, Addr)> {
         // SAFETY: a segment has `BUCKETS` buckets and `home_of` is below that;
         // nobody writes them, since that takes `&mut self`; the mask has
         // `SLOTS` bits.
         unsafe {
-            let bucket = self.segment_base(hash).add(home_of(hash)).as_ref();
-            let mask = bucket.matching(tag_of(hash));
-            (mask != 0).then(|| Addr(*bucket.addrs.get_unchecked(mask.trailing_zeros() as usize)))
+            let bucket = self.segment_base(hash).add(home_of(hash));
+            let mask = bucket.as_ref().matching(tag_of(hash));
+            (mask != 0).then(|| slot_of(bucket, mask.trailing_zeros()))
         }
     }
 

@@ -132,14 +132,27 @@ pub(crate) struct Memtable {
     /// Extracted tombstones that wait to be dropped.
     buried: VecDeque<Buried>,
     below: Below,
-    /// What is ored to the pattern of a lookup [at hand](Self::at_hand) for a
-    /// change: the current epoch, or [`NO_EPOCH`] as long as `below` says that
-    /// there is more to an operation than finding the record.
-    change_at_hand: u64,
-    /// The same for a read: nothing, or [`NO_KEY`].
-    read_at_hand: u64,
+    /// Whether a record may be in another group than its key's hash says.
+    groups_are_given: bool,
+    /// For keys whose group follows from their hash, and for those that come
+    /// with a group: what one look may tell.
+    at_hand: [AtHand; 2],
     /// What went wrong inside the closure of an update.
     failure: Option<Error>,
+}
+
+/// What is ored to the pattern of a lookup that wants to be told by one look.
+#[derive(Clone, Copy)]
+struct AtHand {
+    /// For a change: the current epoch, or [`NO_EPOCH`] if there is more to an
+    /// operation than finding the record.
+    change: u64,
+    /// For a read: nothing, or [`NO_KEY`].
+    read: u64,
+}
+
+impl AtHand {
+    const NOTHING: Self = Self { change: NO_EPOCH, read: NO_KEY };
 }
 
 impl Memtable {
@@ -160,20 +173,37 @@ impl Memtable {
             retired: VecDeque::new(),
             buried: VecDeque::new(),
             below,
-            change_at_hand: NO_EPOCH,
-            read_at_hand: NO_KEY,
+            groups_are_given: false,
+            at_hand: [AtHand::NOTHING; 2],
             failure: None,
         };
         memtable.note_at_hand();
         memtable
     }
 
-    /// Keeps `change_at_hand` and `read_at_hand` true.
+    /// Keeps `at_hand` true.
     fn note_at_hand(&mut self) {
-        (self.change_at_hand, self.read_at_hand) = match self.below {
-            Below::Nothing => (u64::from(self.epoch.0), 0),
-            Below::Tables => (NO_EPOCH, NO_KEY),
+        let given = match self.below {
+            Below::Nothing => AtHand { change: u64::from(self.epoch.0), read: 0 },
+            Below::Tables => AtHand::NOTHING,
         };
+        // Whoever looks for a key without a group does not compare groups.
+        let computed = if self.groups_are_given { AtHand::NOTHING } else { given };
+        self.at_hand = [computed, given];
+    }
+
+    #[inline(always)]
+    fn at_hand(&self, group: Option<KeyGroup>) -> AtHand {
+        self.at_hand[usize::from(group.is_some())]
+    }
+
+    /// From now on there may be records in other groups than the hashes of
+    /// their keys say.
+    pub(crate) fn expect_given_groups(&mut self) {
+        if !self.groups_are_given {
+            self.groups_are_given = true;
+            self.note_at_hand();
+        }
     }
 
     /// Whether a key that is absent here may be present in a table.
@@ -307,7 +337,7 @@ impl Memtable {
     ) -> Option<Hit> {
         let block = hint.0?;
         let mut pattern = Pattern::live(group, key, namespace);
-        pattern.bits |= self.read_at_hand;
+        pattern.bits |= self.at_hand(group).read;
         self.arena.matches(block, pattern, key, namespace).then_some(Hit(block))
     }
 
@@ -341,7 +371,7 @@ impl Memtable {
         namespace: &'a [u8],
     ) -> Option<ValueMut<'a>> {
         let block = hint.0?;
-        let pattern = Pattern::live(group, key, namespace).of_epoch(self.change_at_hand);
+        let pattern = Pattern::live(group, key, namespace).of_epoch(self.at_hand(group).change);
         self.arena.matches(block, pattern, key, namespace).then_some(ValueMut {
             memtable: self,
             hash,
@@ -351,6 +381,28 @@ impl Memtable {
             place: Place::Current(block),
             failed: false,
         })
+    }
+
+    /// The record of a key, if one look tells that it is there, of whatever
+    /// epoch: after a freeze, an earlier one is the usual case for a while.
+    /// `None` says nothing.
+    #[inline]
+    pub(crate) fn entry_of_any_epoch<'a>(
+        &'a mut self,
+        group: Option<KeyGroup>,
+        key: &'a [u8],
+        namespace: &'a [u8],
+    ) -> Option<ValueMut<'a>> {
+        let hash = self.hash(key, namespace);
+        let (slot, addr) = self.index.likely_slot(hash)?;
+        let block = self.arena.block(addr);
+        let mut pattern = Pattern::live(group, key, namespace);
+        pattern.bits |= self.at_hand(group).read;
+        if !self.arena.matches(block, pattern, key, namespace) {
+            return None;
+        }
+        let place = self.place_of(Found { slot, block });
+        Some(ValueMut { memtable: self, hash, group, key, namespace, place, failed: false })
     }
 
     /// Looks a key up.
@@ -396,19 +448,19 @@ impl Memtable {
     pub(crate) fn entry<'a>(&'a mut self, probe: Probe<'a>) -> ValueMut<'a> {
         let place = match self.find(&probe) {
             None => Place::Absent,
-            Some(Found { block, .. }) => self.place_of(block),
+            Some(found) => self.place_of(found),
         };
         let Probe { hash, group, key, namespace } = probe;
         ValueMut { memtable: self, hash, group: Some(group), key, namespace, place, failed: false }
     }
 
     #[inline]
-    fn place_of(&self, block: Block) -> Place {
-        let header = self.arena.header(block);
+    fn place_of(&self, found: Found) -> Place {
+        let header = self.arena.header(found.block);
         match (header.is_tombstone(), header.epoch() == self.epoch) {
             (true, _) => Place::Absent,
-            (false, true) => Place::Current(block),
-            (false, false) => Place::Earlier(block),
+            (false, true) => Place::Current(found.block),
+            (false, false) => Place::Earlier(found),
         }
     }
 
@@ -707,7 +759,7 @@ enum Place {
     /// Nowhere: there is none, or it was deleted.
     Absent,
     /// In a record of an earlier epoch, which is not to be changed just so.
-    Earlier(Block),
+    Earlier(Found),
     /// In a record of the current epoch.
     Current(Block),
 }
@@ -739,7 +791,7 @@ impl ValueMut<'_> {
     pub fn get(&self) -> Option<&[u8]> {
         match self.place {
             Place::Absent => None,
-            Place::Earlier(block) | Place::Current(block) => {
+            Place::Earlier(Found { block, .. }) | Place::Current(block) => {
                 Some(self.memtable.arena.value_of(block, self.key, self.namespace))
             }
         }
@@ -753,7 +805,7 @@ impl ValueMut<'_> {
         let block = match self.place {
             Place::Current(block) => block,
             Place::Absent => return None,
-            Place::Earlier(block) => self.make_current(block)?,
+            Place::Earlier(found) => self.make_current(found)?,
         };
         Some(self.memtable.arena.value_of_mut(block, self.key, self.namespace))
     }
@@ -787,7 +839,7 @@ impl ValueMut<'_> {
     pub fn key_group(&self) -> KeyGroup {
         match (self.group, self.place) {
             (Some(group), _) => group,
-            (None, Place::Earlier(block) | Place::Current(block)) => {
+            (None, Place::Earlier(Found { block, .. }) | Place::Current(block)) => {
                 self.memtable.arena.header(block).group()
             }
             (None, Place::Absent) => unreachable!("delete has noted the group of the record"),
@@ -800,9 +852,8 @@ impl ValueMut<'_> {
     }
 
     #[inline(never)]
-    fn make_current(&mut self, block: Block) -> Option<Block> {
-        let found = self.found().expect("a record is found where it was found before");
-        match self.memtable.first_touch(found.slot, block) {
+    fn make_current(&mut self, found: Found) -> Option<Block> {
+        match self.memtable.first_touch(found.slot, found.block) {
             Ok(block) => {
                 self.place = Place::Current(block);
                 Some(block)

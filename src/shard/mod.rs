@@ -149,6 +149,9 @@ impl ShardCore {
         for _ in 0..records {
             if let Some(warmed) = warming.current.get(warming.next) {
                 let memtable = &mut self.states[warmed.state].memtable;
+                if warmed.group != group_of_hash(hash_key(warmed.key), self.max_parallelism) {
+                    memtable.expect_given_groups();
+                }
                 let probe = memtable.probe(warmed.group, warmed.key, warmed.namespace);
                 memtable.promote(&probe, warmed.value)?;
                 warming.next += 1;
@@ -200,13 +203,23 @@ impl ShardCore {
 
     /// The group of a key, if it may be used on this shard.
     #[inline]
-    fn check(&self, group: Option<KeyGroup>, key: &[u8], namespace: &[u8]) -> Result<KeyGroup> {
-        let group = group.unwrap_or_else(|| group_of_hash(hash_key(key), self.max_parallelism));
-        if !self.groups.contains(group) {
-            return Err(self.not_ours(group));
+    fn check(
+        &mut self,
+        state: StateId,
+        group: Option<KeyGroup>,
+        key: &[u8],
+        namespace: &[u8],
+    ) -> Result<KeyGroup> {
+        let computed = group_of_hash(hash_key(key), self.max_parallelism);
+        let chosen = group.unwrap_or(computed);
+        if !self.groups.contains(chosen) {
+            return Err(self.not_ours(chosen));
         }
         check_key(key, namespace)?;
-        Ok(group)
+        if chosen != computed {
+            self.slot(state)?.memtable.expect_given_groups();
+        }
+        Ok(chosen)
     }
 
     #[cold]
@@ -376,7 +389,7 @@ impl ShardCore {
         key: &[u8],
         namespace: &[u8],
     ) -> Result<Option<&[u8]>> {
-        let group = self.check(group, key, namespace)?;
+        let group = self.check(state, group, key, namespace)?;
         let (memtable, probe) = self.settled(state, group, key, namespace)?;
         Ok(match memtable.get(&probe) {
             Lookup::Value(value) => Some(value),
@@ -393,7 +406,7 @@ impl ShardCore {
         namespace: &[u8],
         value: &[u8],
     ) -> Result<()> {
-        let group = self.check(group, key, namespace)?;
+        let group = self.check(state, group, key, namespace)?;
         check_value(value)?;
         let memtable = self.blind(state)?;
         memtable.put(&memtable.probe(group, key, namespace), value)
@@ -408,7 +421,13 @@ impl ShardCore {
         namespace: &[u8],
         change: &mut dyn FnMut(&mut ValueMut<'_>),
     ) -> Result<()> {
-        let group = self.check(group, key, namespace)?;
+        if let Some(slot) = self.states.get_mut(state.0 as usize)
+            && let Some(mut entry) = slot.memtable.entry_of_any_epoch(group, key, namespace)
+        {
+            change(&mut entry);
+            return entry.finish();
+        }
+        let group = self.check(state, group, key, namespace)?;
         let (memtable, probe) = self.settled(state, group, key, namespace)?;
         let mut value = memtable.entry(probe);
         change(&mut value);
@@ -475,7 +494,7 @@ impl KeyedStore for ShardCore {
     #[inline]
     fn delete(&mut self, state: StateId, key: KeyRef<'_>) -> Result<()> {
         let (group, key, namespace) = key.parts();
-        let group = self.check(group, key, namespace)?;
+        let group = self.check(state, group, key, namespace)?;
         let memtable = self.blind(state)?;
         memtable.delete(&memtable.probe(group, key, namespace)).map(drop)
     }
