@@ -18,6 +18,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
 
@@ -28,10 +29,13 @@ use super::sync::{AtomicBool, AtomicU64, Mutex, Ordering, thread};
 
 /// Pages that are ready while nothing grows.
 const READY_AT_REST: usize = 1;
-/// Looks that find nothing taken until a growth counts as over. With naps of
-/// 10 ms that is a second: a state that grows by a page or more in that time
-/// keeps its supply.
-const CALM_LOOKS: u32 = 100;
+/// Looks that find nothing taken until a growth counts as over. Their naps are
+/// a second together: a state that grows by a page or more in that time keeps
+/// its supply.
+const CALM_LOOKS: u32 = 20;
+/// The nap of a thread whose pages nobody takes. Who takes the last one calls,
+/// so it may be long.
+const LONGEST_NAP: Duration = Duration::from_millis(80);
 
 /// Hands out [`Pages`] of [`HUGE_PAGE_BYTES`], prefaulted if its thread kept
 /// up. One per backend, shared by its shards.
@@ -179,7 +183,7 @@ impl PagePool {
     }
 
     fn keep_ready_until_closed(&self) {
-        let mut nap = NapLength::new();
+        let mut nap = NapLength::up_to(LONGEST_NAP);
         let mut failed_before = false;
         while !self.is_closed() {
             match self.refill() {

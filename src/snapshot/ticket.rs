@@ -105,7 +105,7 @@ pub(super) struct TicketState {
 ///
 /// It is also a [`Future`], for callers that have a runtime of their own.
 ///
-/// The background finds a new snapshot by itself, within 10 ms if its threads
+/// The background finds a new snapshot by itself, within 16 ms if its threads
 /// are not busy. Waiting, awaiting and cancelling make it begin at once, which
 /// costs the caller a system call; [`try_poll`](Self::try_poll) and
 /// [`progress`](Self::progress) only look.

@@ -84,7 +84,7 @@ fn whoever_waits_for_a_quiet_task_can_end_the_nap() {
 /// must have woken the other.
 #[test]
 fn who_finds_several_quiet_tasks_wakes_another_worker() {
-    check(3, || {
+    check(2, || {
         let (executor, threads) = Executor::start(&LoomEnv, "loom", 2).unwrap();
         let second_ran = Arc::new(Gate::new(1));
         let both_ran = Arc::new(Gate::new(2));
@@ -118,7 +118,7 @@ fn a_nap_never_holds_up_the_end() {
 /// and a signal that woke nobody, or the same one twice, would be a deadlock.
 #[test]
 fn each_of_two_tasks_gets_a_worker_of_its_own() {
-    check(3, || {
+    check(2, || {
         let (executor, threads) = Executor::start(&LoomEnv, "loom", 2).unwrap();
         let second_ran = Arc::new(Gate::new(1));
         let both_ran = Arc::new(Gate::new(2));
