@@ -12,7 +12,7 @@
 //!
 //! To take a page makes no system call and wakes nobody, with one exception:
 //! who takes the last one, which at the beginning of a growth is also the
-//! first, calls the thread from its [nap](super::nap), since small pages would
+//! first, calls the thread from its nap (`env::nap`), since small pages would
 //! be slower for ever.
 
 use std::fmt;
