@@ -18,8 +18,8 @@ use std::sync::Arc;
 
 use crate::base::limits::MAX_USER_META_BYTES;
 use crate::base::{Error, ErrorKind, KeyGroupRange, MaxParallelism, Result};
-use crate::env::executor::{Executor, ExecutorThreads, Priority};
-use crate::env::pages::PagePool;
+use crate::env::executor::{Executor, ExecutorThreads};
+use crate::env::pages::{PagePool, PageThread};
 use crate::env::real::RealEnv;
 use crate::env::{Env, Fs};
 use crate::format::handle::SnapshotHandle;
@@ -38,9 +38,10 @@ pub use self::shard::{Shard, ShardStats};
 pub const DEFAULT_BACKGROUND_THREADS: usize = 1;
 /// Tables of a shard above which some are merged, unless told otherwise.
 pub const DEFAULT_MAX_TABLES_PER_SHARD: usize = 8;
-/// Pages of 2 MiB that are kept ready for growing states: what a task that
-/// inserts as fast as it can fills in some tens of milliseconds.
-const PAGES_READY: usize = 4;
+/// Pages of 2 MiB that are kept ready at most, while states grow fast: what a
+/// task that inserts as fast as it can fills in some tens of milliseconds, or
+/// what several fill in ten.
+const MOST_PAGES_READY: usize = 8;
 
 /// Settings of a [`Backend`]; see [`Backend::builder`].
 #[derive(Debug)]
@@ -157,17 +158,18 @@ impl BackendBuilder {
                 )
             }
         };
-        let start = |name, threads| {
-            Executor::start(&*env, name, threads)
-                .map_err(|source| Error::io("a background thread could not be started", source))
-        };
-        let (executor, threads) = start("alluvium", self.background_threads)?;
+        let not_started = |source| Error::io("a background thread could not be started", source);
+        let (executor, threads) =
+            Executor::start(&*env, "alluvium", self.background_threads).map_err(not_started)?;
         // A thread of its own: it sleeps nearly always, but a growing state
         // must not wait for memory until an extraction is over.
         let driven = executor.is_driven_by_caller();
-        let (page_executor, page_thread) = start("alluvium-pages", usize::from(!driven))?;
-        let pool = Arc::new(PagePool::new(if driven { 0 } else { PAGES_READY }));
-        keep_pages_ready(&pool, page_executor);
+        let pool = Arc::new(PagePool::new(if driven { 0 } else { MOST_PAGES_READY }));
+        let page_thread = if driven {
+            None
+        } else {
+            Some(PageThread::start(&*env, "alluvium-pages", &pool).map_err(not_started)?)
+        };
         let files = Arc::new(FileNumbers::new(env.random_u64()));
         Ok(Backend {
             inner: Arc::new(Inner {
@@ -203,7 +205,7 @@ pub struct Backend {
 // The threads go first: when they have been joined nobody uses the rest.
 struct Inner {
     threads: ExecutorThreads,
-    _page_thread: ExecutorThreads,
+    _page_thread: Option<PageThread>,
     executor: Executor,
     pool: Arc<PagePool>,
     env: Arc<dyn Env>,
@@ -428,27 +430,4 @@ fn empty(fs: &dyn Fs, dir: &Path) -> Result<()> {
                 .at(dir.display())
                 .remedy("check that the directory may be written")
         })
-}
-
-/// Has the background map memory before a task thread needs it.
-fn keep_pages_ready(pool: &Arc<PagePool>, executor: Executor) {
-    if executor.is_driven_by_caller() {
-        return;
-    }
-    let refill = {
-        let pool = Arc::downgrade(pool);
-        move || {
-            let pool = pool.clone();
-            executor.spawn(Priority::Urgent, move || {
-                if let Some(pool) = pool.upgrade()
-                    && let Err(error) = pool.refill()
-                {
-                    // The task thread will map its own, and fail if it must.
-                    tracing::warn!(%error, "no memory could be made ready");
-                }
-            });
-        }
-    };
-    refill();
-    pool.set_waker(Box::new(refill));
 }

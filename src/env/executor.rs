@@ -10,17 +10,28 @@
 //! is more urgent right there. So one thread serves many shards, and a merge
 //! of gigabytes does not hold up the extraction of a freeze.
 //!
+//! # Who wakes whom
+//!
+//! A task thread at a barrier must neither make a system call nor wait for a
+//! lock, so it leaves its task in a lock-free queue and goes on
+//! ([`Executor::spawn_quietly`]). Threads that find nothing to do nap, for 16 ms
+//! at most, and find it by themselves. Whoever has the time, or waits for the
+//! outcome, wakes one at once ([`Executor::spawn`], [`Executor::wake`]); a
+//! thread that takes one of several tasks wakes another; the end wakes all.
+//!
 //! With no threads at all, whoever waits for a result runs the queues
-//! ([`Executor::run_one`]); that is how simulations stay deterministic.
+//! ([`Executor::run_one`]); that is how simulations stay deterministic. Nobody
+//! naps then.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Env;
-use super::sync::{AtomicUsize, Condvar, Mutex, Ordering, thread};
+use super::nap::{NapLength, Naps};
+use super::sync::{AtomicBool, AtomicUsize, Ordering, Queue, fence, thread};
 
 /// How urgent a task is; smaller is sooner.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -34,31 +45,22 @@ pub enum Priority {
 }
 
 const PRIORITIES: usize = 3;
+/// The nap of a thread that has been idle for long. Longer, and a freeze after
+/// a rest would wait longer for its extraction, during which the task thread
+/// copies what it changes; shorter, and idle backends would cost more than the
+/// 0.16 % of a processor that each thread takes now.
+const LONGEST_NAP: Duration = Duration::from_millis(16);
 
 type Task = Box<dyn FnOnce() + Send>;
 
-struct Queues {
-    tasks: [VecDeque<Task>; PRIORITIES],
-    /// Tasks that have been taken out and are not over.
-    running: usize,
-    closed: bool,
-}
-
-impl Queues {
-    /// The most urgent task that is at least as urgent as `least`. It counts as
-    /// running from now on.
-    fn pop(&mut self, least: Priority) -> Option<Task> {
-        let task = self.tasks[..=least as usize].iter_mut().find_map(VecDeque::pop_front);
-        self.running += usize::from(task.is_some());
-        task
-    }
-}
-
 struct Shared {
-    queues: Mutex<Queues>,
-    arrived: Condvar,
-    /// Tasks in each queue, so that breathing costs one load and no lock.
-    waiting: [AtomicUsize; PRIORITIES],
+    tasks: [Queue<Task>; PRIORITIES],
+    /// Tasks that were handed in and have been neither run to their end nor
+    /// dropped. Counted before a task is queued and after it is over, so that
+    /// zero means that there is nothing.
+    unfinished: AtomicUsize,
+    closed: AtomicBool,
+    naps: Naps,
 }
 
 /// See the [module documentation](self). Cloning gives another handle to the
@@ -79,13 +81,10 @@ impl Executor {
     pub fn start(env: &dyn Env, name: &str, threads: usize) -> io::Result<(Self, ExecutorThreads)> {
         let executor = Self {
             shared: Arc::new(Shared {
-                queues: Mutex::new(Queues {
-                    tasks: std::array::from_fn(|_| VecDeque::new()),
-                    running: 0,
-                    closed: false,
-                }),
-                arrived: Condvar::new(),
-                waiting: std::array::from_fn(|_| AtomicUsize::new(0)),
+                tasks: std::array::from_fn(|_| Queue::new()),
+                unfinished: AtomicUsize::new(0),
+                closed: AtomicBool::new(false),
+                naps: Naps::new(),
             }),
             threads,
         };
@@ -105,19 +104,34 @@ impl Executor {
         self.threads == 0
     }
 
-    /// Hands in a task. After the end of the executor the task is dropped
-    /// unrun; a task that somebody waits for must say so when it is dropped.
+    /// Hands in a task and sees to it that a napping thread takes it up at
+    /// once. After the end of the executor the task is dropped unrun; a task
+    /// that somebody waits for must say so when it is dropped.
     pub fn spawn(&self, priority: Priority, task: impl FnOnce() + Send + 'static) {
-        let mut queues = self.shared.queues.lock();
-        if queues.closed {
-            drop(queues);
-            drop(task);
-            return;
+        self.spawn_quietly(priority, task);
+        self.wake();
+    }
+
+    /// As [`spawn`](Self::spawn), without a lock or a system call: a thread
+    /// finds the task when its nap is over, or when it is
+    /// [woken](Self::wake) by somebody who waits for it.
+    pub fn spawn_quietly(&self, priority: Priority, task: impl FnOnce() + Send + 'static) {
+        let shared = &*self.shared;
+        shared.unfinished.fetch_add(1, Ordering::Relaxed);
+        shared.tasks[priority as usize].push(Box::new(task));
+        // The end closes first and looks at the queues then; this is the other
+        // way round. With a fence on either side, one of the two sees the
+        // other, and the task is not forgotten in a queue.
+        fence(Ordering::SeqCst);
+        if self.is_closed() {
+            self.drop_waiting();
         }
-        queues.tasks[priority as usize].push_back(Box::new(task));
-        self.shared.waiting[priority as usize].fetch_add(1, Ordering::Relaxed);
-        drop(queues);
-        self.shared.arrived.notify_one();
+    }
+
+    /// Ends the nap of a thread, for somebody who waits for what was handed in
+    /// before.
+    pub fn wake(&self) {
+        self.shared.naps.call_one();
     }
 
     /// Runs the most urgent task there is, on this thread. `false` if there
@@ -127,78 +141,82 @@ impl Executor {
     }
 
     /// Called by a task between two pieces of its work: runs everything that
-    /// is more urgent than `mine`, on this thread. Costs a load or two if
-    /// there is nothing.
+    /// is more urgent than `mine`, on this thread. Costs a few loads if there
+    /// is nothing.
     pub fn breathe(&self, mine: Priority) {
         let more_urgent = match mine {
             Priority::Urgent => return,
             Priority::Normal => Priority::Urgent,
             Priority::Idle => Priority::Normal,
         };
-        while self.shared.waiting[..=more_urgent as usize]
-            .iter()
-            .any(|waiting| waiting.load(Ordering::Relaxed) > 0)
-            && self.run_at_least(more_urgent)
-        {}
+        while self.is_waiting(more_urgent) && self.run_at_least(more_urgent) {}
     }
 
     /// Whether the end has been asked for: long idle work should give up.
     pub fn is_closed(&self) -> bool {
-        self.shared.queues.lock().closed
+        self.shared.closed.load(Ordering::Relaxed)
     }
 
     /// Whether no task is waiting or running, on whatever thread: nothing will
     /// happen any more unless somebody hands in a task.
     pub fn is_idle(&self) -> bool {
-        let queues = self.shared.queues.lock();
-        queues.running == 0 && queues.tasks.iter().all(VecDeque::is_empty)
+        // Acquire: what the tasks have done is seen by who learns it here.
+        self.shared.unfinished.load(Ordering::Acquire) == 0
+    }
+
+    /// Whether a task waits that is at least as urgent as `least`.
+    fn is_waiting(&self, least: Priority) -> bool {
+        self.shared.tasks[..=least as usize].iter().any(|tasks| !tasks.is_empty())
+    }
+
+    /// Takes the most urgent task that is at least as urgent as `least`.
+    fn take(&self, least: Priority) -> Option<Task> {
+        self.shared.tasks[..=least as usize].iter().find_map(Queue::pop)
     }
 
     fn run_at_least(&self, least: Priority) -> bool {
-        let task = {
-            let mut queues = self.shared.queues.lock();
-            let task = queues.pop(least);
-            self.note_waiting(&queues);
-            task
-        };
-        task.is_some_and(|task| {
+        if self.is_closed() {
+            return false;
+        }
+        self.take(least).is_some_and(|task| {
             self.run(task);
             true
         })
     }
 
-    /// Runs a task that was popped. One that panics must not take the thread,
+    /// Runs a task that was taken. One that panics must not take the thread,
     /// and with it every shard, down; its own guards report the failure to
     /// whoever waits.
     fn run(&self, task: Task) {
         if catch_unwind(AssertUnwindSafe(task)).is_err() {
             tracing::error!("a background task panicked; what it worked for reports the failure");
         }
-        self.shared.queues.lock().running -= 1;
+        self.shared.unfinished.fetch_sub(1, Ordering::Release);
     }
 
-    fn note_waiting(&self, queues: &Queues) {
-        for (waiting, tasks) in self.shared.waiting.iter().zip(&queues.tasks) {
-            waiting.store(tasks.len(), Ordering::Relaxed);
+    /// Drops, at the end, what will not be run any more. A dropped task may
+    /// tell somebody about it.
+    fn drop_waiting(&self) {
+        while let Some(task) = self.take(Priority::Idle) {
+            drop(task);
+            self.shared.unfinished.fetch_sub(1, Ordering::Release);
         }
     }
 
     fn run_until_closed(&self) {
-        loop {
-            let task = {
-                let mut queues = self.shared.queues.lock();
-                loop {
-                    if queues.closed {
-                        return;
-                    }
-                    if let Some(task) = queues.pop(Priority::Idle) {
-                        self.note_waiting(&queues);
-                        break task;
-                    }
-                    self.shared.arrived.wait(&mut queues);
+        let mut nap = NapLength::up_to(LONGEST_NAP);
+        while !self.is_closed() {
+            if let Some(task) = self.take(Priority::Idle) {
+                // Whoever woke this thread may have handed in more.
+                if self.threads > 1 && self.is_waiting(Priority::Idle) {
+                    self.wake();
                 }
-            };
-            self.run(task);
+                self.run(task);
+                nap.has_worked();
+            } else {
+                let naps = &self.shared.naps;
+                naps.nap(&mut nap, || self.is_closed() || self.is_waiting(Priority::Idle));
+            }
         }
     }
 }
@@ -219,14 +237,12 @@ pub struct ExecutorThreads {
 
 impl Drop for ExecutorThreads {
     fn drop(&mut self) {
-        let left = {
-            let mut queues = self.executor.shared.queues.lock();
-            queues.closed = true;
-            std::mem::replace(&mut queues.tasks, std::array::from_fn(|_| VecDeque::new()))
-        };
-        self.executor.shared.arrived.notify_all();
-        // Outside the lock: a dropped task may tell somebody about it.
-        drop(left);
+        let shared = &*self.executor.shared;
+        shared.closed.store(true, Ordering::Relaxed);
+        // See `spawn_quietly`.
+        fence(Ordering::SeqCst);
+        shared.naps.call_all();
+        self.executor.drop_waiting();
         let me = thread::current().id();
         for thread in self.threads.drain(..) {
             // The last handle may be dropped by a task on one of the threads
@@ -240,6 +256,8 @@ impl Drop for ExecutorThreads {
 
 #[cfg(test)]
 mod tests {
+    use parking_lot::Mutex;
+
     use super::*;
     use crate::env::real::RealEnv;
 
@@ -310,5 +328,35 @@ mod tests {
         let late = Told(told);
         executor.spawn(Priority::Normal, move || drop(late));
         wait.recv().unwrap();
+    }
+    #[test]
+    fn a_task_that_is_handed_in_quietly_is_found_without_a_call() {
+        let (executor, threads) = Executor::start(&RealEnv::new(), "test", 2).unwrap();
+        let (done, wait) = crossbeam::channel::unbounded();
+        for number in 0..100 {
+            let done = done.clone();
+            executor.spawn_quietly(Priority::Urgent, move || done.send(number).unwrap());
+        }
+        let mut numbers: Vec<_> = wait.iter().take(100).collect();
+        numbers.sort_unstable();
+        assert!(numbers.into_iter().eq(0..100));
+        drop(threads);
+    }
+
+    #[test]
+    fn an_executor_is_idle_when_its_last_task_is_over() {
+        let (executor, _threads) = Executor::start(&RealEnv::new(), "test", 0).unwrap();
+        assert!(executor.is_idle());
+        let again = executor.clone();
+        executor.spawn_quietly(Priority::Normal, move || {
+            assert!(!again.is_idle(), "this task is not over");
+            again.spawn(Priority::Idle, || panic!("on purpose"));
+        });
+        assert!(!executor.is_idle());
+        assert!(executor.run_one());
+        assert!(!executor.is_idle());
+        assert!(executor.run_one());
+        assert!(executor.is_idle(), "a panic is an end, too");
+        assert!(!executor.run_one());
     }
 }

@@ -12,6 +12,7 @@
 
 pub mod executor;
 pub mod mmap;
+mod nap;
 pub mod pages;
 pub mod real;
 pub mod sim;
@@ -23,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use mmap::{HUGE_PAGE_BYTES, Pages, prefetch_read};
-pub use pages::{PagePool, PagePoolStats};
+pub use pages::{PagePool, PagePoolStats, PageThread};
 pub use real::RealEnv;
 pub use sim::SimEnv;
 

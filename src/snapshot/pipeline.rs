@@ -31,6 +31,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crossbeam::queue::SegQueue;
 use parking_lot::Mutex;
 
 use crate::base::{Error, FileId, KeyGroupRange, MaxParallelism, Result, SnapshotId};
@@ -137,7 +138,8 @@ struct Tables {
 /// See the [module documentation](self).
 pub(crate) struct Pipeline {
     config: PipelineConfig,
-    extracting: Mutex<VecDeque<Request>>,
+    /// Without a lock: the task thread adds to it during its pause.
+    extracting: SegQueue<Request>,
     /// Held while a request is extracted: they go in order.
     extractor: Mutex<()>,
     writing: Mutex<Writing>,
@@ -152,7 +154,7 @@ impl Pipeline {
     pub(crate) fn new(config: PipelineConfig, version: Version) -> Arc<Self> {
         Arc::new(Self {
             config,
-            extracting: Mutex::default(),
+            extracting: SegQueue::new(),
             extractor: Mutex::new(()),
             writing: Mutex::default(),
             tables: Mutex::new(Tables { version, ..Tables::default() }),
@@ -172,7 +174,9 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Takes over a frozen shard. Does not block.
+    /// Takes over a frozen shard. Takes no lock, makes no system call and wakes
+    /// nobody: the task thread stands still meanwhile. The background finds the
+    /// request by itself, sooner if somebody waits for the ticket.
     pub(crate) fn submit(
         self: &Arc<Self>,
         snapshot: SnapshotId,
@@ -183,9 +187,9 @@ impl Pipeline {
         let executor = &self.config.executor;
         let (promise, ticket) = Promise::new(snapshot, executor.clone());
         let request = Request { snapshot, frozen, user_meta, frozen_at_ns, promise };
-        self.extracting.lock().push_back(request);
+        self.extracting.push(request);
         let this = Arc::clone(self);
-        executor.spawn(Priority::Urgent, move || this.extract_next());
+        executor.spawn_quietly(Priority::Urgent, move || this.extract_next());
         ticket
     }
 
@@ -217,7 +221,7 @@ impl Pipeline {
             // Held until the delta is queued: two threads must neither
             // extract nor queue the epochs of a shard out of order.
             let _in_order = self.extractor.lock();
-            let Some(request) = self.extracting.lock().pop_front() else { return };
+            let Some(request) = self.extracting.pop() else { return };
             let unsound = Unsound(&self.broken);
             let Request { snapshot, frozen, user_meta, frozen_at_ns, promise } = request;
             let FrozenShard { states, metas } = frozen;

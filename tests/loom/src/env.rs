@@ -4,12 +4,16 @@ use std::io;
 
 #[path = "../../../src/env/executor.rs"]
 pub mod executor;
+#[path = "../../../src/env/nap.rs"]
+mod nap;
 
 pub(crate) mod sync {
-    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+    pub(crate) use loom::sync::atomic::{
+        AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence,
+    };
     pub(crate) use loom::thread;
 
-    pub(crate) use crate::sync::{Condvar, Mutex};
+    pub(crate) use crate::sync::{Condvar, Mutex, Queue};
 }
 
 /// What the executor asks of the world: threads.

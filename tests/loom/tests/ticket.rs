@@ -46,6 +46,41 @@ fn a_wait_that_is_not_atomic_is_caught() {
     with_leaky_waits(two_waiters_hear_of_the_outcome);
 }
 
+/// Nobody else wakes the worker: the ticket must.
+fn a_snapshot_taken_quietly(heard: fn(SnapshotTicket) -> ErrorKind) {
+    check(3, move || {
+        let (executor, threads) = Executor::start(&LoomEnv, "loom", 1).unwrap();
+        let (promise, ticket) = Promise::new(&executor);
+        executor.spawn_quietly(Priority::Urgent, move || promise.keep(outcome()));
+        assert_eq!(heard(ticket), ErrorKind::Unavailable);
+        drop(threads);
+    });
+}
+
+#[test]
+fn whoever_waits_wakes_the_background() {
+    a_snapshot_taken_quietly(|ticket| kind(ticket.wait()));
+}
+
+#[test]
+fn whoever_awaits_wakes_the_background() {
+    a_snapshot_taken_quietly(|ticket| kind(block_on(ticket)));
+}
+
+#[test]
+fn whoever_cancels_wakes_the_background() {
+    a_snapshot_taken_quietly(|ticket| {
+        ticket.cancel();
+        // A look alone wakes nobody.
+        loop {
+            match ticket.try_poll() {
+                Some(result) => return kind(result),
+                None => thread::yield_now(),
+            }
+        }
+    });
+}
+
 #[test]
 fn closing_the_backend_leaves_no_waiter_behind() {
     check(3, || {

@@ -175,7 +175,7 @@ fn every_batch_arrives_once_and_then_the_end() {
 
 #[test]
 fn with_two_threads_the_batches_stay_in_order() {
-    check(3, || {
+    check(2, || {
         let (executor, threads) = Executor::start(&LoomEnv, "loom", 2).unwrap();
         assert_eq!(all_of(&executor, 1, false), [Warm::Batch(0), Warm::Done]);
         drop(threads);

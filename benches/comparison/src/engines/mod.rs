@@ -20,6 +20,9 @@ pub(crate) mod rocksdb;
 /// Largest batch an engine is handed.
 pub(crate) const MAX_BATCH: usize = 64;
 
+/// Time between two looks at a checkpoint that is waited for.
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_micros(100);
+
 /// An engine that can be asked for on the command line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Kind {
@@ -146,7 +149,7 @@ pub(crate) trait Checkpoint<const K: usize, const V: usize>: Engine<K, V> {
             if let Some(written) = self.poll_checkpoint(&mut pending)? {
                 return Ok(written);
             }
-            std::thread::sleep(Duration::from_micros(100));
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 }

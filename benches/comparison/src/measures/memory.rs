@@ -3,10 +3,11 @@
 //! Each figure comes from a process of its own, which this program starts from
 //! its own file: memory that another engine has freed but the allocator kept
 //! would otherwise be counted. The process notes its private resident memory,
-//! fills the engine, waits until the engine has come to rest, and notes it
-//! again. Mapped file pages are reported apart: the kernel can drop them.
+//! fills the engine, waits until the engine has come to rest and its memory has
+//! not changed for a while, and notes it again. Mapped file pages are reported apart: the kernel can drop them.
 
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
@@ -17,6 +18,11 @@ use crate::clock::Resident;
 use crate::engines::{Kind, Restore, Rmw, Settings, Visitor};
 use crate::options::Cli;
 use crate::report::{Better, Report, Section, Unit, keys_name, median};
+
+/// How long memory must stay the same to be at rest.
+const REST: Duration = Duration::from_secs(2);
+/// How long to wait for that.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs the measure at every size.
 ///
@@ -139,7 +145,7 @@ impl<const K: usize, const V: usize> Visitor<K, V> for Fill<'_> {
         let before = Resident::now()?;
         let mut engine = loaded::<E, K, V>(self.settings, self.dir.path(), self.keys)?;
         engine.settle()?;
-        let after = Resident::now()?;
+        let after = at_rest()?;
         println!(
             "{}",
             json!({
@@ -149,4 +155,19 @@ impl<const K: usize, const V: usize> Visitor<K, V> for Fill<'_> {
         );
         Ok(())
     }
+}
+
+/// Resident memory once it has stayed the same for a while: engines and
+/// allocators give back what they kept ready, or go on filling it.
+fn at_rest() -> Result<Resident> {
+    let began = Instant::now();
+    let mut seen = (Resident::now()?, Instant::now());
+    while seen.1.elapsed() < REST && began.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(20));
+        let now = Resident::now()?;
+        if now.anonymous_bytes != seen.0.anonymous_bytes {
+            seen = (now, Instant::now());
+        }
+    }
+    Ok(seen.0)
 }

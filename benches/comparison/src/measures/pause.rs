@@ -12,7 +12,8 @@ use super::rmw::{one_at_a_time, spell};
 use super::{EngineDir, kinds_or, loaded, progress, with_sizes};
 use crate::Result;
 use crate::clock::{fenced_now, nanos};
-use crate::engines::{Kind, Restore, Rmw, Settings, Visitor};
+use crate::engines::bare::Bare;
+use crate::engines::{Kind, POLL_INTERVAL, Restore, Rmw, Settings, Visitor};
 use crate::options::Cli;
 use crate::report::{Better, Report, Section, Unit, keys_name};
 use crate::workload::{Distribution, Ops};
@@ -62,6 +63,32 @@ impl<const K: usize, const V: usize> Visitor<K, V> for Snapshots<'_> {
     }
 }
 
+/// The same loop with the same readings of the clock, and nothing between them.
+fn without_a_store<const K: usize, const V: usize>(
+    ops: &Ops,
+    dirty: usize,
+    snapshots: u64,
+) -> Result<Histogram<u64>> {
+    let mut engine = Bare;
+    let mut pauses = Histogram::new(3)?;
+    let mut position = 0;
+    let mut keys = Vec::new();
+    for _ in 0..snapshots {
+        let until = position + dirty as u64;
+        while position < until {
+            let chunk = ops.slice(position, (until - position) as usize);
+            spell::<K>(chunk, &mut keys);
+            one_at_a_time::<Bare, K, V>(&mut engine, &keys)?;
+            position += chunk.len() as u64;
+        }
+        let before = fenced_now();
+        pauses.record(nanos(fenced_now() - before))?;
+        // As engines wait for their checkpoints.
+        std::thread::sleep(POLL_INTERVAL);
+    }
+    Ok(pauses)
+}
+
 /// Runs the measure; all states of one value size are in one table.
 pub(super) fn run(cli: &Cli, report: &mut Report) -> Result<()> {
     for value_bytes in cli.value_bytes_or(&[32], &[32]) {
@@ -94,14 +121,11 @@ fn at_size<const K: usize, const V: usize>(cli: &Cli) -> Result<Section> {
     .parameter("dirty", dirty);
     for keys in cli.keys_or(&[1_000_000, 8_000_000], &[5_000, 40_000]) {
         let ops = Ops::draw(Distribution::Uniform, keys, cli.ring_length().min(1 << 22), cli.seed);
-        for kind in kinds_or(cli, |kind| kind != Kind::Fjall) {
-            progress(&format!("pause: {} keys in {}", keys_name(keys), kind.name()));
-            let dir = EngineDir::new(cli)?;
-            let visitor = Snapshots { settings: &settings, dir, keys, ops: &ops, dirty, snapshots };
-            let pauses = kind.visit::<K, V, _>(visitor)?;
+        let group = format!("{} keys", keys_name(keys));
+        let mut row = |name: &str, pauses: &Histogram<u64>| {
             section.row(
-                &format!("{} keys", keys_name(keys)),
-                kind.name(),
+                &group,
+                name,
                 vec![
                     Some(pauses.len() as f64),
                     Some(pauses.value_at_quantile(0.5) as f64),
@@ -109,8 +133,19 @@ fn at_size<const K: usize, const V: usize>(cli: &Cli) -> Result<Section> {
                     Some(pauses.max() as f64),
                 ],
             );
+        };
+        row("bare loop", &without_a_store::<K, V>(&ops, dirty, snapshots)?);
+        for kind in kinds_or(cli, |kind| kind != Kind::Fjall) {
+            progress(&format!("pause: {} keys in {}", keys_name(keys), kind.name()));
+            let dir = EngineDir::new(cli)?;
+            let visitor = Snapshots { settings: &settings, dir, keys, ops: &ops, dirty, snapshots };
+            row(kind.name(), &kind.visit::<K, V, _>(visitor)?);
         }
     }
-    section.note("A pause includes two clock readings; compare the groups to see whether it grows with the state.");
+    section.note(
+        "A pause includes two clock readings; compare the groups to see whether it grows with the \
+         state. The bare loop takes no checkpoint: its row is the clock, and the machine where it \
+         takes the processor away just then.",
+    );
     Ok(section)
 }
