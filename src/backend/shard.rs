@@ -200,12 +200,12 @@ impl KeyedStore for Shard {
         self.core.register(spec)
     }
 
-    #[inline]
+    #[inline(always)]
     fn get(&mut self, state: StateId, key: KeyRef<'_>) -> Result<Option<&[u8]>> {
         self.core.get(state, key)
     }
 
-    #[inline]
+    #[inline(always)]
     fn put(&mut self, state: StateId, key: KeyRef<'_>, value: &[u8]) -> Result<()> {
         self.core.put(state, key, value)
     }
@@ -215,7 +215,7 @@ impl KeyedStore for Shard {
         self.core.delete(state, key)
     }
 
-    #[inline]
+    #[inline(always)]
     fn update(
         &mut self,
         state: StateId,

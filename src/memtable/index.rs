@@ -101,6 +101,10 @@ static NO_BUCKETS: [Bucket; BUCKETS] = [Bucket::EMPTY; BUCKETS];
 #[derive(Clone, Copy)]
 pub(super) struct Slot(NonNull<u32>);
 
+/// A bucket, for the short time between asking for it and looking at it.
+#[derive(Clone, Copy)]
+pub(super) struct LineRef(NonNull<Bucket>);
+
 #[derive(Clone, Copy)]
 struct Segment {
     base: NonNull<Bucket>,
@@ -180,21 +184,18 @@ impl Index {
 
     /// Asks the processor for the bucket of `hash`.
     #[inline(always)]
-    pub(super) fn prefetch(&self, hash: u64) {
-        let base = self.segment_base(hash);
-        prefetch_read(base.as_ptr().wrapping_add(home_of(hash)).cast());
+    pub(super) fn prefetch(&self, hash: u64) -> LineRef {
+        let bucket = self.segment_base(hash).as_ptr().wrapping_add(home_of(hash));
+        prefetch_read(bucket.cast());
+        // SAFETY: a segment has `BUCKETS` buckets and `home_of` is below that,
+        // so this is inside it, and no segment is at zero.
+        LineRef(unsafe { NonNull::new_unchecked(bucket) })
     }
 
     /// The first record in the bucket of `hash` that has its tag: most
     /// probably the right one, which only a look at its key can tell.
     #[inline(always)]
-    pub(super) fn likely(&self, hash: u64) -> Option<Addr> {
-        self.likely_slot(hash).map(|(_, addr)| addr)
-    }
-
-    /// The same, with the slot that holds the address.
-    #[inline(always)]
-    pub(super) fn likely_slot(&self, hash: u64) -> Option<(Slot, Addr)> {
+    pub(super) fn likely(&self, hash: u64) -> Option<(Slot, Addr)> {
         // SAFETY: a segment has `BUCKETS` buckets and `home_of` is below that;
         // nobody writes them, since that takes `&mut self`; the mask has
         // `SLOTS` bits.
@@ -202,6 +203,20 @@ impl Index {
             let bucket = self.segment_base(hash).add(home_of(hash));
             let mask = bucket.as_ref().matching(tag_of(hash));
             (mask != 0).then(|| slot_of(bucket, mask.trailing_zeros()))
+        }
+    }
+
+    /// The same in a bucket that was prefetched; zero if there is none. No
+    /// branch: between keys of a batch, a mispredicted one costs more.
+    #[inline(always)]
+    pub(super) fn likely_in(&self, line: LineRef, hash: u64) -> Addr {
+        // SAFETY: a line is made by `prefetch`, which points it at a bucket;
+        // segments stay mapped, and nobody writes them, since that takes
+        // `&mut self`. The number is below `SLOTS`.
+        unsafe {
+            let mask = line.0.as_ref().matching(tag_of(hash));
+            let slot = (mask | 1 << (SLOTS - 1)).trailing_zeros();
+            slot_of(line.0, slot).1
         }
     }
 

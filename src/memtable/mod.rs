@@ -57,7 +57,7 @@ use self::dirty::{ChunkBits, DirtyMap};
 use self::extract::{Buried, Frozen};
 use self::handoff::Handoff;
 use self::hasher::IndexHasher;
-use self::index::{Index, Slot};
+use self::index::{Index, LineRef, Slot};
 pub(crate) use self::record::Probe;
 #[cfg(test)]
 use self::record::Record;
@@ -280,18 +280,16 @@ impl Memtable {
 
     /// Asks the processor for the index line of a key.
     #[inline(always)]
-    pub(crate) fn prefetch_index(&self, hash: u64) {
-        self.index.prefetch(hash);
+    pub(crate) fn prefetch_line(&self, hash: u64) -> Line {
+        Line(self.index.prefetch(hash))
     }
 
     /// Asks the processor for the record of a key, whose index line has
     /// arrived. Says where it most probably is.
     #[inline(always)]
-    pub(crate) fn prefetch_record(&self, hash: u64) -> Hint {
-        let block = self.index.likely(hash).map(|addr| self.arena.block(addr));
-        if let Some(block) = block {
-            self.arena.prefetch(block);
-        }
+    pub(crate) fn prefetch_record(&self, hash: u64, line: Line) -> Hint {
+        let block = self.arena.block(self.index.likely_in(line.0, hash));
+        self.arena.prefetch(block);
         Hint(block)
     }
 
@@ -304,8 +302,8 @@ impl Memtable {
 
     /// Where a key most probably is.
     #[inline(always)]
-    fn hint(&self, hash: u64) -> Hint {
-        Hint(self.index.likely(hash).map(|addr| self.arena.block(addr)))
+    fn hint(&self, hash: u64) -> Option<Hint> {
+        self.index.likely(hash).map(|(_, addr)| Hint(self.arena.block(addr)))
     }
 
     /// The value of a key, if one look tells; that is the usual case. `None`
@@ -323,7 +321,8 @@ impl Memtable {
         key: &[u8],
         namespace: &[u8],
     ) -> Option<Hit> {
-        self.hit_at_hand(self.hint(self.hash(key, namespace)), group, key, namespace)
+        let hint = self.hint(self.hash(key, namespace))?;
+        self.hit_at_hand(hint, group, key, namespace)
     }
 
     /// The same for a key that was prefetched.
@@ -335,7 +334,7 @@ impl Memtable {
         key: &[u8],
         namespace: &[u8],
     ) -> Option<Hit> {
-        let block = hint.0?;
+        let Hint(block) = hint;
         let mut pattern = Pattern::live(group, key, namespace);
         pattern.bits |= self.at_hand(group).read;
         self.arena.matches(block, pattern, key, namespace).then_some(Hit(block))
@@ -357,7 +356,7 @@ impl Memtable {
         namespace: &'a [u8],
     ) -> Option<ValueMut<'a>> {
         let hash = self.hash(key, namespace);
-        self.entry_at_hint(self.hint(hash), group, hash, key, namespace)
+        self.entry_at_hint(self.hint(hash)?, group, hash, key, namespace)
     }
 
     /// The same for a key that was prefetched.
@@ -370,7 +369,7 @@ impl Memtable {
         key: &'a [u8],
         namespace: &'a [u8],
     ) -> Option<ValueMut<'a>> {
-        let block = hint.0?;
+        let Hint(block) = hint;
         let pattern = Pattern::live(group, key, namespace).of_epoch(self.at_hand(group).change);
         self.arena.matches(block, pattern, key, namespace).then_some(ValueMut {
             memtable: self,
@@ -394,7 +393,7 @@ impl Memtable {
         namespace: &'a [u8],
     ) -> Option<ValueMut<'a>> {
         let hash = self.hash(key, namespace);
-        let (slot, addr) = self.index.likely_slot(hash)?;
+        let (slot, addr) = self.index.likely(hash)?;
         let block = self.arena.block(addr);
         let mut pattern = Pattern::live(group, key, namespace);
         pattern.bits |= self.at_hand(group).read;
@@ -740,14 +739,14 @@ struct Found {
     block: Block,
 }
 
-/// Where a key most probably is. Good until [`Memtable::releases`] changes.
+/// The index line that a key is in, if it is in the first that it may be in.
 #[derive(Clone, Copy)]
-pub(crate) struct Hint(Option<Block>);
+pub(crate) struct Line(LineRef);
 
-impl Hint {
-    /// No idea.
-    pub(crate) const NONE: Self = Self(None);
-}
+/// A record that may be the one looked for, or nothing, which matches no key.
+/// Good until [`Memtable::releases`] changes.
+#[derive(Clone, Copy)]
+pub(crate) struct Hint(Block);
 
 /// A record that was found to be the one looked for.
 #[derive(Clone, Copy)]

@@ -284,29 +284,23 @@ impl ShardCore {
         Ok(())
     }
 
-    /// The index lines of a batch of keys are asked for, then their records:
-    /// so the cache misses of [`BATCH`] keys overlap. Gives the hashes, and
-    /// where the records most probably are.
+    /// The index lines of 1 to [`BATCH`] keys are asked for, then their
+    /// records: so the cache misses overlap. Gives the hashes, and where the
+    /// records most probably are.
     #[inline(always)]
     fn prefetch<K>(
-        &self,
-        state: StateId,
+        memtable: &Memtable,
         keys: &[K],
         key_of: impl Fn(&K) -> KeyRef<'_>,
-    ) -> Result<[(u64, Hint); BATCH]> {
-        let Some(slot) = self.states.get(state.0 as usize) else {
-            return Err(no_such_state(&self.name, self.groups));
-        };
-        let mut located = [(0, Hint::NONE); BATCH];
-        for (key, located) in keys.iter().zip(&mut located) {
-            let (_, key, namespace) = key_of(key).parts();
-            located.0 = slot.memtable.hash(key, namespace);
-            slot.memtable.prefetch_index(located.0);
-        }
-        for (hash, hint) in located.iter_mut().take(keys.len()) {
-            *hint = slot.memtable.prefetch_record(*hash);
-        }
-        Ok(located)
+    ) -> [(u64, Hint); BATCH] {
+        let lines = std::array::from_fn::<_, BATCH, _>(|at| {
+            // Of fewer keys the last is asked for again and again, which costs
+            // little and spares arrays of what may be missing.
+            let (_, key, namespace) = key_of(&keys[at.min(keys.len() - 1)]).parts();
+            let hash = memtable.hash(key, namespace);
+            (hash, memtable.prefetch_line(hash))
+        });
+        lines.map(|(hash, line)| (hash, memtable.prefetch_record(hash, line)))
     }
 
     /// Looks up keys of any form, [`BATCH`] at a time.
@@ -318,24 +312,40 @@ impl ShardCore {
         key_of: impl Fn(&K) -> KeyRef<'_>,
         mut visit: impl FnMut(usize, Option<&[u8]>),
     ) -> Result<()> {
-        let mut at = 0;
-        for keys in keys.chunks(BATCH) {
-            let located = self.prefetch(state, keys, &key_of)?;
-            for (key, (_, hint)) in keys.iter().zip(located) {
-                let memtable = &self.states[state.0 as usize].memtable;
-                let (group, key, namespace) = key_of(key).parts();
-                // Nothing is given back by a read, so hints stay good.
-                match memtable.hit_at_hand(hint, group, key, namespace) {
-                    Some(hit) => visit(at, Some(memtable.value_of(hit, key, namespace))),
-                    // The keys before a bad one are done first, as if they
-                    // had come one at a time.
-                    None => visit(
-                        at,
-                        self.get_elsewhere(state, group, key, namespace)
-                            .map_err(|error| at_key(error, at))?,
-                    ),
-                }
-                at += 1;
+        // Full batches have a length that the compiler knows.
+        let (batches, rest) = keys.as_chunks::<BATCH>();
+        for (batch, keys) in batches.iter().enumerate() {
+            self.get_some(state, batch * BATCH, keys, &key_of, &mut visit)?;
+        }
+        self.get_some(state, batches.len() * BATCH, rest, &key_of, &mut visit)
+    }
+
+    #[inline(always)]
+    fn get_some<K>(
+        &mut self,
+        state: StateId,
+        first: usize,
+        keys: &[K],
+        key_of: &impl Fn(&K) -> KeyRef<'_>,
+        visit: &mut impl FnMut(usize, Option<&[u8]>),
+    ) -> Result<()> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let hints = Self::prefetch(&self.slot(state)?.memtable, keys, key_of);
+        for (at, (key, &(_, hint))) in keys.iter().zip(&hints).enumerate() {
+            let (group, key, namespace) = key_of(key).parts();
+            let memtable = &self.slot(state)?.memtable;
+            // Nothing is given back by a read, so hints stay good.
+            match memtable.hit_at_hand(hint, group, key, namespace) {
+                Some(hit) => visit(first + at, Some(memtable.value_of(hit, key, namespace))),
+                // The keys before a bad one are done first, as if they had
+                // come one at a time.
+                None => visit(
+                    first + at,
+                    self.get_elsewhere(state, group, key, namespace)
+                        .map_err(|error| at_key(error, first + at))?,
+                ),
             }
         }
         Ok(())
@@ -350,29 +360,53 @@ impl ShardCore {
         key_of: impl Fn(&K) -> KeyRef<'_>,
         mut change: impl FnMut(usize, &mut ValueMut<'_>),
     ) -> Result<()> {
+        let (batches, rest) = keys.as_chunks::<BATCH>();
+        for (batch, keys) in batches.iter().enumerate() {
+            self.update_some(state, batch * BATCH, keys, &key_of, &mut change)?;
+        }
+        self.update_some(state, batches.len() * BATCH, rest, &key_of, &mut change)
+    }
+
+    #[inline(always)]
+    fn update_some<K>(
+        &mut self,
+        state: StateId,
+        first: usize,
+        keys: &[K],
+        key_of: &impl Fn(&K) -> KeyRef<'_>,
+        change: &mut impl FnMut(usize, &mut ValueMut<'_>),
+    ) -> Result<()> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let hints = Self::prefetch(&self.slot(state)?.memtable, keys, key_of);
+        let releases = self.slot(state)?.memtable.releases();
         let mut at = 0;
-        for keys in keys.chunks(BATCH) {
-            let located = self.prefetch(state, keys, &key_of)?;
-            let releases = self.states[state.0 as usize].memtable.releases();
-            for (key, (hash, hint)) in keys.iter().zip(located) {
-                let memtable = &mut self.states[state.0 as usize].memtable;
-                // A change before this one may have moved the record.
-                let hint = if memtable.releases() == releases { hint } else { Hint::NONE };
-                let (group, key, namespace) = key_of(key).parts();
-                let done = match memtable.entry_at_hint(hint, group, hash, key, namespace) {
-                    Some(mut entry) => {
-                        change(at, &mut entry);
-                        entry.finish()
-                    }
-                    None => self.update_elsewhere(state, group, key, namespace, &mut |entry| {
-                        change(at, entry)
-                    }),
+        loop {
+            // The memtable is looked for once, not for each key.
+            let memtable = &mut self.slot(state)?.memtable;
+            // A change before this one may have moved the record.
+            while at < keys.len() && memtable.releases() == releases {
+                let (hash, hint) = hints[at];
+                let (group, key, namespace) = key_of(&keys[at]).parts();
+                let Some(mut entry) = memtable.entry_at_hint(hint, group, hash, key, namespace)
+                else {
+                    break;
                 };
-                done.map_err(|error| at_key(error, at))?;
+                change(first + at, &mut entry);
+                entry.finish().map_err(|error| at_key(error, first + at))?;
                 at += 1;
             }
+            if at == keys.len() {
+                return Ok(());
+            }
+            let (group, key, namespace) = key_of(&keys[at]).parts();
+            self.update_elsewhere(state, group, key, namespace, &mut |entry| {
+                change(first + at, entry);
+            })
+            .map_err(|error| at_key(error, first + at))?;
+            at += 1;
         }
-        Ok(())
     }
 
     // What the operations do when a look at the likely place did not settle
@@ -467,7 +501,7 @@ impl KeyedStore for ShardCore {
         Ok(self.add_state(meta, StateBase::default()))
     }
 
-    #[inline]
+    #[inline(always)]
     fn get(&mut self, state: StateId, key: KeyRef<'_>) -> Result<Option<&[u8]>> {
         let at = state.0 as usize;
         let (group, key, namespace) = key.parts();
@@ -479,7 +513,7 @@ impl KeyedStore for ShardCore {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn put(&mut self, state: StateId, key: KeyRef<'_>, value: &[u8]) -> Result<()> {
         let (group, key, namespace) = key.parts();
         if let Some(slot) = self.states.get_mut(state.0 as usize)
@@ -499,7 +533,7 @@ impl KeyedStore for ShardCore {
         memtable.delete(&memtable.probe(group, key, namespace)).map(drop)
     }
 
-    #[inline]
+    #[inline(always)]
     fn update(
         &mut self,
         state: StateId,
