@@ -15,7 +15,8 @@
 //!    [restored](ShardBuilder::restore).
 //! 3. Register states. [`ValueState`] is typed, through a
 //!    [`Codec`](codec::Codec) for keys and one for values; [`KeyedStore`] is
-//!    the level of bytes beneath it.
+//!    the level of bytes beneath it. [`Timers`] call back later, by event time
+//!    or by the clock.
 //! 4. At a barrier call [`Shard::snapshot`], which returns a
 //!    [`SnapshotTicket`] at once. Its [`SnapshotReport`] has the
 //!    [`SnapshotHandle`] that restores the shard: keep it with those of the
@@ -95,11 +96,12 @@ pub use crate::codec::KeyRef;
 pub use crate::format::SnapshotHandle;
 pub use crate::memtable::ValueMut;
 pub use crate::shard::store::{KeyedStore, StateId, StateSpec};
+pub use crate::shard::timers::store::{TimeDomain, TimerRef, TimerSpec, TimerStore, TimersId};
 pub use crate::snapshot::sink::{SnapshotSink, SnapshotSource, StoreSink, TableUpload};
 pub use crate::snapshot::ticket::{
     SnapshotPhase, SnapshotProgress, SnapshotReport, SnapshotTicket,
 };
-pub use crate::state::ValueState;
+pub use crate::state::{Timer, Timers, ValueState};
 
 /// The README's example, compiled and run with the other examples.
 #[cfg(doctest)]

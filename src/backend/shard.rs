@@ -7,6 +7,7 @@ use crate::codec::KeyRef;
 use crate::memtable::ValueMut;
 use crate::shard::ShardCore;
 use crate::shard::store::{KeyedStore, StateId, StateSpec};
+use crate::shard::timers::store::{TimerRef, TimerSpec, TimerStore, TimersId};
 use crate::snapshot::pipeline::Pipeline;
 use crate::snapshot::ticket::SnapshotTicket;
 
@@ -44,6 +45,8 @@ pub struct ShardStats {
     pub arena_used_bytes: u64,
     /// Bytes of those that wait to be used again.
     pub arena_free_bytes: u64,
+    /// Bytes of the queues of timers.
+    pub timer_queue_bytes: u64,
     /// Whether all records are in memory; not yet so after a restore.
     pub is_warm: bool,
     /// Number of tables.
@@ -184,6 +187,7 @@ impl Shard {
             arena_mapped_bytes: memory.arena_mapped_bytes,
             arena_used_bytes: memory.arena_used_bytes,
             arena_free_bytes: memory.arena_free_bytes,
+            timer_queue_bytes: self.core.timer_queue_bytes() as u64,
             is_warm: self.core.is_warm(),
             tables,
             table_bytes,
@@ -241,6 +245,49 @@ impl KeyedStore for Shard {
         change: &mut dyn FnMut(usize, &mut ValueMut<'_>),
     ) -> Result<()> {
         self.core.update_many(state, keys, change)
+    }
+}
+
+impl TimerStore for Shard {
+    fn open_timers(&mut self, spec: TimerSpec) -> Result<TimersId> {
+        self.core.open_timers(spec)
+    }
+
+    #[inline]
+    fn register_timer(
+        &mut self,
+        timers: TimersId,
+        timestamp: i64,
+        key: KeyRef<'_>,
+    ) -> Result<bool> {
+        self.core.register_timer(timers, timestamp, key)
+    }
+
+    #[inline]
+    fn delete_timer(&mut self, timers: TimersId, timestamp: i64, key: KeyRef<'_>) -> Result<bool> {
+        self.core.delete_timer(timers, timestamp, key)
+    }
+
+    fn next_timer(&mut self, timers: TimersId) -> Result<Option<i64>> {
+        self.core.next_timer(timers)
+    }
+
+    #[inline]
+    fn pop_due(
+        &mut self,
+        timers: TimersId,
+        now: i64,
+        take: &mut dyn FnMut(&TimerRef<'_>) -> Result<()>,
+    ) -> Result<bool> {
+        self.core.pop_due(timers, now, take)
+    }
+
+    fn timer_watermark(&self, timers: TimersId) -> Result<Option<i64>> {
+        self.core.timer_watermark(timers)
+    }
+
+    fn pending_timers(&mut self, timers: TimersId) -> Result<u64> {
+        self.core.pending_timers(timers)
     }
 }
 

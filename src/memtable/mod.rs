@@ -41,6 +41,7 @@ mod sync;
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
@@ -414,6 +415,25 @@ impl Memtable {
             }
             Some(_) => Lookup::Deleted,
         }
+    }
+
+    /// Calls `visit` with the group, key and namespace of every live record in
+    /// memory whose key and namespace have this hash. That is one or none,
+    /// unless hashes collide.
+    #[inline]
+    pub(crate) fn visit_hash(&self, hash: u64, visit: impl FnMut(KeyGroup, &[u8], &[u8])) {
+        let visit = RefCell::new(visit);
+        // Recognises nothing, so that the index shows all it has.
+        let show = |addr| -> Option<()> {
+            let block = self.arena.block(addr);
+            if self.is_live(block) && hash_of(&self.hasher, &self.arena, addr) == hash {
+                let (key, namespace) = self.arena.key_and_namespace(block);
+                (visit.borrow_mut())(self.arena.header(block).group(), key, namespace);
+            }
+            None
+        };
+        self.index.find(hash, show);
+        self.index.find_beyond(hash, show);
     }
 
     /// Inserts or replaces.

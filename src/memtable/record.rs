@@ -64,7 +64,7 @@ pub(super) const NO_EPOCH: u64 = EPOCH;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Probe<'a> {
     /// Hash of key and namespace, good for one memtable.
-    pub(super) hash: u64,
+    pub(crate) hash: u64,
     /// The key's group.
     pub(crate) group: KeyGroup,
     /// The key.

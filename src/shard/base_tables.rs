@@ -11,6 +11,7 @@ use crate::base::hash::{hash_key, with_namespace};
 use crate::base::{KeyGroupRange, Result};
 use crate::memtable::Probe;
 use crate::table::{Found, TableReader};
+use crate::version::merge::{MergeScan, MergeSource};
 
 /// One table that the shard was restored from.
 #[derive(Clone, Debug)]
@@ -44,6 +45,18 @@ impl StateBase {
     /// Whether no table knows the state.
     pub(super) fn is_empty(&self) -> bool {
         self.tables.is_empty()
+    }
+
+    /// Everything that the tables hold of the state, in order.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Corrupt` if a table cannot be read.
+    pub(super) fn scan(&self) -> Result<MergeScan> {
+        let oldest_first = self.tables.iter().rev().map(|(table, ordinal)| {
+            let reader = Arc::clone(&table.reader);
+            (MergeSource { reader, slice: table.slice }, *ordinal)
+        });
+        MergeScan::of_state(oldest_first.collect())
     }
 
     /// Looks for a key, newest table first; its value goes to `value`.

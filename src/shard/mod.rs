@@ -9,6 +9,7 @@ mod base_tables;
 pub(crate) mod compact;
 pub(crate) mod flush;
 pub(crate) mod store;
+pub(crate) mod timers;
 pub(crate) mod warm;
 
 use std::collections::HashMap;
@@ -20,13 +21,14 @@ use crate::base::limits::{MAX_STATE_NAME_BYTES, check_key, check_value};
 use crate::base::{Error, KeyGroup, KeyGroupRange, MaxParallelism, Result};
 use crate::codec::KeyRef;
 use crate::env::pages::PagePool;
-use crate::format::manifest::StateMeta;
+use crate::format::manifest::{StateKind, StateMeta};
 use crate::memtable::extract::Frozen;
 use crate::memtable::{BATCH, Below, Hint, Lookup, Memtable, MemtableStats, Probe, ValueMut};
 
 pub(crate) use self::base_tables::BaseTable;
 use self::base_tables::StateBase;
 use self::store::{KeyedStore, StateId, StateSpec};
+use self::timers::TimerState;
 use self::warm::{Warm, WarmBatch, WarmSource};
 
 /// Records that one operation brings into memory while the shard warms up.
@@ -57,6 +59,8 @@ pub(crate) struct ShardCore {
     /// What the memtables' hashes are seeded with.
     seed: u64,
     warming: Option<Warming>,
+    /// What the states of timers have besides their records.
+    timers: Vec<TimerState>,
     /// Where values from tables are put on their way into memory.
     value: Vec<u8>,
 }
@@ -93,6 +97,7 @@ impl ShardCore {
             pool,
             seed,
             warming: None,
+            timers: Vec::new(),
             value: Vec::new(),
         };
         for meta in states {
@@ -148,12 +153,12 @@ impl ShardCore {
         let Some(warming) = &mut self.warming else { return Ok(()) };
         for _ in 0..records {
             if let Some(warmed) = warming.current.get(warming.next) {
-                let memtable = &mut self.states[warmed.state].memtable;
+                let slot = &mut self.states[warmed.state];
                 if warmed.group != group_of_hash(hash_key(warmed.key), self.max_parallelism) {
-                    memtable.expect_given_groups();
+                    slot.memtable.expect_given_groups();
                 }
-                let probe = memtable.probe(warmed.group, warmed.key, warmed.namespace);
-                memtable.promote(&probe, warmed.value)?;
+                let probe = slot.memtable.probe(warmed.group, warmed.key, warmed.namespace);
+                timers::take_in(slot, &mut self.timers, warmed.state, &probe, warmed.value)?;
                 warming.next += 1;
                 continue;
             }
@@ -192,11 +197,16 @@ impl ShardCore {
     fn add_state(&mut self, meta: StateMeta, base: StateBase) -> StateId {
         let id = self.states.len() as u32;
         let below = if base.is_empty() { Below::Nothing } else { Below::Tables };
-        // A function of its own for each state, too: records often go from one
-        // state to another in the order of their hashes.
-        let memtable = Memtable::new(Arc::clone(&self.pool), below, self.seed ^ u64::from(id));
+        let seed = match meta.kind {
+            StateKind::Timers => timers::HASH_SEED,
+            // A function of its own for each state, too: records often go from
+            // one state to another in the order of their hashes.
+            _ => self.seed ^ u64::from(id),
+        };
+        let memtable = Memtable::new(Arc::clone(&self.pool), below, seed);
         self.by_name.insert(meta.name.clone(), id);
         Arc::make_mut(&mut self.metas).push(meta.clone());
+        self.timers.extend(TimerState::new(&meta, id));
         self.states.push(StateSlot { meta, memtable, base });
         StateId(id)
     }

@@ -107,11 +107,25 @@ impl MergeScan {
     /// # Errors
     /// `Unavailable` or `Corrupt` if a table cannot be read.
     pub(crate) fn new(sources: Vec<MergeSource>) -> Result<Self> {
-        let mut all = Vec::with_capacity(sources.len());
-        for source in sources {
-            let names =
-                source.reader.states().iter().map(|state| Arc::from(&*state.name)).collect();
-            let mut source = Source { names, scan: source.reader.scan(source.slice), head: None };
+        Self::start(sources.iter().map(|source| (&source.reader, source.reader.scan(source.slice))))
+    }
+
+    /// The same for the records of one state only, whose ordinal comes with
+    /// each of the sources.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(crate) fn of_state(sources: Vec<(MergeSource, u16)>) -> Result<Self> {
+        Self::start(sources.iter().map(|(source, ordinal)| {
+            (&source.reader, source.reader.scan_state(*ordinal, source.slice))
+        }))
+    }
+
+    fn start<'a>(scans: impl Iterator<Item = (&'a Arc<TableReader>, TableScan)>) -> Result<Self> {
+        let mut all = Vec::new();
+        for (reader, scan) in scans {
+            let names = reader.states().iter().map(|state| Arc::from(&*state.name)).collect();
+            let mut source = Source { names, scan, head: None };
             source.advance()?;
             all.push(source);
         }

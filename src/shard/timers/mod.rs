@@ -1,0 +1,428 @@
+//! Timers: records that also stand in a queue.
+//!
+//! A timer is a record of a state of timers, so that snapshots, deltas, merges,
+//! restores and rescaling need not know that timers exist:
+//!
+//! ```text
+//! key:        the timer's key
+//! namespace:  | timestamp i64, big-endian, its sign bit flipped | the timer's namespace |
+//! value:      empty
+//! ```
+//!
+//! Beside the memtable each such state has a [`queue`](TimerQueue) of (time,
+//! hash of the record). Two invariants:
+//!
+//! 1. The queue has exactly one entry for each live record of the memtable.
+//!    Every way into the memtable and out of it passes through this module:
+//!    registering, deleting, popping, and [`take_in`] for what comes from
+//!    tables.
+//! 2. What is earliest is asked of a complete memtable only. One that is not
+//!    complete is made so first, by a scan of what the state has in the tables
+//!    beneath ([`ShardCore::complete`]); what the warm-up brings after that is
+//!    old news and is passed over.
+//!
+//! The queue is never written down: it follows from the records. Since it
+//! orders timers of one time by the hashes that place their records in the
+//! memtable, that hash must be the same function in every life of a shard.
+
+mod queue;
+pub(crate) mod store;
+
+use crate::base::{Error, KeyGroup, Result};
+use crate::codec::KeyRef;
+use crate::format::manifest::StateMeta;
+use crate::memtable::{Below, Lookup, Memtable, Probe};
+
+use self::queue::{Entry, TimerQueue};
+use self::store::{TIME_BYTES, TimeDomain, TimerRef, TimerSpec, TimerStore, TimersId};
+use super::base_tables::StateBase;
+use super::store::{KeyedStore, StateId, StateSpec};
+use super::{ShardCore, StateSlot, WARM_PER_OPERATION};
+
+/// What the hashes of timers' records are seeded with: always the same, since
+/// they decide the order of timers of one time.
+pub(super) const HASH_SEED: u64 = 0x7469_6d65_7273;
+/// How many timers ahead of the one that fires index lines and records are
+/// asked for: enough to cover a miss with the work of the timers between.
+const INDEX_AHEAD: usize = 10;
+const RECORD_AHEAD: usize = 5;
+/// Longest namespace that needs no allocation on its way.
+const INLINE_NAMESPACE_BYTES: usize = 56;
+
+/// What a state of timers has besides its records.
+#[derive(Debug)]
+pub(super) struct TimerState {
+    /// Its position among the shard's states.
+    state: usize,
+    time: TimeDomain,
+    queue: TimerQueue,
+    /// The latest time that was said to be now.
+    watermark: Option<i64>,
+    /// A record that is not one of a timer, found in a table. Which timers
+    /// there are is then not known, and never said.
+    damage: Option<String>,
+    /// Key and stored namespace of the timer that fires.
+    firing: Vec<u8>,
+}
+
+impl TimerState {
+    /// For the state `id`, if it is one of timers that this code can read.
+    pub(super) fn new(meta: &StateMeta, id: u32) -> Option<Self> {
+        TimeDomain::of(meta).map(|time| Self {
+            state: id as usize,
+            time,
+            queue: TimerQueue::new(),
+            watermark: None,
+            damage: None,
+            firing: Vec::new(),
+        })
+    }
+
+    fn promote(&mut self, memtable: &mut Memtable, probe: &Probe<'_>, value: &[u8]) -> Result<()> {
+        if memtable.get(probe) != Lookup::Absent {
+            return Ok(());
+        }
+        match timestamp_of(probe.namespace) {
+            Some(timestamp) if value.is_empty() => {
+                memtable.promote(probe, value)?;
+                let entry = Entry::new(timestamp, probe.hash);
+                self.queue.insert(self.queue.locate(entry), entry);
+            }
+            _ => {
+                let what = || {
+                    let (key, namespace) = (probe.key.len(), probe.namespace.len());
+                    format!(
+                        "a record in {} with a key of {key} bytes, a namespace of {namespace} \
+                         and a value of {}",
+                        probe.group,
+                        value.len()
+                    )
+                };
+                self.damage.get_or_insert_with(what);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Copies a record from a table into the memtable, unless it is older than what
+/// the memtable has to say; and if it is a timer, into its queue.
+///
+/// # Errors
+/// `Unavailable` if no memory can be had.
+pub(super) fn take_in(
+    slot: &mut StateSlot,
+    timers: &mut [TimerState],
+    state: usize,
+    probe: &Probe<'_>,
+    value: &[u8],
+) -> Result<()> {
+    if slot.memtable.below() == Below::Nothing {
+        // It has taken in everything already, and forgotten some since.
+        return Ok(());
+    }
+    match timers.iter_mut().find(|timers| timers.state == state) {
+        None => slot.memtable.promote(probe, value),
+        Some(timers) => timers.promote(&mut slot.memtable, probe, value),
+    }
+}
+
+/// The time in the namespace of a timer's record.
+fn timestamp_of(namespace: &[u8]) -> Option<i64> {
+    let ascending = u64::from_be_bytes(*namespace.first_chunk::<TIME_BYTES>()?);
+    Some((ascending ^ 1 << 63) as i64)
+}
+
+fn time_bytes(timestamp: i64) -> [u8; TIME_BYTES] {
+    (timestamp as u64 ^ 1 << 63).to_be_bytes()
+}
+
+impl ShardCore {
+    /// Bytes of the queues of all timers.
+    pub(crate) fn timer_queue_bytes(&self) -> usize {
+        self.timers.iter().map(|timers| timers.queue.bytes()).sum()
+    }
+
+    /// Does `work` for some timers, and says which they are if it fails.
+    #[inline(always)]
+    fn on_timers<T>(
+        &mut self,
+        timers: TimersId,
+        work: impl FnOnce(&mut Self, usize) -> Result<T>,
+    ) -> Result<T> {
+        let at = timers.0 as usize;
+        match self.timers.get(at) {
+            None => Err(super::no_such_state(&self.name, self.groups)),
+            Some(TimerState { damage: Some(_), .. }) => Err(self.in_timers(at, self.damaged(at))),
+            Some(_) => work(self, at).map_err(|error| self.in_timers(at, error)),
+        }
+    }
+
+    /// Does `work` with the probe of a timer's record.
+    #[inline(always)]
+    fn on_timer<T>(
+        &mut self,
+        timers: TimersId,
+        timestamp: i64,
+        key: KeyRef<'_>,
+        work: impl FnOnce(&mut Self, usize, &Probe<'_>) -> Result<T>,
+    ) -> Result<T> {
+        self.on_timers(timers, |core, at| {
+            let (group, key, namespace) = key.parts();
+            let mut inline = [0; TIME_BYTES + INLINE_NAMESPACE_BYTES];
+            let spilled: Vec<u8>;
+            let stored = if namespace.len() <= INLINE_NAMESPACE_BYTES {
+                let stored = &mut inline[..TIME_BYTES + namespace.len()];
+                stored[..TIME_BYTES].copy_from_slice(&time_bytes(timestamp));
+                stored[TIME_BYTES..].copy_from_slice(namespace);
+                &*stored
+            } else if namespace.len() <= TimerSpec::MAX_NAMESPACE_BYTES {
+                spilled = [&time_bytes(timestamp), namespace].concat();
+                &spilled
+            } else {
+                return Err(namespace_too_long(namespace.len()));
+            };
+            let state = core.timers[at].state;
+            let group = core.check(StateId(state as u32), group, key, stored)?;
+            let probe = core.states[state].memtable.probe(group, key, stored);
+            work(core, at, &probe)
+        })
+    }
+
+    #[cold]
+    fn in_timers(&self, at: usize, error: Error) -> Error {
+        let timers = &self.timers[at];
+        error.at(format_args!("{} timers {:?}", timers.time, self.states[timers.state].meta.name))
+    }
+
+    #[cold]
+    fn damaged(&self, at: usize) -> Error {
+        Error::corrupt("a table holds something among timers that is none")
+            .at(format_args!("shard {} of operator {:?}", self.groups, self.name))
+            .expected("a namespace that begins with a time, and no value")
+            .found(self.timers[at].damage.as_deref().unwrap_or_default())
+            .remedy("restore from another copy of the snapshot")
+    }
+
+    /// Brings a timer's record into memory, if only the tables have it.
+    #[cold]
+    fn settle_timer(&mut self, at: usize, probe: &Probe<'_>) -> Result<()> {
+        self.warm(WARM_PER_OPERATION)?;
+        let timers = &mut self.timers[at];
+        let slot = &mut self.states[timers.state];
+        if slot.memtable.get(probe) == Lookup::Absent && slot.base.get(probe, &mut self.value)? {
+            timers.promote(&mut slot.memtable, probe, &self.value)?;
+        }
+        if timers.damage.is_some() { Err(self.damaged(at)) } else { Ok(()) }
+    }
+
+    /// Makes sure that every timer is in memory.
+    #[inline(always)]
+    fn complete(&mut self, at: usize) -> Result<()> {
+        match self.states[self.timers[at].state].memtable.below() {
+            Below::Nothing => Ok(()),
+            Below::Tables => self.take_in_all(at),
+        }
+    }
+
+    /// Reads all timers from the tables. If that fails, those that were read
+    /// are there, the others still in the tables, and nothing is complete.
+    #[cold]
+    fn take_in_all(&mut self, at: usize) -> Result<()> {
+        let timers = &mut self.timers[at];
+        let slot = &mut self.states[timers.state];
+        let mut scan = slot.base.scan()?;
+        while let Some(record) = scan.next()? {
+            let Some(value) = record.value else { continue };
+            let probe = slot.memtable.probe(record.group, record.key, record.namespace);
+            timers.promote(&mut slot.memtable, &probe, value)?;
+        }
+        if timers.damage.is_some() {
+            return Err(self.damaged(at));
+        }
+        slot.memtable.set_complete();
+        slot.base = StateBase::default();
+        Ok(())
+    }
+
+    /// Pops the earliest timer if it is due.
+    fn pop(
+        &mut self,
+        at: usize,
+        now: i64,
+        take: &mut dyn FnMut(&TimerRef<'_>) -> Result<()>,
+    ) -> Result<bool> {
+        let timers = &mut self.timers[at];
+        timers.watermark = timers.watermark.max(Some(now));
+        let memtable = &mut self.states[timers.state].memtable;
+        loop {
+            let Some(first) = timers.queue.first().filter(|first| first.timestamp() <= now) else {
+                return Ok(false);
+            };
+            // Firing goes through memory in the order of nothing in
+            // particular: let the misses overlap.
+            if let Some(entry) = timers.queue.upcoming(INDEX_AHEAD) {
+                memtable.prefetch_line(entry.hash());
+            }
+            if let Some(entry) = timers.queue.upcoming(RECORD_AHEAD) {
+                let line = memtable.prefetch_line(entry.hash());
+                memtable.prefetch_record(entry.hash(), line);
+            }
+            let firing = &mut timers.firing;
+            let Some((group, key_len)) = find(memtable, first, firing) else {
+                // A record that went another way than through here, by a number
+                // that another shard gave.
+                timers.queue.pop_first();
+                continue;
+            };
+            let (key, namespace) = firing.split_at(key_len);
+            take(&TimerRef {
+                timestamp: first.timestamp(),
+                group,
+                key,
+                namespace: &namespace[TIME_BYTES..],
+            })?;
+            memtable.delete(&Probe { hash: first.hash(), group, key, namespace })?;
+            timers.queue.pop_first();
+            return Ok(true);
+        }
+    }
+}
+
+/// Copies key and stored namespace of a queue's entry into `out`; gives the
+/// key's group and length. If hashes collide, of the timer that comes first by
+/// key and namespace.
+#[inline]
+fn find(memtable: &Memtable, entry: Entry, out: &mut Vec<u8>) -> Option<(KeyGroup, usize)> {
+    let time = time_bytes(entry.timestamp());
+    let mut found: Option<(KeyGroup, usize)> = None;
+    memtable.visit_hash(entry.hash(), |group, key, namespace| {
+        if !namespace.starts_with(&time) {
+            return;
+        }
+        if let Some((first_group, key_len)) = found
+            && (out.split_at(key_len), first_group) <= ((key, namespace), group)
+        {
+            return;
+        }
+        out.clear();
+        out.extend_from_slice(key);
+        out.extend_from_slice(namespace);
+        found = Some((group, key.len()));
+    });
+    found
+}
+
+impl TimerStore for ShardCore {
+    fn open_timers(&mut self, spec: TimerSpec) -> Result<TimersId> {
+        let StateId(id) = self.register(StateSpec(spec.0))?;
+        let at = self.timers.iter().position(|timers| timers.state == id as usize);
+        let at = at.expect("a state that was registered with the spec of timers has a queue");
+        Ok(TimersId(at as u32))
+    }
+
+    #[inline]
+    fn register_timer(
+        &mut self,
+        timers: TimersId,
+        timestamp: i64,
+        key: KeyRef<'_>,
+    ) -> Result<bool> {
+        self.on_timer(timers, timestamp, key, |core, at, probe| {
+            let timers = &core.timers[at];
+            let state = timers.state;
+            if let Some(watermark) = timers.watermark
+                && timestamp <= watermark
+                && timers.time == TimeDomain::Event
+            {
+                return Err(too_late(timestamp, watermark));
+            }
+            if core.states[state].memtable.below() == Below::Tables {
+                core.settle_timer(at, probe)?;
+            }
+            let memtable = &mut core.states[state].memtable;
+            let queue = &mut core.timers[at].queue;
+            // The search in the queue fills the time that the index line takes
+            // to arrive.
+            memtable.prefetch_line(probe.hash);
+            let entry = Entry::new(timestamp, probe.hash);
+            let place = queue.locate(entry);
+            let mut record = memtable.entry(*probe);
+            if record.get().is_some() {
+                return Ok(false);
+            }
+            record.set(&[]);
+            record.finish()?;
+            queue.insert(place, entry);
+            Ok(true)
+        })
+    }
+
+    #[inline]
+    fn delete_timer(&mut self, timers: TimersId, timestamp: i64, key: KeyRef<'_>) -> Result<bool> {
+        self.on_timer(timers, timestamp, key, |core, at, probe| {
+            let state = core.timers[at].state;
+            if core.states[state].memtable.below() == Below::Tables {
+                core.settle_timer(at, probe)?;
+                if !matches!(core.states[state].memtable.get(probe), Lookup::Value(_)) {
+                    return Ok(false);
+                }
+            }
+            let deleted = core.states[state].memtable.delete(probe)?;
+            if deleted {
+                core.timers[at].queue.remove(Entry::new(timestamp, probe.hash));
+            }
+            Ok(deleted)
+        })
+    }
+
+    fn next_timer(&mut self, timers: TimersId) -> Result<Option<i64>> {
+        self.on_timers(timers, |core, at| {
+            core.complete(at)?;
+            Ok(core.timers[at].queue.first().map(Entry::timestamp))
+        })
+    }
+
+    #[inline]
+    fn pop_due(
+        &mut self,
+        timers: TimersId,
+        now: i64,
+        take: &mut dyn FnMut(&TimerRef<'_>) -> Result<()>,
+    ) -> Result<bool> {
+        self.on_timers(timers, |core, at| {
+            core.complete(at)?;
+            core.pop(at, now, take)
+        })
+    }
+
+    fn timer_watermark(&self, timers: TimersId) -> Result<Option<i64>> {
+        match self.timers.get(timers.0 as usize) {
+            Some(timers) => Ok(timers.watermark),
+            None => Err(super::no_such_state(&self.name, self.groups)),
+        }
+    }
+
+    fn pending_timers(&mut self, timers: TimersId) -> Result<u64> {
+        self.on_timers(timers, |core, at| {
+            core.complete(at)?;
+            Ok(core.timers[at].queue.len() as u64)
+        })
+    }
+}
+
+#[cold]
+fn namespace_too_long(found: usize) -> Error {
+    Error::invalid("the namespace of a timer is too long")
+        .expected(format_args!("at most {} bytes", TimerSpec::MAX_NAMESPACE_BYTES))
+        .found(format_args!("{found} bytes"))
+        .remedy("use a digest as the namespace and keep the rest in a value")
+}
+
+#[cold]
+fn too_late(timestamp: i64, watermark: i64) -> Error {
+    Error::invalid("the timer lies at or before the watermark")
+        .expected(format_args!("a time after {watermark}"))
+        .found(timestamp)
+        .remedy("do now what it was to do then, or register it for a later time")
+}

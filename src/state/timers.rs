@@ -1,0 +1,233 @@
+//! Timers for keys.
+
+use std::cell::Cell;
+use std::fmt;
+use std::marker::PhantomData;
+
+use crate::base::Result;
+use crate::codec::{Codec, HasCodec, KeyRef};
+use crate::shard::timers::store::{TimeDomain, TimerSpec, TimerStore, TimersId};
+
+/// Timers for keys of type `K`, within namespaces of type `N` (a window, say)
+/// if they have them: a priority queue that holds each timer once.
+///
+/// What a timer is, in which order timers fire and what the watermark does is
+/// said at [`TimerStore`]. Good for the shard it was opened on. The methods
+/// without `_in` are for timers without namespaces.
+///
+/// ```
+/// # fn main() -> alluvium::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let backend = alluvium::Backend::builder(dir.path()).open()?;
+/// # let groups = backend.max_parallelism().all_groups();
+/// # let mut shard = backend.shard("sessions", groups).open()?;
+/// use alluvium::{Timers, ValueState};
+///
+/// let timeouts: Timers<String> = Timers::event_time(&mut shard, "timeouts")?;
+/// let sizes: ValueState<String, u64> = ValueState::register(&mut shard, "sizes")?;
+///
+/// // An event at 1,000 opens a session, one at 1,500 prolongs it.
+/// let heron = "heron".to_owned();
+/// sizes.update(&mut shard, &heron, |size| Some(size.unwrap_or(0) + 1))?;
+/// assert!(timeouts.register(&mut shard, &heron, 2_000)?);
+/// assert!(!timeouts.register(&mut shard, &heron, 2_000)?, "it is there already");
+/// sizes.update(&mut shard, &heron, |size| Some(size.unwrap_or(0) + 1))?;
+/// assert!(timeouts.delete(&mut shard, &heron, 2_000)?);
+/// assert!(timeouts.register(&mut shard, &heron, 2_500)?);
+/// assert_eq!(timeouts.next(&mut shard)?, Some(2_500));
+///
+/// // A watermark passes. The shard is free while a timer is handled.
+/// let mut closed = Vec::new();
+/// while let Some(timer) = timeouts.pop_due(&mut shard, 3_000)? {
+///     let size = sizes.get(&mut shard, &timer.key)?;
+///     sizes.delete(&mut shard, &timer.key)?;
+///     closed.push((timer.timestamp, timer.key, size));
+/// }
+/// assert_eq!(closed, [(2_500, heron.clone(), Some(2))]);
+///
+/// let too_late = timeouts.register(&mut shard, &heron, 3_000).unwrap_err();
+/// assert_eq!(too_late.kind(), alluvium::ErrorKind::Invalid);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// Every method fails as [`TimerStore`] says; `Corrupt` if stored bytes cannot
+/// be decoded, `Invalid` if a codec refuses to encode. The timers are then as
+/// they were.
+pub struct Timers<K, N = (), KC = <K as HasCodec>::Codec, NC = <N as HasCodec>::Codec> {
+    id: TimersId,
+    keys: KC,
+    namespaces: NC,
+    /// Encoded keys and namespaces on their way; kept to save the allocations.
+    scratch: Cell<(Vec<u8>, Vec<u8>)>,
+    types: PhantomData<fn(&K, &N)>,
+}
+
+/// A timer that was due, and is no longer registered.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Timer<K, N = ()> {
+    /// Its time.
+    pub timestamp: i64,
+    /// Its key.
+    pub key: K,
+    /// Its namespace.
+    pub namespace: N,
+}
+
+impl<K: HasCodec, N: HasCodec> Timers<K, N> {
+    /// Opens timers that wait for the watermark, with the ready codecs of
+    /// their types.
+    ///
+    /// # Errors
+    /// `Incompatible` if there is a state of that name that holds something
+    /// else, timers of the other time, or timers with other codecs.
+    pub fn event_time<S: TimerStore + ?Sized>(store: &mut S, name: &str) -> Result<Self> {
+        Self::open(store, name, TimeDomain::Event)
+    }
+
+    /// Opens timers that wait for the runtime's clock, with the ready codecs
+    /// of their types.
+    ///
+    /// # Errors
+    /// As [`event_time`](Self::event_time).
+    pub fn processing_time<S: TimerStore + ?Sized>(store: &mut S, name: &str) -> Result<Self> {
+        Self::open(store, name, TimeDomain::Processing)
+    }
+
+    fn open<S: TimerStore + ?Sized>(store: &mut S, name: &str, time: TimeDomain) -> Result<Self> {
+        Self::with_codecs(store, name, time, K::Codec::default(), N::Codec::default())
+    }
+}
+
+impl<K, N, KC: Codec<K>, NC: Codec<N>> Timers<K, N, KC, NC> {
+    /// Opens timers with these codecs.
+    ///
+    /// # Errors
+    /// `Incompatible` if there is a state of that name that holds something
+    /// else, timers of the other time, or timers with other codecs.
+    pub fn with_codecs<S: TimerStore + ?Sized>(
+        store: &mut S,
+        name: &str,
+        time: TimeDomain,
+        keys: KC,
+        namespaces: NC,
+    ) -> Result<Self> {
+        let spec = TimerSpec::new(name, time).key_codec(keys.id()).namespace_codec(namespaces.id());
+        let id = store.open_timers(spec)?;
+        Ok(Self { id, keys, namespaces, scratch: Cell::default(), types: PhantomData })
+    }
+
+    /// The number of the timers, for calls at the level of bytes.
+    pub fn id(&self) -> TimersId {
+        self.id
+    }
+
+    /// Registers a timer for a key in a namespace; `false` if there is such a
+    /// timer already.
+    pub fn register_in<S: TimerStore + ?Sized>(
+        &self,
+        store: &mut S,
+        key: &K,
+        namespace: &N,
+        timestamp: i64,
+    ) -> Result<bool> {
+        self.with_key(key, namespace, |key| store.register_timer(self.id, timestamp, key))
+    }
+
+    /// Deletes a timer of a key in a namespace; `false` if there is no such
+    /// timer.
+    pub fn delete_in<S: TimerStore + ?Sized>(
+        &self,
+        store: &mut S,
+        key: &K,
+        namespace: &N,
+        timestamp: i64,
+    ) -> Result<bool> {
+        self.with_key(key, namespace, |key| store.delete_timer(self.id, timestamp, key))
+    }
+
+    /// The time of the earliest timer of the shard, whatever its key.
+    pub fn next<S: TimerStore + ?Sized>(&self, store: &mut S) -> Result<Option<i64>> {
+        store.next_timer(self.id)
+    }
+
+    /// Number of pending timers of the shard.
+    pub fn pending<S: TimerStore + ?Sized>(&self, store: &mut S) -> Result<u64> {
+        store.pending_timers(self.id)
+    }
+
+    /// The latest time that [`pop_due`](Self::pop_due) was called with since
+    /// the shard was opened.
+    pub fn watermark<S: TimerStore + ?Sized>(&self, store: &S) -> Result<Option<i64>> {
+        store.timer_watermark(self.id)
+    }
+
+    /// Says that it is `now` (the new watermark, or what the clock shows), and
+    /// takes out the earliest timer that is not later, if there is one.
+    ///
+    /// Call it until it gives `None` to fire all that is due.
+    pub fn pop_due<S: TimerStore + ?Sized>(
+        &self,
+        store: &mut S,
+        now: i64,
+    ) -> Result<Option<Timer<K, N>>> {
+        let mut timer = None;
+        // Decoded before it is removed: what cannot be decoded is not lost.
+        store.pop_due(self.id, now, &mut |due| {
+            timer = Some(Timer {
+                timestamp: due.timestamp,
+                key: self.keys.decode(due.key)?,
+                namespace: self.namespaces.decode(due.namespace)?,
+            });
+            Ok(())
+        })?;
+        Ok(timer)
+    }
+
+    fn with_key<T>(
+        &self,
+        key: &K,
+        namespace: &N,
+        work: impl FnOnce(KeyRef<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let (mut key_bytes, mut namespace_bytes) = self.scratch.take();
+        key_bytes.clear();
+        namespace_bytes.clear();
+        let done = self
+            .keys
+            .encode(key, &mut key_bytes)
+            .and_then(|()| self.namespaces.encode(namespace, &mut namespace_bytes))
+            .and_then(|()| work(KeyRef::new(&key_bytes).namespace(&namespace_bytes)));
+        self.scratch.set((key_bytes, namespace_bytes));
+        done
+    }
+}
+
+impl<K, KC: Codec<K>, NC: Codec<()>> Timers<K, (), KC, NC> {
+    /// Registers a timer for a key; `false` if there is such a timer already.
+    pub fn register<S: TimerStore + ?Sized>(
+        &self,
+        store: &mut S,
+        key: &K,
+        timestamp: i64,
+    ) -> Result<bool> {
+        self.register_in(store, key, &(), timestamp)
+    }
+
+    /// Deletes a timer of a key; `false` if there is no such timer.
+    pub fn delete<S: TimerStore + ?Sized>(
+        &self,
+        store: &mut S,
+        key: &K,
+        timestamp: i64,
+    ) -> Result<bool> {
+        self.delete_in(store, key, &(), timestamp)
+    }
+}
+
+impl<K, N, KC, NC> fmt::Debug for Timers<K, N, KC, NC> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Timers").field("id", &self.id).finish_non_exhaustive()
+    }
+}
