@@ -67,8 +67,8 @@
 //! - Something failed: [`Error`] and [`ErrorKind`], which names the next step.
 //! - A runtime with its own checkpoint files: [`SnapshotSink`] and
 //!   [`SnapshotSource`].
-//! - What keys and values may be: [`base::limits`]; how they become bytes:
-//!   [`codec`].
+//! - What keys and values may be: [`base::limits`]; how they become bytes, and
+//!   what happens to yesterday's: [`codec`].
 //! - A file that will not open: [`mod@format`] draws every layout,
 //!   [`table::TableReader::verify`] checks a whole table.
 //! - Tests that cut the power: [`env::sim`].
@@ -95,7 +95,7 @@ pub use crate::base::{
 pub use crate::codec::KeyRef;
 pub use crate::format::SnapshotHandle;
 pub use crate::memtable::ValueMut;
-pub use crate::shard::store::{KeyedStore, StateId, StateSpec};
+pub use crate::shard::store::{KeyedStore, NewKey, OldKey, StateId, StateSpec};
 pub use crate::shard::timers::store::{TimeDomain, TimerRef, TimerSpec, TimerStore, TimersId};
 pub use crate::snapshot::sink::{SnapshotSink, SnapshotSource, StoreSink, TableUpload};
 pub use crate::snapshot::ticket::{

@@ -582,16 +582,49 @@ fn two_snapshots_that_disagree_about_a_state_are_incompatible() {
     let space = Arc::new(Keyspace::plain(&["counts"], 1));
     let env = SimEnv::new(1);
     let backend = backend_on(&env, &space).open().unwrap();
+    type With = fn(StateSpec, CodecId) -> StateSpec;
+    let keys: With = |spec, codec| spec.key_codec(codec);
+    let namespaces: With = |spec, codec| spec.namespace_codec(codec);
+    for (name, with) in [("key codec", keys), ("namespace codec", namespaces)] {
+        let mut handles = Vec::new();
+        for (index, codec) in [(0, "u64"), (1, "i64")] {
+            let mut shard = backend.shard(OPERATOR, range_of(index, 2, 128)).open().unwrap();
+            shard.register(with(StateSpec::value("counts"), CodecId::new(codec, 1))).unwrap();
+            handles.push(shard.snapshot(SnapshotId(1), b"").unwrap().wait().unwrap().handle);
+        }
+        let shard = backend.shard(OPERATOR, range_of(0, 1, 128)).restore(handles);
+        let error = shard.open().unwrap_err();
+        assert_says(&error, ErrorKind::Incompatible, &[name, "\"counts\"", "u64", "i64"]);
+    }
+}
+
+/// A codec might read both, so this is for the registration to say.
+#[test]
+fn a_codec_has_to_read_the_values_of_all_snapshots() {
+    let space = Arc::new(Keyspace::plain(&["counts"], 40));
+    let env = SimEnv::new(1);
+    let backend = backend_on(&env, &space).open().unwrap();
     let mut handles = Vec::new();
     for (index, codec) in [(0, "u64"), (1, "i64")] {
         let mut shard = backend.shard(OPERATOR, range_of(index, 2, 128)).open().unwrap();
         let spec = StateSpec::value("counts").value_codec(CodecId::new(codec, 1));
-        shard.register(spec).unwrap();
+        let id = shard.register(spec).unwrap();
+        for key in space.within(shard.groups()) {
+            shard.put(id, space.key_ref(key), &[0; 8]).unwrap();
+        }
         handles.push(shard.snapshot(SnapshotId(1), b"").unwrap().wait().unwrap().handle);
     }
     let shard = backend.shard(OPERATOR, range_of(0, 1, 128)).restore(handles);
-    let error = shard.open().unwrap_err();
-    assert_says(&error, ErrorKind::Incompatible, &["value codec", "\"counts\"", "u64", "i64"]);
+    let mut shard = shard.open().unwrap();
+    for (asked, stored) in [("u64", "i64"), ("i64", "u64")] {
+        let spec = StateSpec::value("counts").value_codec(CodecId::new(asked, 1));
+        let error = shard.register(spec).unwrap_err();
+        assert_says(
+            &error,
+            ErrorKind::Incompatible,
+            &["value codec", "\"counts\"", &format!("expected {stored}, found {asked}")],
+        );
+    }
 }
 
 #[test]

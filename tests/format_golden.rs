@@ -14,7 +14,7 @@ mod table_support;
 use std::path::Path;
 
 use alluvium::base::SnapshotId;
-use alluvium::codec::CodecId;
+use alluvium::codec::{CodecId, Schema};
 use alluvium::format::{
     Compression, Manifest, SnapshotHandle, StateKind, StateMeta, TableMeta, TableRef,
 };
@@ -39,14 +39,17 @@ fn manifest(table: TableMeta) -> Manifest {
     let state = |name: &String| StateMeta {
         name: name.clone(),
         kind: StateKind::Value,
-        key_codec: CodecId::new("u64", 1),
-        namespace_codec: CodecId::new("bytes", 1),
-        value_codec: CodecId::new("tuple(u64,string)", 3),
+        key_schema: CodecId::new("u64", 1).into(),
+        namespace_schema: CodecId::new("bytes", 1).into(),
+        map_key_schema: (name.len() == 1).then(|| CodecId::new("string", 1).into()),
+        value_schema: Schema::new(CodecId::new("tuple(u64,string)", 3), *b"parts"),
+        older_value_schemas: vec![CodecId::new("u64", 1).into()],
     };
     Manifest {
         snapshot: SnapshotId(7),
         operator: "orders".into(),
         created_unix_ms: 1_795_000_000_123,
+        sequence: 0x0102_0304_0506_0708,
         groups: groups(0, 127),
         max_parallelism: alluvium::base::MaxParallelism::DEFAULT,
         states: states.keys().map(state).collect(),

@@ -3,7 +3,7 @@
 
 use alluvium::base::checksum::{ContentHash, of_contents};
 use alluvium::base::{ErrorKind, FileId, KeyGroup, KeyGroupRange, MaxParallelism, SnapshotId};
-use alluvium::codec::CodecId;
+use alluvium::codec::{CodecId, MAX_SCHEMA_DETAIL_BYTES, Schema};
 use alluvium::format::envelope::ENVELOPE_BYTES;
 use alluvium::format::{Manifest, SnapshotHandle, StateKind, StateMeta, TableMeta, TableRef};
 
@@ -15,9 +15,26 @@ fn state(name: &str) -> StateMeta {
     StateMeta {
         name: name.into(),
         kind: StateKind::Value,
-        key_codec: CodecId::new("tuple(u64,string)", 1),
-        namespace_codec: CodecId::new("unit", 1),
-        value_codec: CodecId::new("my.Order", 70_000),
+        key_schema: CodecId::new("tuple(u64,string)", 1).into(),
+        namespace_schema: CodecId::new("unit", 1).into(),
+        map_key_schema: None,
+        value_schema: CodecId::new("my.Order", 70_000).into(),
+        older_value_schemas: Vec::new(),
+    }
+}
+
+fn order(version: u32) -> Schema {
+    Schema::new(CodecId::new("my.Order", version), *b"{\"type\": \"record\"}")
+}
+
+fn state_with_history(name: &str) -> StateMeta {
+    let mut older = vec![order(1), order(2), order(3)];
+    older.sort_by_key(Schema::fingerprint);
+    StateMeta {
+        kind: StateKind::Map,
+        map_key_schema: Some(CodecId::new("string", 1).into()),
+        older_value_schemas: older,
+        ..state(name)
     }
 }
 
@@ -42,9 +59,10 @@ fn sample() -> Manifest {
         snapshot: SnapshotId(42),
         operator: "count per user".into(),
         created_unix_ms: 1_795_000_000_000,
+        sequence: 1 << 40,
         groups: groups(32, 95),
         max_parallelism: MaxParallelism::DEFAULT,
-        states: vec![state("a"), state("b"), state("ba")],
+        states: vec![state("a"), state("b"), state_with_history("ba")],
         tables: vec![
             table(9, groups(0, 63), groups(32, 63)),
             table(3, groups(60, 127), groups(64, 95)),
@@ -77,8 +95,27 @@ fn a_manifest_that_contradicts_itself_is_not_written() {
         ("states out of order", |m| m.states.swap(0, 1)),
         ("a state twice", |m| m.states[1].name = "a".into()),
         ("a state without a name", |m| m.states[0].name.clear()),
-        ("a codec without a name", |m| m.states[0].value_codec = CodecId::new("", 1)),
-        ("a codec name too long", |m| m.states[0].key_codec = CodecId::new("x".repeat(1025), 1)),
+        ("a codec without a name", |m| m.states[0].value_schema = CodecId::new("", 1).into()),
+        ("a codec name too long", |m| {
+            m.states[0].key_schema = CodecId::new("x".repeat(1025), 1).into();
+        }),
+        ("a map key codec without a name", |m| {
+            m.states[2].map_key_schema = Some(CodecId::new("", 1).into());
+        }),
+        ("detail too long", |m| {
+            let id = CodecId::new("x", 1);
+            m.states[0].value_schema = Schema::new(id, vec![0; MAX_SCHEMA_DETAIL_BYTES + 1]);
+        }),
+        ("older schemas out of order", |m| m.states[2].older_value_schemas.swap(0, 1)),
+        ("an older schema twice", |m| {
+            m.states[2].older_value_schemas[1] = m.states[2].older_value_schemas[0].clone();
+        }),
+        ("today's schema among the older ones", |m| {
+            m.states[2].value_schema = m.states[2].older_value_schemas[1].clone();
+        }),
+        ("an older codec without a name", |m| {
+            m.states[0].older_value_schemas = vec![CodecId::new("", 1).into()];
+        }),
         ("a file twice", |m| m.tables[2].meta.file = m.tables[0].meta.file),
         ("no location", |m| m.tables[0].location.clear()),
         ("location too long", |m| m.tables[0].location = "x".repeat(1025)),
@@ -148,6 +185,16 @@ fn forged_manifests_with_sound_hashes_are_refused() {
     };
     assert_eq!(forged(b"\x02ba", b"\x01a"), ErrorKind::Corrupt, "a state twice");
     assert_eq!(forged(b"\x01b\x01", b"\x01b\x07"), ErrorKind::Incompatible, "an unknown kind");
+    assert_eq!(
+        forged(b"\x01\x06string\x01\x00\x03", b"\x02\x06string\x01\x00\x03"),
+        ErrorKind::Corrupt,
+        "neither with map keys nor without"
+    );
+    assert_eq!(
+        forged(b"\x06string\x01\x00\x03", b"\x06string\x01\x00\x04"),
+        ErrorKind::Corrupt,
+        "more older schemas than there are"
+    );
     assert_eq!(forged(b"\x0cshared/9.tbl", b"\x00"), ErrorKind::Corrupt, "no location");
     assert_eq!(forged(b"\x0cshared/9.tbl", b"\xff\xff\xff\xff\x0f"), ErrorKind::Corrupt, "4 GiB");
     assert_eq!(

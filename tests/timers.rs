@@ -744,13 +744,9 @@ fn a_restore_that_cannot_read_its_timers_says_so_and_can_go_on_later() {
 fn forged(env: &SimEnv, handle: &SnapshotHandle) -> SnapshotHandle {
     let path = Path::new(CHECKPOINTS).join(handle.manifest());
     let mut manifest = handle.open_manifest(&env.file_bytes(&path).unwrap()).unwrap();
-    let bytes = CodecId::new("bytes", 1);
     for state in &mut manifest.states {
         if state.name.starts_with("forged") {
             state.kind = StateKind::Timers;
-            state.key_codec = bytes.clone();
-            state.namespace_codec = bytes.clone();
-            state.value_codec = CodecId::new("timers.event_time", 1);
         }
     }
     let bytes = manifest.encode().unwrap();
@@ -767,7 +763,10 @@ fn what_is_no_timer_is_damage_of_its_state_and_of_no_other() {
         let backend = backend_on(&env, 128).open().unwrap();
         let mut shards = open(&backend, 1, &[]);
         for name in ["forged", "sound"] {
-            let state = shards[0].register(StateSpec::value(name)).unwrap();
+            // Under the schema of timers, which the table will say, too.
+            let schema = CodecId::new("timers.event_time", 1);
+            let spec = StateSpec::value(name).value_codec(schema);
+            let state = shards[0].register(spec).unwrap();
             let key = KeyRef::new(b"key").namespace(namespace);
             shards[0].put(state, key, value).unwrap();
         }
@@ -797,7 +796,8 @@ fn what_is_no_timer_is_damage_of_its_state_and_of_no_other() {
             assert_eq!(shard.delete_timer(id, 5, key).unwrap_err().kind(), ErrorKind::Corrupt);
             let timers: Timers<u64> = Timers::event_time(shard, "due").unwrap();
             assert_eq!(timers.pop_due(shard, 2).unwrap().unwrap().key, 1);
-            let state = shard.register(StateSpec::value("sound")).unwrap();
+            let schema = CodecId::new("timers.event_time", 1);
+            let state = shard.register(StateSpec::value("sound").value_codec(schema)).unwrap();
             assert_eq!(shard.get(state, key.namespace(namespace)).unwrap(), Some(value));
         }
     }

@@ -94,8 +94,8 @@ impl BackendBuilder {
         self
     }
 
-    /// Whether a restored shard is brought into memory in the background.
-    /// Without, each record comes when it is first asked for, and asking for
+    /// Whether the states of a restored shard are brought into memory in the
+    /// background, each from its registration on. Without, each record comes when it is first asked for, and asking for
     /// an absent one always looks into the tables. Default: `true`.
     pub fn warm_up(mut self, warm_up: bool) -> Self {
         self.warm_up = warm_up;
@@ -312,8 +312,8 @@ impl ShardBuilder {
     }
 
     /// Opens the shard. A restore reads manifests, and of tables the indexes
-    /// and filters (about a byte a record) and, to start the warm-up, one
-    /// block: the rest of the data follows in the background.
+    /// and filters (about a byte a record): the data follows in the background
+    /// when the states are registered.
     ///
     /// # Errors
     /// `Invalid` if the key groups do not fit the backend or the handles do
@@ -357,9 +357,7 @@ impl ShardBuilder {
             &restored.base,
         );
         if inner.warm_up && !restored.base.is_empty() {
-            let executor = inner.executor.clone();
-            let warm_up = WarmUp::start(&restored.base, core.states(), executor)?;
-            core.start_warming(Box::new(warm_up));
+            core.start_warming(Box::new(WarmUp::new(inner.executor.clone())));
         }
         let pipeline = Pipeline::new(
             PipelineConfig {
@@ -373,6 +371,8 @@ impl ShardBuilder {
                 sink: Arc::clone(&inner.sink),
                 table_options: inner.table_options,
                 max_tables: inner.max_tables_per_shard,
+                migrations: Arc::clone(core.migrations()),
+                sequence: restored.sequence,
             },
             restored.version,
         );

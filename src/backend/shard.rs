@@ -3,10 +3,10 @@
 use std::fmt;
 
 use crate::base::{Error, KeyGroupRange, MaxParallelism, Result, SnapshotId};
-use crate::codec::KeyRef;
+use crate::codec::{CodecSpec, KeyRef};
 use crate::memtable::ValueMut;
 use crate::shard::ShardCore;
-use crate::shard::store::{KeyedStore, StateId, StateSpec};
+use crate::shard::store::{KeyedStore, NewKey, OldKey, StateId, StateSpec};
 use crate::shard::timers::store::{TimerRef, TimerSpec, TimerStore, TimersId};
 use crate::snapshot::pipeline::Pipeline;
 use crate::snapshot::ticket::SnapshotTicket;
@@ -47,7 +47,8 @@ pub struct ShardStats {
     pub arena_free_bytes: u64,
     /// Bytes of the queues of timers.
     pub timer_queue_bytes: u64,
-    /// Whether all records are in memory; not yet so after a restore.
+    /// Whether all records of the registered states are in memory; not yet so
+    /// after a restore.
     pub is_warm: bool,
     /// Number of tables.
     pub tables: usize,
@@ -130,8 +131,9 @@ impl Shard {
     }
 
     /// Brings up to `records` more records of a restored shard into memory, if
-    /// the background has them ready, and says whether all are there. Every
-    /// operation does a few; this is for idle moments.
+    /// the background has them ready, and says whether all are there of the
+    /// states that are registered. Every operation does a few; this is for idle
+    /// moments.
     ///
     /// # Errors
     /// `Unavailable` if no memory can be had.
@@ -202,6 +204,16 @@ impl KeyedStore for Shard {
 
     fn register(&mut self, spec: StateSpec) -> Result<StateId> {
         self.core.register(spec)
+    }
+
+    fn register_rekeyed(
+        &mut self,
+        spec: StateSpec,
+        old_keys: CodecSpec,
+        old_namespaces: CodecSpec,
+        rename: &mut dyn FnMut(OldKey<'_>) -> Result<NewKey>,
+    ) -> Result<StateId> {
+        self.core.register_rekeyed(spec, old_keys, old_namespaces, rename)
     }
 
     #[inline(always)]

@@ -5,10 +5,16 @@
 //! tuple:   | part | part | ... | last part |
 //! part:    its bytes if their number is fixed, else | length varint | bytes |
 //! last:    its bytes; they reach to the end
+//!
+//! schema detail of either:  | part's schema | ... |
+//! part's schema:            | 1 + its number of bytes if that is fixed, else 0: varint | schema (see schema.rs) |
 //! ```
+//!
+//! A value that is made of others can be read if each of its parts can.
 
 use super::primitive::not_a_value;
 use super::reader::Reader;
+use super::schema::{Compatibility, ReadOld, Schema, compare};
 use super::typed::{Codec, CodecId, HasCodec};
 use super::varint;
 use crate::base::Result;
@@ -20,7 +26,9 @@ pub struct OptionCodec<C>(
     pub C,
 );
 
-impl<T, C: Codec<T>> Codec<Option<T>> for OptionCodec<C> {
+impl<T: 'static, C: Codec<T>> Codec<Option<T>> for OptionCodec<C> {
+    const MAY_PANIC: bool = C::MAY_PANIC;
+
     fn id(&self) -> CodecId {
         CodecId::composed("option", 1, &[self.0.id()])
     }
@@ -37,17 +45,43 @@ impl<T, C: Codec<T>> Codec<Option<T>> for OptionCodec<C> {
     }
 
     fn decode(&self, bytes: &[u8]) -> Result<Option<T>> {
-        match bytes {
-            [0] => Ok(None),
-            [1, value @ ..] => self.0.decode(value).map(Some),
-            [] => Err(not_a_value("option", "at least 1 byte", "none")),
-            [0, ..] => Err(not_a_value("option", "1 byte for None", bytes.len())),
-            [other, ..] => Err(not_a_value("option", "first byte 0 or 1", other)),
+        decode_option(bytes, |value| self.0.decode(value))
+    }
+
+    fn schema_detail(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_part(&self.0, &mut out);
+        out
+    }
+
+    fn compatibility(&self, stored: &Schema) -> Compatibility<Option<T>> {
+        let parts = match StoredPart::all("option", 1, stored) {
+            Some(parts) => parts,
+            None => return Compatibility::Incompatible(self.schema().difference(stored)),
+        };
+        match compare(&self.0, &parts[0].schema) {
+            Compatibility::Same => Compatibility::Same,
+            Compatibility::Migrate(read) => {
+                Compatibility::Migrate(Box::new(move |bytes| decode_option(bytes, &read)))
+            }
+            Compatibility::Incompatible(reason) => {
+                Compatibility::Incompatible(format!("inside the option, {reason}"))
+            }
         }
     }
 }
 
-impl<T: HasCodec> HasCodec for Option<T> {
+fn decode_option<T>(bytes: &[u8], read: impl Fn(&[u8]) -> Result<T>) -> Result<Option<T>> {
+    match bytes {
+        [0] => Ok(None),
+        [1, value @ ..] => read(value).map(Some),
+        [] => Err(not_a_value("option", "at least 1 byte", "none")),
+        [0, ..] => Err(not_a_value("option", "1 byte for None", bytes.len())),
+        [other, ..] => Err(not_a_value("option", "first byte 0 or 1", other)),
+    }
+}
+
+impl<T: HasCodec + 'static> HasCodec for Option<T> {
     type Codec = OptionCodec<T::Codec>;
 }
 
@@ -75,12 +109,69 @@ fn encode_part<T, C: Codec<T>>(codec: &C, value: &T, out: &mut Vec<u8>) -> Resul
     Ok(())
 }
 
+fn take_part<'a>(fixed_len: Option<usize>, reader: &mut Reader<'a>) -> Result<&'a [u8]> {
+    match fixed_len {
+        Some(len) => reader.take("part", len),
+        None => reader.bytes("part", usize::MAX),
+    }
+}
+
 fn decode_part<T, C: Codec<T>>(codec: &C, reader: &mut Reader<'_>) -> Result<T> {
-    let bytes = match codec.fixed_len() {
-        Some(len) => reader.take("part", len)?,
-        None => reader.bytes("part", usize::MAX)?,
-    };
-    codec.decode(bytes)
+    codec.decode(take_part(codec.fixed_len(), reader)?)
+}
+
+/// Appends the schema of a part.
+fn put_part<T, C: Codec<T>>(codec: &C, out: &mut Vec<u8>) {
+    varint::put_u64(out, codec.fixed_len().map_or(0, |len| len as u64 + 1));
+    codec.schema().encode(out);
+}
+
+/// What is known of a part of a value that was written earlier.
+struct StoredPart {
+    fixed_len: Option<usize>,
+    schema: Schema,
+}
+
+impl StoredPart {
+    /// The parts of a schema, if it is one of `outer` with that many.
+    fn all(outer: &str, count: usize, stored: &Schema) -> Option<Vec<Self>> {
+        let inner = stored.id().name.strip_prefix(outer)?;
+        if stored.id().version != 1 || !inner.starts_with('(') {
+            return None;
+        }
+        let mut reader = Reader::new("schema of parts", stored.detail());
+        let parts: Vec<Self> =
+            (0..count).map(|_| Self::decode(&mut reader)).collect::<Result<_>>().ok()?;
+        reader.finish().ok()?;
+        Some(parts)
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self> {
+        let fixed_len = reader.varint_u64("length of a part")?.checked_sub(1);
+        // No part is longer than a pointer can say; a larger one fits no bytes.
+        let fixed_len = fixed_len.map(|len| usize::try_from(len).unwrap_or(usize::MAX));
+        Ok(Self { fixed_len, schema: Schema::decode(reader)? })
+    }
+
+    /// How `codec`, now at this place, reads the part; and whether the tuple's
+    /// bytes can stay as they are as far as this part goes.
+    fn reader<T: 'static, C: Codec<T>>(
+        &self,
+        codec: &C,
+        place: usize,
+    ) -> Result<(ReadOld<T>, bool), String> {
+        match compare(codec, &self.schema) {
+            Compatibility::Same => {
+                let same = self.fixed_len == codec.fixed_len();
+                let codec = codec.clone();
+                Ok((Box::new(move |bytes| codec.decode(bytes)), same))
+            }
+            Compatibility::Migrate(read) => Ok((read, false)),
+            Compatibility::Incompatible(reason) => {
+                Err(format!("in part {} of the tuple, {reason}", place + 1))
+            }
+        }
+    }
 }
 
 macro_rules! tuples {
@@ -88,9 +179,12 @@ macro_rules! tuples {
         impl<$($part,)* $last, $($codec,)* $last_codec> Codec<($($part,)* $last,)>
             for TupleCodec<($($codec,)* $last_codec,)>
         where
-            $($codec: Codec<$part>,)*
+            $($part: 'static, $codec: Codec<$part>,)*
+            $last: 'static,
             $last_codec: Codec<$last>,
         {
+            const MAY_PANIC: bool = $($codec::MAY_PANIC ||)* $last_codec::MAY_PANIC;
+
             fn id(&self) -> CodecId {
                 CodecId::composed("tuple", 1, &[$(self.0.$at.id(),)* self.0.$last_at.id()])
             }
@@ -111,9 +205,40 @@ macro_rules! tuples {
             fn fixed_len(&self) -> Option<usize> {
                 0usize $(.checked_add(self.0.$at.fixed_len()?)?)*.checked_add(self.0.$last_at.fixed_len()?)
             }
+
+            fn schema_detail(&self) -> Vec<u8> {
+                let mut out = Vec::new();
+                $(put_part(&self.0.$at, &mut out);)*
+                put_part(&self.0.$last_at, &mut out);
+                out
+            }
+
+            fn compatibility(&self, stored: &Schema) -> Compatibility<($($part,)* $last,)> {
+                let Some(parts) = StoredPart::all("tuple", $last_at + 1, stored) else {
+                    return Compatibility::Incompatible(self.schema().difference(stored));
+                };
+                let readers = (|| Ok((
+                    $(parts[$at].reader(&self.0.$at, $at)?,)*
+                    parts[$last_at].reader(&self.0.$last_at, $last_at)?,
+                )))();
+                let readers = match readers {
+                    Ok(readers) => readers,
+                    Err(reason) => return Compatibility::Incompatible(reason),
+                };
+                if $(readers.$at.1 &&)* readers.$last_at.1 {
+                    return Compatibility::Same;
+                }
+                Compatibility::Migrate(Box::new(move |bytes| {
+                    let mut reader = Reader::new("tuple", bytes);
+                    Ok((
+                        $(readers.$at.0(take_part(parts[$at].fixed_len, &mut reader)?)?,)*
+                        readers.$last_at.0(reader.rest())?,
+                    ))
+                }))
+            }
         }
 
-        impl<$($part: HasCodec,)* $last: HasCodec> HasCodec for ($($part,)* $last,) {
+        impl<$($part: HasCodec + 'static,)* $last: HasCodec + 'static> HasCodec for ($($part,)* $last,) {
             type Codec = TupleCodec<($($part::Codec,)* $last::Codec,)>;
         }
     )*};

@@ -50,6 +50,8 @@ pub trait PrimitiveValue: Sized + 'static {
 }
 
 impl<T: PrimitiveValue> Codec<T> for Primitive<T> {
+    const MAY_PANIC: bool = false;
+
     fn id(&self) -> CodecId {
         CodecId::new(T::NAME, 1)
     }
@@ -190,6 +192,8 @@ impl HasCodec for () {
 pub struct StringCodec;
 
 impl Codec<String> for StringCodec {
+    const MAY_PANIC: bool = false;
+
     fn id(&self) -> CodecId {
         CodecId::new("string", 1)
     }
@@ -217,6 +221,8 @@ impl HasCodec for String {
 pub struct BytesCodec;
 
 impl Codec<Vec<u8>> for BytesCodec {
+    const MAY_PANIC: bool = false;
+
     fn id(&self) -> CodecId {
         CodecId::new("bytes", 1)
     }

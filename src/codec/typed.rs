@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use super::Reader;
+use super::schema::{Compatibility, Schema};
 use super::varint;
 use crate::base::{Error, Result};
 
@@ -22,7 +23,13 @@ pub const MAX_CODEC_NAME_BYTES: usize = 1024;
 /// - Change the version in [`id`](Self::id) when the bytes change meaning. It
 ///   is stored beside the state and compared when the state is restored, which
 ///   is what keeps yesterday's bytes from being read as today's type.
-pub trait Codec<T>: Send + Sync + 'static {
+/// - [`Evolving`](super::Evolving) makes one codec of all versions of a value.
+pub trait Codec<T>: Clone + Send + Sync + 'static {
+    /// Whether encoding or decoding might panic after all. The engine guards
+    /// itself, which costs a few nanoseconds a call. `false` only for code that
+    /// has been looked at.
+    const MAY_PANIC: bool = true;
+
     /// The name and version that are stored beside the state.
     fn id(&self) -> CodecId;
 
@@ -42,6 +49,28 @@ pub trait Codec<T>: Send + Sync + 'static {
     /// `Some(n)` when every encoding has exactly `n` bytes.
     fn fixed_len(&self) -> Option<usize> {
         None
+    }
+
+    /// What is needed, besides name and version, to read the bytes again: it is
+    /// stored with them. At most
+    /// [`MAX_SCHEMA_DETAIL_BYTES`](super::MAX_SCHEMA_DETAIL_BYTES).
+    fn schema_detail(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// What is stored beside the state. Not to be replaced.
+    fn schema(&self) -> Schema {
+        Schema::new(self.id(), self.schema_detail())
+    }
+
+    /// Whether, and how, bytes can be read that were written under another
+    /// schema than [`schema`](Self::schema). By default they cannot.
+    ///
+    /// Only values are ever migrated like this. The bytes of a key decide where
+    /// it is, so keys and namespaces must be the same, or be
+    /// [re-keyed](crate::KeyedStore::register_rekeyed).
+    fn compatibility(&self, stored: &Schema) -> Compatibility<T> {
+        Compatibility::Incompatible(self.schema().difference(stored))
     }
 }
 

@@ -3,22 +3,32 @@
 //!
 //! ```text
 //! manifest:  an envelope (see envelope.rs), magic "ALVMANIF", around
-//!            | snapshot u64 | created_unix_ms u64 | max_parallelism u16 | first group u16 | last group u16 |
+//!            | snapshot u64 | created_unix_ms u64 | sequence u64 |
+//!            0              8                     16             24
+//!            | max_parallelism u16 | first group u16 | last group u16 |
+//!            24                    26                28               30
 //!            | operator | state count | state ... | table count | table ... | user meta |
-//! state:     | name | kind u8 | key codec | namespace codec | value codec |
-//! codec:     | name | version |
+//! state:     | name | kind u8 | key schema | namespace schema | value schema |
+//!            | has map keys u8: 0, or 1 and | map key schema | older count | older value schema ... |
+//! schema:    | codec name | version | detail | (see schema.rs)
 //! table:     | meta 68 bytes (see table.rs) | location | slice first group u16 | slice last group u16 |
 //! ```
 //!
-//! Names, locations and the user meta are a varint length and bytes; counts and
-//! versions are varints. The same manifest always has the same bytes: states
-//! ascend by name, tables go from the oldest to the newest.
+//! Names, details, locations and the user meta are a varint length and bytes;
+//! counts and versions are varints. The same manifest always has the same bytes:
+//! states ascend by name, older schemas by fingerprint, tables go from the
+//! oldest to the newest.
+//!
+//! A table names, for each of its states, the fingerprint of the schema that the
+//! values in it were written under (see properties.rs). The manifest has every
+//! schema that is named so in its tables: records are migrated when they are
+//! read or merged, and until then those of several versions stand side by side.
 //!
 //! Promises that a decoded manifest keeps (and an encoded one, or encoding
-//! fails): every limit below holds, names of states are unique, each slice lies
-//! within the groups of its table and of the manifest, and slices of the same
-//! table do not overlap. Where a location points, and whether it may, is for the store to
-//! judge.
+//! fails): every limit below holds, names of states are unique, and so are the
+//! value schemas of a state, each slice lies within the groups of its table and
+//! of the manifest, and slices of the same table do not overlap. Where a location
+//! points, and whether it may, is for the store to judge.
 
 use std::fmt::Display;
 
@@ -29,7 +39,7 @@ use super::properties::{
 use super::table::TableMeta;
 use crate::base::limits::{MAX_STATE_NAME_BYTES, MAX_USER_META_BYTES};
 use crate::base::{Error, ErrorKind, KeyGroupRange, MaxParallelism, Result, SnapshotId};
-use crate::codec::{CodecId, MAX_CODEC_NAME_BYTES, Reader, varint};
+use crate::codec::{MAX_CODEC_NAME_BYTES, MAX_SCHEMA_DETAIL_BYTES, Reader, Schema, varint};
 
 /// Longest name of an operator, in bytes.
 pub const MAX_OPERATOR_BYTES: usize = 1024;
@@ -40,12 +50,17 @@ pub const MAX_LOCATION_BYTES: usize = 1024;
 pub const MAX_STATES: usize = u16::MAX as usize;
 /// Most tables of a manifest. A shard with a thousand is in trouble already.
 pub const MAX_TABLES: usize = 1 << 20;
+/// Most older value schemas of a state.
+pub const MAX_OLDER_SCHEMAS: usize = 1024;
 
 const ENVELOPE: Envelope = Envelope { what: "manifest", magic: *b"ALVMANIF", version: 1 };
 
-/// Fewest bytes of a state: a name and three codec names of one byte each,
-/// their lengths, the kind and three versions.
-const MIN_STATE_BYTES: usize = 12;
+/// Fewest bytes of a schema: a name of one byte, its length, the version and
+/// the length of the detail.
+const MIN_SCHEMA_BYTES: usize = 4;
+/// Fewest bytes of a state: a name of one byte, its length, the kind, three
+/// schemas, the absence of map keys and the number of older schemas.
+const MIN_STATE_BYTES: usize = 5 + 3 * MIN_SCHEMA_BYTES;
 /// Fewest bytes of a table: its meta, a location of one byte, its slice.
 const MIN_TABLE_BYTES: usize = TableMeta::ENCODED_BYTES + 2 + 4;
 
@@ -58,6 +73,8 @@ pub struct Manifest {
     pub operator: String,
     /// When it was made, by the wall clock; for people.
     pub created_unix_ms: u64,
+    /// The next number that a list chunk of the shard may take.
+    pub sequence: u64,
     /// The key groups of the shard.
     pub groups: KeyGroupRange,
     /// Number of key groups of the job.
@@ -78,12 +95,18 @@ pub struct StateMeta {
     pub name: String,
     /// How its records are to be read.
     pub kind: StateKind,
-    /// What encoded its keys.
-    pub key_codec: CodecId,
-    /// What encoded its namespaces.
-    pub namespace_codec: CodecId,
-    /// What encoded its values.
-    pub value_codec: CodecId,
+    /// What its keys are written under.
+    pub key_schema: Schema,
+    /// What its namespaces are written under.
+    pub namespace_schema: Schema,
+    /// What the keys of its maps are written under, if it is one of maps.
+    pub map_key_schema: Option<Schema>,
+    /// What its values (elements of lists, values of maps) were written under
+    /// last.
+    pub value_schema: Schema,
+    /// What else the values in some of the tables may be written under, in
+    /// ascending order of the fingerprints.
+    pub older_value_schemas: Vec<Schema>,
 }
 
 /// How the records of a state are to be read. DO NOT CHANGE the numbers: they
@@ -128,6 +151,7 @@ impl Manifest {
         ENVELOPE.seal(|out| {
             out.extend_from_slice(&self.snapshot.0.to_le_bytes());
             out.extend_from_slice(&self.created_unix_ms.to_le_bytes());
+            out.extend_from_slice(&self.sequence.to_le_bytes());
             encode_max_parallelism(self.max_parallelism, out);
             encode_groups(self.groups, out);
             encode_bytes(self.operator.as_bytes(), out);
@@ -156,6 +180,7 @@ impl Manifest {
         let mut reader = ENVELOPE.open(bytes)?;
         let snapshot = SnapshotId(reader.u64("snapshot")?);
         let created_unix_ms = reader.u64("creation time")?;
+        let sequence = reader.u64("sequence")?;
         let max_parallelism = decode_max_parallelism(&mut reader)?;
         let all = max_parallelism.all_groups();
         let groups = decode_groups(&mut reader, all)?;
@@ -178,6 +203,7 @@ impl Manifest {
             snapshot,
             operator,
             created_unix_ms,
+            sequence,
             groups,
             max_parallelism,
             states,
@@ -200,9 +226,7 @@ impl Manifest {
         check_len("user meta", self.user_meta.len(), 0, MAX_USER_META_BYTES)?;
         for state in &self.states {
             check_len("name of a state", state.name.len(), 1, MAX_STATE_NAME_BYTES)?;
-            for codec in [&state.key_codec, &state.namespace_codec, &state.value_codec] {
-                check_len("name of a codec", codec.name.len(), 1, MAX_CODEC_NAME_BYTES)?;
-            }
+            state.check()?;
         }
         if let Some(pair) = self.states.windows(2).find(|pair| pair[0].name >= pair[1].name) {
             let found = format_args!("{:?} before {:?}", pair[0].name, pair[1].name);
@@ -244,21 +268,70 @@ impl Manifest {
 }
 
 impl StateMeta {
+    /// Everything that its values may be written under.
+    pub fn value_schemas(&self) -> impl Iterator<Item = &Schema> {
+        std::iter::once(&self.value_schema).chain(&self.older_value_schemas)
+    }
+
+    fn check(&self) -> Result<(), Broken> {
+        let others = [&self.key_schema, &self.namespace_schema].into_iter();
+        for schema in others.chain(&self.map_key_schema).chain(self.value_schemas()) {
+            check_len("name of a codec", schema.id().name.len(), 1, MAX_CODEC_NAME_BYTES)?;
+            check_len("detail of a schema", schema.detail().len(), 0, MAX_SCHEMA_DETAIL_BYTES)?;
+        }
+        let older = &self.older_value_schemas;
+        check_len("number of older schemas", older.len(), 0, MAX_OLDER_SCHEMAS)?;
+        if let Some(pair) =
+            older.windows(2).find(|pair| pair[0].fingerprint() >= pair[1].fingerprint())
+        {
+            let found = format_args!("{} before {}", pair[0], pair[1]);
+            return broken("older schemas of a state", "each once, ascending", found);
+        }
+        if older.contains(&self.value_schema) {
+            let found = format_args!("{} twice", self.value_schema);
+            return broken("value schemas of a state", "each once", found);
+        }
+        Ok(())
+    }
+
     fn encode(&self, out: &mut Vec<u8>) {
         encode_bytes(self.name.as_bytes(), out);
         out.push(self.kind as u8);
-        self.key_codec.encode(out);
-        self.namespace_codec.encode(out);
-        self.value_codec.encode(out);
+        self.key_schema.encode(out);
+        self.namespace_schema.encode(out);
+        self.value_schema.encode(out);
+        out.push(u8::from(self.map_key_schema.is_some()));
+        if let Some(schema) = &self.map_key_schema {
+            schema.encode(out);
+        }
+        varint::put_u64(out, self.older_value_schemas.len() as u64);
+        for schema in &self.older_value_schemas {
+            schema.encode(out);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self> {
+        let name = reader.str("state name", MAX_STATE_NAME_BYTES)?.to_owned();
+        let kind = StateKind::decode(reader.u8("state kind")?)?;
+        let key_schema = Schema::decode(reader)?;
+        let namespace_schema = Schema::decode(reader)?;
+        let value_schema = Schema::decode(reader)?;
+        let map_key_schema = match reader.u8("whether a state has map keys")? {
+            0 => None,
+            1 => Some(Schema::decode(reader)?),
+            other => return Err(reader.corrupt("whether a state has map keys", "0 or 1", other)),
+        };
+        let older = reader.count("older schemas", MAX_OLDER_SCHEMAS, MIN_SCHEMA_BYTES)?;
+        let older_value_schemas =
+            (0..older).map(|_| Schema::decode(reader)).collect::<Result<_>>()?;
         Ok(Self {
-            name: reader.str("state name", MAX_STATE_NAME_BYTES)?.to_owned(),
-            kind: StateKind::decode(reader.u8("state kind")?)?,
-            key_codec: CodecId::decode(reader)?,
-            namespace_codec: CodecId::decode(reader)?,
-            value_codec: CodecId::decode(reader)?,
+            name,
+            kind,
+            key_schema,
+            namespace_schema,
+            map_key_schema,
+            value_schema,
+            older_value_schemas,
         })
     }
 }

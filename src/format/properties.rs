@@ -3,10 +3,11 @@
 //! ```text
 //! properties:  | max_parallelism u16 | first group u16 | last group u16 | states u16 | state | ... |
 //!              0                     2                 4                6            8
-//! state:       | name | records | tombstones | key bytes | namespace bytes | value bytes |
+//! state:       | name | value schema u64 | records | tombstones | key bytes | namespace bytes | value bytes |
 //! ```
 //!
-//! A name is a varint length and UTF-8; the counts are varints. States ascend
+//! A name is a varint length and UTF-8; the counts are varints. The value schema
+//! is a fingerprint (see schema.rs); the manifest has the schema itself. States ascend
 //! by the bytes of their names; a state's ordinal is its place in this list.
 //! `first group` to `last group` is the range that the records cover.
 
@@ -30,6 +31,8 @@ pub struct Properties {
 pub struct StateProperties {
     /// Name of the state.
     pub name: String,
+    /// Fingerprint of the schema that its values were written under.
+    pub value_schema: u64,
     /// Number of records, tombstones included.
     pub records: u64,
     /// Number of tombstones.
@@ -42,8 +45,9 @@ pub struct StateProperties {
     pub value_bytes: u64,
 }
 
-/// Fewest bytes that a state takes: a name of one byte and five counts.
-const MIN_STATE_BYTES: usize = 7;
+/// Fewest bytes that a state takes: a name of one byte, the schema and five
+/// counts.
+const MIN_STATE_BYTES: usize = 15;
 
 impl Properties {
     /// The payload of the properties.
@@ -55,6 +59,7 @@ impl Properties {
         for state in &self.states {
             varint::put_u64(&mut out, state.name.len() as u64);
             out.extend_from_slice(state.name.as_bytes());
+            out.extend_from_slice(&state.value_schema.to_le_bytes());
             for count in [
                 state.records,
                 state.tombstones,
@@ -118,6 +123,7 @@ fn decode_state(reader: &mut Reader<'_>) -> Result<StateProperties> {
     }
     let state = StateProperties {
         name,
+        value_schema: reader.u64("value schema")?,
         records: reader.varint_u64("records")?,
         tombstones: reader.varint_u64("tombstones")?,
         key_bytes: reader.varint_u64("key bytes")?,
@@ -167,6 +173,7 @@ mod tests {
     fn sample() -> Properties {
         let state = |name: &str, records| StateProperties {
             name: name.into(),
+            value_schema: u64::MAX - records,
             records,
             tombstones: 1,
             key_bytes: records * 8,

@@ -13,10 +13,11 @@ pub(crate) mod warm;
 use std::sync::Arc;
 
 use crate::base::{Error, KeyGroup, KeyGroupRange, MaxParallelism, Result};
+use crate::codec::Schema;
 use crate::env::ReadAt;
 use crate::format::handle::SnapshotHandle;
 use crate::format::manifest::{Manifest, StateMeta, TableRef};
-use crate::shard::{BaseTable, check_same};
+use crate::shard::{BaseTable, migration};
 use crate::snapshot::sink::SnapshotSource;
 use crate::table::TableReader;
 use crate::version::{Places, Stored, TableEntry, Version};
@@ -33,6 +34,7 @@ pub(crate) struct Target<'a> {
 #[derive(Debug)]
 pub(crate) struct Plan {
     states: Vec<StateMeta>,
+    sequence: u64,
     /// Oldest first within each old shard; those of different old shards hold
     /// different key groups, so their order does not matter.
     tables: Vec<(TableRef, KeyGroupRange)>,
@@ -42,6 +44,8 @@ pub(crate) struct Plan {
 #[derive(Debug, Default)]
 pub(crate) struct Restored {
     pub(crate) states: Vec<StateMeta>,
+    /// The greatest of the manifests: no number is taken twice.
+    pub(crate) sequence: u64,
     pub(crate) version: Version,
     pub(crate) base: Vec<BaseTable>,
 }
@@ -78,7 +82,8 @@ impl Plan {
     ///
     /// # Errors
     /// `Incompatible` if the handles are of another operator or number of key
-    /// groups, or their states contradict each other; `Invalid` if they do not
+    /// groups, or a state is of another kind or has other keys in one than in
+    /// another; `Invalid` if they do not
     /// cover the target, or overlap; and as [`read_manifest`].
     pub(crate) fn new(
         target: Target<'_>,
@@ -88,13 +93,17 @@ impl Plan {
         check_handles(target, handles)?;
         let mut states: Vec<StateMeta> = Vec::new();
         let mut tables = Vec::new();
+        let mut sequence = 0;
         for handle in handles {
             // A handle that shares no key group has nothing to say about data,
             // but it may know a state that nobody else does.
             let manifest = read_manifest(source, handle)?;
+            sequence = sequence.max(manifest.sequence);
             for state in manifest.states {
-                match states.iter().find(|known| known.name == state.name) {
-                    Some(known) => check_same(known, &state)?,
+                match states.iter_mut().find(|known| known.name == state.name) {
+                    Some(known) => migration::join(known, state).map_err(|error| {
+                        error.at(format_args!("snapshot {}", handle.snapshot()))
+                    })?,
                     None => states.push(state),
                 }
             }
@@ -105,7 +114,7 @@ impl Plan {
             }
         }
         states.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Self { states, tables })
+        Ok(Self { states, sequence, tables })
     }
 
     /// Opens the planned tables, without reading their data.
@@ -113,7 +122,7 @@ impl Plan {
     /// # Errors
     /// `Corrupt` if one is missing or damaged, `Unavailable` if one cannot be
     /// reached; the error names it.
-    pub(crate) fn open(self, source: &dyn SnapshotSource) -> Result<Restored> {
+    pub(crate) fn open(mut self, source: &dyn SnapshotSource) -> Result<Restored> {
         let store = source.identity();
         let mut entries = Vec::with_capacity(self.tables.len());
         let mut base = Vec::with_capacity(self.tables.len());
@@ -123,6 +132,7 @@ impl Plan {
                 source.open(&table.location).map_err(|error| error.at(place()))?;
             let reader = TableReader::open(Arc::clone(&bytes), &table.meta)
                 .map_err(|error| error.at(place()))?;
+            check_schemas(&self.states, &reader).map_err(|error| error.at(place()))?;
             base.push(BaseTable { reader: Arc::new(reader), slice });
             let stored = Stored {
                 store: store.clone(),
@@ -133,8 +143,48 @@ impl Plan {
             let places = Places { local: None, restored: Some(bytes), stored: Some(stored) };
             entries.push(TableEntry::new(table.meta, slice, places));
         }
-        Ok(Restored { states: self.states, version: Version::new(entries), base })
+        for state in &mut self.states {
+            let name = &state.name;
+            let used = |schema: &Schema| {
+                base.iter().any(|table| {
+                    table
+                        .reader
+                        .state_ordinal(name)
+                        .is_some_and(|ordinal| table.value_schema(ordinal) == schema.fingerprint())
+                })
+            };
+            state.older_value_schemas.retain(used);
+        }
+        let version = Version::new(entries);
+        Ok(Restored { states: self.states, sequence: self.sequence, version, base })
     }
+}
+
+/// Whether the manifests know what the values in a table are written under.
+fn check_schemas(states: &[StateMeta], table: &TableReader) -> Result<()> {
+    for held in table.states() {
+        let known = states.iter().find(|state| state.name == held.name);
+        let mut schemas = known.into_iter().flat_map(StateMeta::value_schemas);
+        if !schemas.any(|schema| schema.fingerprint() == held.value_schema) {
+            return Err(Error::corrupt(
+                "a table holds values that its manifest knows no schema of",
+            )
+            .at(format_args!("state {:?}", held.name))
+            .expected(match known {
+                Some(state) => {
+                    let known: Vec<_> = state
+                        .value_schemas()
+                        .map(|schema| format!("#{:016x}", schema.fingerprint()))
+                        .collect();
+                    format!("one of {}", known.join(", "))
+                }
+                None => "a state of the manifest".to_owned(),
+            })
+            .found(format_args!("#{:016x}", held.value_schema))
+            .remedy("restore from another copy of the snapshot"));
+        }
+    }
+    Ok(())
 }
 
 fn check_handles(target: Target<'_>, handles: &[SnapshotHandle]) -> Result<()> {

@@ -1,23 +1,28 @@
 //! Bringing a restored shard into memory while it works.
 //!
-//! The background reads the tables merged and in order, and sends batches of
-//! records; the task thread takes in a few with each operation, and asks for
-//! more when it has none left. A key about which the memtable has anything to
-//! say (a later value, or a deletion) is left alone. When all has been taken
-//! in, the shard is as fast as one that was never restored.
+//! When a state is registered, the background reads its tables merged and in
+//! order, migrates values of earlier versions, and sends batches of records; the
+//! task thread takes in a few with each operation, and asks for more when it has
+//! none left. A key about which the memtable has anything to say (a later value,
+//! or a deletion) is left alone. When all has been taken in, the state is as fast
+//! as one that was never restored.
+//!
+//! States come one after the other. One that cannot be read or migrated to its
+//! end is given up: the task thread goes on reading its tables, and meets the
+//! failure where it asks for the record.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
+use crossbeam::queue::SegQueue;
 use parking_lot::Mutex;
 
 use crate::base::Result;
 use crate::env::executor::{Executor, Priority};
-use crate::format::manifest::StateMeta;
-use crate::shard::BaseTable;
-use crate::shard::warm::{Warm, WarmBatch, WarmSource};
+use crate::shard::migration::Migration;
+use crate::shard::warm::{Wanted, Warm, WarmBatch, WarmSource};
 use crate::version::merge::{MergeScan, MergeSource};
 
 /// Bytes of records in a batch.
@@ -26,14 +31,21 @@ const BATCH_BYTES: usize = 32 * 1024;
 const BATCHES: usize = 32;
 
 struct Work {
-    scan: MergeScan,
-    /// State names in the order of the shard's states.
-    states: Vec<String>,
+    current: Option<Scan>,
     out: Sender<Warm>,
+}
+
+/// One state on its way.
+struct Scan {
+    state: usize,
+    records: MergeScan,
+    migration: Arc<Migration>,
+    migrated: Vec<u8>,
 }
 
 struct Shared {
     work: Mutex<Option<Work>>,
+    wanted: SegQueue<Wanted>,
     requested: AtomicBool,
     executor: Executor,
 }
@@ -45,30 +57,16 @@ pub(crate) struct WarmUp {
 }
 
 impl WarmUp {
-    /// Prepares to read `tables` (oldest first), and begins.
-    ///
-    /// # Errors
-    /// `Unavailable` or `Corrupt` if a table cannot be read.
-    pub(crate) fn start(
-        tables: &[BaseTable],
-        states: &[StateMeta],
-        executor: Executor,
-    ) -> Result<Self> {
-        let sources = tables
-            .iter()
-            .map(|table| MergeSource { reader: Arc::clone(&table.reader), slice: table.slice })
-            .collect();
+    /// A warm-up that has nothing to do yet.
+    pub(crate) fn new(executor: Executor) -> Self {
         let (out, batches) = unbounded();
-        let work = Work {
-            scan: MergeScan::new(sources)?,
-            states: states.iter().map(|state| state.name.clone()).collect(),
-            out,
+        let shared = Shared {
+            work: Mutex::new(Some(Work { current: None, out })),
+            wanted: SegQueue::new(),
+            requested: AtomicBool::new(false),
+            executor,
         };
-        let shared =
-            Shared { work: Mutex::new(Some(work)), requested: AtomicBool::new(false), executor };
-        let warm_up = Self { shared: Arc::new(shared), batches };
-        warm_up.request();
-        Ok(warm_up)
+        Self { shared: Arc::new(shared), batches }
     }
 
     fn request(&self) {
@@ -80,6 +78,13 @@ impl WarmUp {
 }
 
 impl WarmSource for WarmUp {
+    fn want(&mut self, wanted: Wanted) {
+        self.shared.wanted.push(wanted);
+        // If that comes too late for a piece of work that is just ending, the
+        // next look for a batch asks again.
+        self.request();
+    }
+
     fn try_next(&mut self) -> Warm {
         match self.batches.try_recv() {
             Ok(message) => message,
@@ -104,44 +109,75 @@ impl Shared {
         let mut work = self.work.lock();
         // Taken out: if this panics it is gone, and the shard is told so.
         let Some(mut running) = work.take() else { return };
-        match running.send_some(&self.executor) {
-            Ok(true) => *work = Some(running),
-            Ok(false) => {}
-            Err(error) => {
-                tracing::warn!(%error, "a restored shard could not be brought into memory");
-            }
+        // If not, nobody listens any more: the shard is gone.
+        if running.send_some(&self.executor, &self.wanted) {
+            *work = Some(running);
         }
         self.requested.store(false, Ordering::Release);
     }
 }
 
 impl Work {
-    /// Sends the next batches; `false` when that was all.
-    fn send_some(&mut self, executor: &Executor) -> Result<bool> {
+    /// Sends the next batches; `false` when nobody takes them.
+    fn send_some(&mut self, executor: &Executor, wanted: &SegQueue<Wanted>) -> bool {
         for _ in 0..BATCHES {
             executor.breathe(Priority::Idle);
-            let mut batch = WarmBatch::default();
-            let mut ended = true;
-            while let Some(record) = self.scan.next()? {
-                let state = self.states.iter().position(|name| name == record.state);
-                let state = state.expect("the manifest names every state of its tables");
-                if let Some(value) = record.value {
-                    batch.push(state, record.group, record.key, record.namespace, value);
-                }
-                if batch.bytes() >= BATCH_BYTES {
-                    ended = false;
-                    break;
-                }
-            }
-            // Nobody listens any more when the shard is gone.
-            if !batch.is_empty() && self.out.send(Warm::Batch(batch)).is_err() {
-                return Ok(false);
-            }
-            if ended {
-                let _ = self.out.send(Warm::Done);
-                return Ok(false);
+            let scan = match self.current.take() {
+                Some(scan) => Ok(scan),
+                None => match wanted.pop() {
+                    Some(wanted) => Scan::open(wanted),
+                    None => return true,
+                },
+            };
+            if !self.send_batch(scan) {
+                return false;
             }
         }
-        Ok(true)
+        true
+    }
+
+    fn send_batch(&mut self, scan: Result<Scan>) -> bool {
+        let next = scan.and_then(|mut scan| {
+            let (batch, ended) = scan.next_batch()?;
+            Ok((scan, batch, ended))
+        });
+        match next {
+            Ok((scan, batch, ended)) => {
+                let done = ended.then_some(Warm::Done(scan.state));
+                self.current = Some(scan).filter(|_| !ended);
+                let batch = (!batch.is_empty()).then_some(Warm::Batch(batch));
+                batch.into_iter().chain(done).all(|message| self.out.send(message).is_ok())
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a restored state could not be brought into memory");
+                self.out.send(Warm::GaveUp).is_ok()
+            }
+        }
+    }
+}
+
+impl Scan {
+    fn open(wanted: Wanted) -> Result<Self> {
+        let Wanted { state, tables, migration } = wanted;
+        let sources = tables.into_iter().map(|(table, ordinal)| {
+            (MergeSource { reader: table.reader, slice: table.slice }, ordinal)
+        });
+        let records = MergeScan::of_state(sources.collect())?;
+        Ok(Self { state, records, migration, migrated: Vec::new() })
+    }
+
+    /// The next batch, and whether it was the last.
+    fn next_batch(&mut self) -> Result<(WarmBatch, bool)> {
+        let mut batch = WarmBatch::default();
+        while let Some(record) = self.records.next()? {
+            if let Some(value) = record.value {
+                let value = self.migration.apply(record.value_schema, value, &mut self.migrated)?;
+                batch.push(self.state, record.group, record.key, record.namespace, value);
+            }
+            if batch.bytes() >= BATCH_BYTES {
+                return Ok((batch, false));
+            }
+        }
+        Ok((batch, true))
     }
 }

@@ -14,23 +14,31 @@ const BREATH_RECORDS: usize = 4096;
 /// The changes of one snapshot, out of the arena and not yet in a table.
 #[derive(Debug)]
 pub(crate) struct Delta {
-    /// State names with their runs, in the byte order of the names; none is
-    /// empty.
-    runs: Vec<(String, Run)>,
+    /// In the byte order of the states' names; none is empty.
+    runs: Vec<StateRun>,
+}
+
+/// The changes of one state.
+#[derive(Debug)]
+pub(crate) struct StateRun {
+    pub(crate) state: String,
+    /// Fingerprint of what its values are written under.
+    pub(crate) value_schema: u64,
+    pub(crate) run: Run,
 }
 
 impl Delta {
     /// A delta of the runs that hold anything; they are still to be sorted.
-    pub(crate) fn unsorted(mut runs: Vec<(String, Run)>) -> Self {
-        runs.retain(|(_, run)| run.len() > 0);
-        runs.sort_unstable_by(|(a, _), (b, _)| a.as_bytes().cmp(b.as_bytes()));
+    pub(crate) fn unsorted(mut runs: Vec<StateRun>) -> Self {
+        runs.retain(|state| state.run.len() > 0);
+        runs.sort_unstable_by(|a, b| a.state.as_bytes().cmp(b.state.as_bytes()));
         Self { runs }
     }
 
     /// Sorts the runs into the order of a table.
     pub(crate) fn sort(&mut self, mut breathe: impl FnMut()) {
-        for (_, run) in &mut self.runs {
-            run.sort();
+        for state in &mut self.runs {
+            state.run.sort();
             breathe();
         }
     }
@@ -40,12 +48,12 @@ impl Delta {
     }
 
     pub(crate) fn records(&self) -> u64 {
-        self.runs.iter().map(|(_, run)| run.len() as u64).sum()
+        self.runs.iter().map(|state| state.run.len() as u64).sum()
     }
 
     /// Bytes of keys, namespaces and values.
     pub(crate) fn raw_bytes(&self) -> u64 {
-        self.runs.iter().map(|(_, run)| run.raw_bytes()).sum()
+        self.runs.iter().map(|state| state.run.raw_bytes()).sum()
     }
 
     /// Writes the delta, which is sorted and not empty, as the table `file` at `path`,
@@ -65,8 +73,9 @@ impl Delta {
     ) -> Result<TableMeta> {
         let out = create(fs, path)?;
         let mut writer = TableWriter::new(out, file, max_parallelism, options)?;
-        for (name, run) in &self.runs {
-            writer.begin_state(name)?;
+        for StateRun { state, value_schema, run } in &self.runs {
+            writer.begin_state(state)?;
+            writer.set_value_schema(*value_schema)?;
             for (number, (hash, record)) in run.records().enumerate() {
                 writer.add(record.group, hash, record.key, record.namespace, record.value)?;
                 if number % BREATH_RECORDS == 0 {

@@ -8,18 +8,19 @@
 mod base_tables;
 pub(crate) mod compact;
 pub(crate) mod flush;
+pub(crate) mod migration;
+mod rekey;
 pub(crate) mod store;
 pub(crate) mod timers;
 pub(crate) mod warm;
 
 use std::collections::HashMap;
-use std::fmt::Display;
 use std::sync::Arc;
 
 use crate::base::hash::{group_of_hash, hash_key};
-use crate::base::limits::{MAX_STATE_NAME_BYTES, check_key, check_value};
+use crate::base::limits::{check_key, check_value};
 use crate::base::{Error, KeyGroup, KeyGroupRange, MaxParallelism, Result};
-use crate::codec::KeyRef;
+use crate::codec::{CodecSpec, KeyRef};
 use crate::env::pages::PagePool;
 use crate::format::manifest::{StateKind, StateMeta};
 use crate::memtable::extract::Frozen;
@@ -27,9 +28,10 @@ use crate::memtable::{BATCH, Below, Hint, Lookup, Memtable, MemtableStats, Probe
 
 pub(crate) use self::base_tables::BaseTable;
 use self::base_tables::StateBase;
-use self::store::{KeyedStore, StateId, StateSpec};
+use self::migration::{Migration, Migrations};
+use self::store::{KeyedStore, NewKey, OldKey, StateId, StateSpec};
 use self::timers::TimerState;
-use self::warm::{Warm, WarmBatch, WarmSource};
+use self::warm::{Wanted, Warm, WarmBatch, WarmSource};
 
 /// Records that one operation brings into memory while the shard warms up.
 const WARM_PER_OPERATION: usize = 8;
@@ -38,10 +40,14 @@ struct StateSlot {
     meta: StateMeta,
     memtable: Memtable,
     base: StateBase,
+    /// It was asked for in this life. Until then it stays in its tables.
+    registered: bool,
 }
 
 struct Warming {
     source: Box<dyn WarmSource>,
+    /// States that more may come of.
+    wanted: usize,
     current: WarmBatch,
     next: usize,
 }
@@ -55,6 +61,8 @@ pub(crate) struct ShardCore {
     by_name: HashMap<String, u32>,
     /// What the states are, for manifests; replaced when a state is added.
     metas: Arc<Vec<StateMeta>>,
+    /// How the background migrates values.
+    migrations: Arc<Migrations>,
     pool: Arc<PagePool>,
     /// What the memtables' hashes are seeded with.
     seed: u64,
@@ -94,6 +102,7 @@ impl ShardCore {
             states: Vec::new(),
             by_name: HashMap::new(),
             metas: Arc::default(),
+            migrations: Arc::default(),
             pool,
             seed,
             warming: None,
@@ -102,7 +111,7 @@ impl ShardCore {
         };
         for meta in states {
             let base = StateBase::new(&meta.name, tables);
-            core.add_state(meta, base);
+            core.add_state(meta, base, false);
         }
         core
     }
@@ -120,6 +129,11 @@ impl ShardCore {
         &self.metas
     }
 
+    /// How values of the registered states are migrated.
+    pub(crate) fn migrations(&self) -> &Arc<Migrations> {
+        &self.migrations
+    }
+
     /// Sizes of all memtables together.
     pub(crate) fn memory(&self) -> MemtableStats {
         let mut sum = MemtableStats::default();
@@ -135,14 +149,16 @@ impl ShardCore {
         sum
     }
 
-    /// Whether every record is in memory.
+    /// Whether every record of the registered states is in memory.
     pub(crate) fn is_warm(&self) -> bool {
-        self.states.iter().all(|state| state.memtable.below() == Below::Nothing)
+        let mut registered = self.states.iter().filter(|state| state.registered);
+        registered.all(|state| state.memtable.below() == Below::Nothing)
     }
 
-    /// Takes records from a warm-up from now on, a few with each operation.
+    /// Takes the records of states that are registered from now on from a
+    /// warm-up, a few with each operation.
     pub(crate) fn start_warming(&mut self, source: Box<dyn WarmSource>) {
-        self.warming = Some(Warming { source, current: WarmBatch::default(), next: 0 });
+        self.warming = Some(Warming { source, wanted: 0, current: WarmBatch::default(), next: 0 });
     }
 
     /// Takes in at most `records` of what the warm-up has ready.
@@ -162,20 +178,22 @@ impl ShardCore {
                 warming.next += 1;
                 continue;
             }
+            if warming.wanted == 0 {
+                break;
+            }
             match warming.source.try_next() {
                 Warm::Batch(batch) => {
                     warming.current = batch;
                     warming.next = 0;
                 }
                 Warm::NotYet => break,
-                Warm::Done => {
-                    for state in &mut self.states {
-                        state.memtable.set_complete();
-                        state.base = StateBase::default();
-                    }
-                    self.warming = None;
-                    break;
+                Warm::Done(state) => {
+                    warming.wanted -= 1;
+                    let slot = &mut self.states[state];
+                    slot.memtable.set_complete();
+                    slot.base = StateBase::default();
                 }
+                Warm::GaveUp => warming.wanted -= 1,
                 Warm::Failed => {
                     self.warming = None;
                     break;
@@ -194,7 +212,7 @@ impl ShardCore {
         Ok(FrozenShard { states, metas: Arc::clone(&self.metas) })
     }
 
-    fn add_state(&mut self, meta: StateMeta, base: StateBase) -> StateId {
+    fn add_state(&mut self, meta: StateMeta, base: StateBase, registered: bool) -> StateId {
         let id = self.states.len() as u32;
         let below = if base.is_empty() { Below::Nothing } else { Below::Tables };
         let seed = match meta.kind {
@@ -207,8 +225,42 @@ impl ShardCore {
         self.by_name.insert(meta.name.clone(), id);
         Arc::make_mut(&mut self.metas).push(meta.clone());
         self.timers.extend(TimerState::new(&meta, id));
-        self.states.push(StateSlot { meta, memtable, base });
+        self.states.push(StateSlot { meta, memtable, base, registered });
         StateId(id)
+    }
+
+    /// Begins to use a restored state as what it was asked for as. Nothing of it
+    /// is in memory yet.
+    fn adopt(&mut self, position: usize, spec: &StateSpec, migration: Migration) {
+        let migration = self.take_over(position, spec, migration);
+        let slot = &mut self.states[position];
+        slot.base.set_migration(Arc::clone(&migration));
+        if let Some(warming) = self.warming.as_mut().filter(|_| !slot.base.is_empty()) {
+            warming.wanted += 1;
+            let tables = slot.base.tables().iter().rev().cloned().collect();
+            warming.source.want(Wanted { state: position, tables, migration });
+        }
+    }
+
+    /// Notes what a restored state is from now on.
+    fn take_over(
+        &mut self,
+        position: usize,
+        spec: &StateSpec,
+        migration: Migration,
+    ) -> Arc<Migration> {
+        let migration = Arc::new(migration);
+        let slot = &mut self.states[position];
+        let meta = spec.meta();
+        let older = slot.meta.value_schemas().filter(|schema| {
+            **schema != meta.value_schema && slot.base.names(schema.fingerprint())
+        });
+        slot.meta =
+            StateMeta { older_value_schemas: migration::sorted(older.cloned().collect()), ..meta };
+        slot.registered = true;
+        Arc::make_mut(&mut self.metas)[position] = slot.meta.clone();
+        self.migrations.add(&migration);
+        migration
     }
 
     /// The group of a key, if it may be used on this shard.
@@ -497,18 +549,29 @@ impl KeyedStore for ShardCore {
     }
 
     fn register(&mut self, spec: StateSpec) -> Result<StateId> {
-        let meta = spec.0;
-        if meta.name.is_empty() || meta.name.len() > MAX_STATE_NAME_BYTES {
-            return Err(Error::invalid("the name of a state has a bad length")
-                .expected(format_args!("1 to {MAX_STATE_NAME_BYTES} bytes"))
-                .found(format_args!("{} bytes", meta.name.len()))
-                .remedy("give the state a short name"));
-        }
-        if let Some(&id) = self.by_name.get(&meta.name) {
-            check_same(&self.states[id as usize].meta, &meta)?;
+        spec.check()?;
+        if let Some(&id) = self.by_name.get(&spec.name) {
+            let position = id as usize;
+            let slot = &self.states[position];
+            if slot.registered {
+                migration::check_again(&slot.meta, &spec)?;
+            } else {
+                let migration = migration::compare(&slot.meta, &spec)?;
+                self.adopt(position, &spec, migration);
+            }
             return Ok(StateId(id));
         }
-        Ok(self.add_state(meta, StateBase::default()))
+        Ok(self.add_state(spec.meta(), StateBase::default(), true))
+    }
+
+    fn register_rekeyed(
+        &mut self,
+        spec: StateSpec,
+        old_keys: CodecSpec,
+        old_namespaces: CodecSpec,
+        rename: &mut dyn FnMut(OldKey<'_>) -> Result<NewKey>,
+    ) -> Result<StateId> {
+        self.rekey(spec, old_keys, old_namespaces, rename)
     }
 
     #[inline(always)]
@@ -577,28 +640,4 @@ impl KeyedStore for ShardCore {
     ) -> Result<()> {
         self.update_each(state, keys, |key| *key, change)
     }
-}
-
-/// Whether a state may be used as what it is asked for as.
-pub(crate) fn check_same(have: &StateMeta, want: &StateMeta) -> Result<()> {
-    let differ = |what: &str, stored: &dyn Display, asked: &dyn Display| {
-        Error::incompatible(format_args!("the {what} of a state differs from what is stored"))
-            .at(format_args!("state {:?}", want.name))
-            .expected(stored)
-            .found(asked)
-            .remedy("register the state as it was written, or use another name")
-    };
-    if have.kind != want.kind {
-        return Err(differ("kind", &format!("{:?}", have.kind), &format!("{:?}", want.kind)));
-    }
-    for (what, have, want) in [
-        ("key codec", &have.key_codec, &want.key_codec),
-        ("namespace codec", &have.namespace_codec, &want.namespace_codec),
-        ("value codec", &have.value_codec, &want.value_codec),
-    ] {
-        if have != want {
-            return Err(differ(what, have, want));
-        }
-    }
-    Ok(())
 }

@@ -1,9 +1,9 @@
 //! The bytes-level store that typed state, adapters and tools are written
 //! against.
 
-use crate::base::{MaxParallelism, Result};
-use crate::codec::CodecId;
-use crate::codec::KeyRef;
+use crate::base::limits::MAX_STATE_NAME_BYTES;
+use crate::base::{Error, KeyGroup, MaxParallelism, Result};
+use crate::codec::{CodecId, CodecSpec, KeyRef};
 use crate::format::manifest::{StateKind, StateMeta};
 use crate::memtable::ValueMut;
 
@@ -13,49 +13,118 @@ use crate::memtable::ValueMut;
 pub struct StateId(pub(super) u32);
 
 /// What a state is: its name, its kind, and how its bytes are to be read.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct StateSpec(pub(super) StateMeta);
+#[derive(Clone, Debug)]
+pub struct StateSpec {
+    pub(super) name: String,
+    pub(super) kind: StateKind,
+    pub(super) keys: CodecSpec,
+    pub(super) namespaces: CodecSpec,
+    pub(super) map_keys: Option<CodecSpec>,
+    pub(super) values: CodecSpec,
+}
 
 impl StateSpec {
     /// A state with one value for each (key, namespace), of bytes that mean
     /// nothing to the engine.
     pub fn value(name: &str) -> Self {
-        let raw = CodecId::new("bytes", 1);
-        Self(StateMeta {
+        Self::of_kind(StateKind::Value, name)
+    }
+
+    pub(super) fn of_kind(kind: StateKind, name: &str) -> Self {
+        let raw = CodecSpec::from(CodecId::new("bytes", 1));
+        Self {
             name: name.to_owned(),
-            kind: StateKind::Value,
-            key_codec: raw.clone(),
-            namespace_codec: raw.clone(),
-            value_codec: raw,
-        })
+            kind,
+            keys: raw.clone(),
+            namespaces: raw.clone(),
+            map_keys: None,
+            values: raw,
+        }
     }
 
-    /// Names the codec of the keys; it is stored with the state and compared
-    /// when the state is asked for again.
+    /// Says what the keys are written under: a [`CodecSpec::of`] the codec, or a
+    /// mere id. It is stored with the state and compared when the state is asked
+    /// for again.
     #[must_use]
-    pub fn key_codec(mut self, codec: CodecId) -> Self {
-        self.0.key_codec = codec;
+    pub fn key_codec(mut self, codec: impl Into<CodecSpec>) -> Self {
+        self.keys = codec.into();
         self
     }
 
-    /// Names the codec of the namespaces.
+    /// As [`key_codec`](Self::key_codec), for the namespaces.
     #[must_use]
-    pub fn namespace_codec(mut self, codec: CodecId) -> Self {
-        self.0.namespace_codec = codec;
+    pub fn namespace_codec(mut self, codec: impl Into<CodecSpec>) -> Self {
+        self.namespaces = codec.into();
         self
     }
 
-    /// Names the codec of the values.
+    /// As [`key_codec`](Self::key_codec), for the values. Given by
+    /// [`CodecSpec::of`], values that older versions wrote are migrated when
+    /// they are read or merged.
     #[must_use]
-    pub fn value_codec(mut self, codec: CodecId) -> Self {
-        self.0.value_codec = codec;
+    pub fn value_codec(mut self, codec: impl Into<CodecSpec>) -> Self {
+        self.values = codec.into();
         self
     }
 
     /// The name of the state.
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.name
     }
+
+    /// Refuses what no manifest can hold.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.name.is_empty() || self.name.len() > MAX_STATE_NAME_BYTES {
+            return Err(Error::invalid("the name of a state has a bad length")
+                .expected(format_args!("1 to {MAX_STATE_NAME_BYTES} bytes"))
+                .found(format_args!("{} bytes", self.name.len()))
+                .remedy("give the state a short name"));
+        }
+        let codecs = [&self.keys, &self.namespaces, &self.values].into_iter();
+        for codec in codecs.chain(&self.map_keys) {
+            codec
+                .schema()
+                .check()
+                .map_err(|error| error.at(format_args!("state {:?}", self.name)))?;
+        }
+        Ok(())
+    }
+
+    /// What a manifest says of the state, except for older values.
+    pub(super) fn meta(&self) -> StateMeta {
+        StateMeta {
+            name: self.name.clone(),
+            kind: self.kind,
+            key_schema: self.keys.schema().clone(),
+            namespace_schema: self.namespaces.schema().clone(),
+            map_key_schema: self.map_keys.as_ref().map(|codec| codec.schema().clone()),
+            value_schema: self.values.schema().clone(),
+            older_value_schemas: Vec::new(),
+        }
+    }
+}
+
+/// The key of a record that is to be written anew.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OldKey<'a> {
+    /// Its key group.
+    pub group: KeyGroup,
+    /// The bytes of the key.
+    pub key: &'a [u8],
+    /// The bytes of the namespace.
+    pub namespace: &'a [u8],
+}
+
+/// What a record is to be found under from now on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NewKey {
+    /// The bytes of the key.
+    pub key: Vec<u8>,
+    /// The bytes of the namespace.
+    pub namespace: Vec<u8>,
+    /// The key group, if it does not follow from the hash of the key; see
+    /// [`KeyRef::in_group`].
+    pub group: Option<KeyGroup>,
 }
 
 /// Keyed state at the level of bytes, on one shard.
@@ -74,17 +143,49 @@ impl StateSpec {
 ///
 /// # Errors
 /// Besides what is said above: `Corrupt` or `Unavailable` if a table of a
-/// restored shard cannot be read. An error never means that a key is absent.
+/// restored shard cannot be read; whatever a codec says of an older value that
+/// it cannot migrate. An error never means that a key is absent.
 pub trait KeyedStore: Send {
     /// The number of key groups that keys are divided into.
     fn max_parallelism(&self) -> MaxParallelism;
 
     /// Creates a state, or finds it if it is there already.
     ///
+    /// A state that was restored is compared with what it is asked for as, before
+    /// anything is changed: its kind, keys and namespaces must be the same, and
+    /// every version of its values readable.
+    ///
     /// # Errors
-    /// `Incompatible` if a state of that name has another kind or other
-    /// codecs; `Invalid` if the name is empty or too long.
+    /// `Incompatible` if it does not fit, naming the state, both schemas and
+    /// the difference; `Invalid` if a name is empty or too long, or a codec
+    /// panics. The state is then as it was.
     fn register(&mut self, spec: StateSpec) -> Result<StateId>;
+
+    /// As [`register`](Self::register), for a state that was stored under other
+    /// keys or namespaces: reads all of it and writes it anew under those that
+    /// `rename` gives, within this call and hence between two snapshots. The old
+    /// keys must be those of `old_keys` and `old_namespaces`; values are migrated
+    /// as always. If the state is new, or has the keys of `spec` already, this is
+    /// `register` and `rename` is not called: a job may ask for it in every life.
+    ///
+    /// A new key must belong to the shard. As its group follows from its hash,
+    /// re-keying is for one shard that owns all groups; its snapshot can then be
+    /// restored on any number of them. A runtime that chooses groups itself may
+    /// keep them ([`NewKey::group`]).
+    ///
+    /// Blocks while the state is read; needs memory for it twice.
+    ///
+    /// # Errors
+    /// As `register`, `rename` and reading; `Invalid` if a new key is too long,
+    /// is another record's too, or belongs to another shard. The state is then
+    /// as it was.
+    fn register_rekeyed(
+        &mut self,
+        spec: StateSpec,
+        old_keys: CodecSpec,
+        old_namespaces: CodecSpec,
+        rename: &mut dyn FnMut(OldKey<'_>) -> Result<NewKey>,
+    ) -> Result<StateId>;
 
     /// The value of a key, borrowed until the next call.
     fn get(&mut self, state: StateId, key: KeyRef<'_>) -> Result<Option<&[u8]>>;

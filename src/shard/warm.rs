@@ -1,9 +1,31 @@
 //! Records on their way from tables into memory, and where they come from.
+//!
+//! A state is brought up once it is registered: not before, since until then
+//! nobody knows which schema its values should be in, and nobody asks for them.
+
+use std::sync::Arc;
 
 use crate::base::KeyGroup;
 
+use super::base_tables::BaseTable;
+use super::migration::Migration;
+
+/// A state that is to be brought into memory.
+pub(crate) struct Wanted {
+    /// Its position in the shard.
+    pub(crate) state: usize,
+    /// The tables that it was restored from, oldest first, with its ordinal in
+    /// each.
+    pub(crate) tables: Vec<(BaseTable, u16)>,
+    pub(crate) migration: Arc<Migration>,
+}
+
 /// Something that reads a restored shard's tables in the background.
 pub(crate) trait WarmSource: Send {
+    /// Reads this state, too, after those that were wanted before. Does not
+    /// block.
+    fn want(&mut self, wanted: Wanted);
+
     /// What it has ready. Does not block.
     fn try_next(&mut self) -> Warm;
 }
@@ -15,10 +37,13 @@ pub(crate) enum Warm {
     Batch(WarmBatch),
     /// Nothing is ready.
     NotYet,
-    /// Everything that the tables hold has been given.
-    Done,
-    /// It cannot go on, and has said why in the log. The shard goes on reading
-    /// its tables.
+    /// Everything that the tables hold of the state at this position has been
+    /// given.
+    Done(usize),
+    /// There will be no more of the state that came last, for a reason that is
+    /// in the log. The shard goes on reading its tables.
+    GaveUp,
+    /// There will be no more of any state; likewise.
     Failed,
 }
 

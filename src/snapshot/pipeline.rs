@@ -41,7 +41,8 @@ use crate::format::handle::SnapshotHandle;
 use crate::format::manifest::{Manifest, StateMeta, TableRef};
 use crate::format::table::TableMeta;
 use crate::object::Contents;
-use crate::shard::flush::Delta;
+use crate::shard::flush::{Delta, StateRun};
+use crate::shard::migration::Migrations;
 use crate::shard::{FrozenShard, compact};
 use crate::table::TableOptions;
 use crate::table::TableReader;
@@ -88,6 +89,10 @@ pub(crate) struct PipelineConfig {
     pub(crate) table_options: TableOptions,
     /// More tables than this are merged.
     pub(crate) max_tables: usize,
+    /// How values of registered states are migrated when tables are merged.
+    pub(crate) migrations: Arc<Migrations>,
+    /// The manifests' `sequence`.
+    pub(crate) sequence: u64,
 }
 
 /// A frozen shard on its way in.
@@ -228,7 +233,11 @@ impl Pipeline {
             let runs: Vec<_> = states
                 .into_iter()
                 .zip(metas.iter())
-                .map(|(frozen, meta)| (meta.name.clone(), frozen.extract()))
+                .map(|(frozen, meta)| StateRun {
+                    state: meta.name.clone(),
+                    value_schema: meta.value_schema.fingerprint(),
+                    run: frozen.extract(),
+                })
                 .collect();
             std::mem::forget(unsound);
             let extract_ns = self.config.env.monotonic_ns().saturating_sub(frozen_at_ns);
@@ -448,6 +457,7 @@ impl Pipeline {
             snapshot,
             operator: self.config.operator.clone(),
             created_unix_ms: self.config.env.unix_time_ms(),
+            sequence: self.config.sequence,
             groups: self.config.groups,
             max_parallelism: self.config.max_parallelism,
             states,
@@ -486,47 +496,66 @@ impl Pipeline {
     }
 
     fn merge(&self, plan: &MergePlan) -> Result<()> {
-        let mut inputs = Vec::with_capacity(plan.inputs.len());
-        for table in &plan.inputs {
-            let reader = Arc::new(TableReader::open(self.open_bytes(table)?, &table.meta)?);
-            inputs.push(MergeSource { reader, slice: table.slice });
-        }
-        let file = self.config.files.next();
-        let path = self.local_path(file);
-        let merged = compact::merge(
-            inputs,
-            plan.to_the_bottom,
-            self.config.env.fs(),
-            &path,
-            compact::Output {
-                file,
-                max_parallelism: self.config.max_parallelism,
-                options: self.config.table_options,
-            },
-            || {
-                if self.config.executor.is_closed() {
-                    return Err(Error::closed("the backend is being closed"));
+        loop {
+            let migrations = self.config.migrations.now();
+            let mut sources = Vec::with_capacity(plan.inputs.len());
+            for table in &plan.inputs {
+                let reader = Arc::new(TableReader::open(self.open_bytes(table)?, &table.meta)?);
+                sources.push(MergeSource { reader, slice: table.slice });
+            }
+            let left_out = sources.len() - compact::that_mix(&sources, &migrations);
+            let sources = sources.split_off(left_out);
+            let inputs = &plan.inputs[left_out..];
+            if inputs.len() < 2 {
+                return Ok(());
+            }
+            let file = self.config.files.next();
+            let path = self.local_path(file);
+            let merged = compact::merge(
+                sources,
+                plan.to_the_bottom && left_out == 0,
+                &migrations,
+                self.config.env.fs(),
+                &path,
+                compact::Output {
+                    file,
+                    max_parallelism: self.config.max_parallelism,
+                    options: self.config.table_options,
+                },
+                || {
+                    if self.config.executor.is_closed() {
+                        return Err(Error::closed("the backend is being closed"));
+                    }
+                    self.config.executor.breathe(Priority::Idle);
+                    Ok(())
+                },
+            );
+            let output = match merged {
+                Ok(merged) => merged.map(|meta| self.own_table(meta, path)),
+                Err(failure) => {
+                    self.remove_local(&path);
+                    match failure {
+                        compact::Failure::Tables(error) => return Err(error),
+                        compact::Failure::Migration(state, error) => {
+                            tracing::warn!(
+                                shard = %self, %error,
+                                "values of an earlier version stay apart from those of today"
+                            );
+                            self.config.migrations.give_up(&state);
+                            continue;
+                        }
+                    }
                 }
-                self.config.executor.breathe(Priority::Idle);
-                Ok(())
-            },
-        );
-        let merged = match merged {
-            Ok(merged) => merged,
-            Err(error) => {
-                self.remove_local(&path);
-                return Err(error);
-            }
-        };
-        let output = merged.map(|meta| self.own_table(meta, path));
-        let mut tables = self.tables.lock();
-        match tables.version.with_merged(&plan.inputs, output) {
-            Some(version) => {
-                tables.version = version;
-                tables.replaced.extend(plan.inputs.iter().cloned());
-                Ok(())
-            }
-            None => Err(Error::internal("merged tables are no longer in the version")),
+            };
+            let mut tables = self.tables.lock();
+            return match tables.version.with_merged(inputs, output) {
+                Some(version) => {
+                    tables.version = version;
+                    tables.replaced.extend(inputs.iter().cloned());
+                    Ok(())
+                }
+                None => Err(Error::internal("merged tables are no longer in the version")),
+            };
         }
     }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use crate::base::Result;
-use crate::codec::{Codec, HasCodec, KeyRef};
+use crate::codec::{Codec, CodecSpec, HasCodec, KeyRef};
 use crate::shard::timers::store::{TimeDomain, TimerSpec, TimerStore, TimersId};
 
 /// Timers for keys of type `K`, within namespaces of type `N` (a window, say)
@@ -75,7 +75,7 @@ pub struct Timer<K, N = ()> {
     pub namespace: N,
 }
 
-impl<K: HasCodec, N: HasCodec> Timers<K, N> {
+impl<K: HasCodec + 'static, N: HasCodec + 'static> Timers<K, N> {
     /// Opens timers that wait for the watermark, with the ready codecs of
     /// their types.
     ///
@@ -100,7 +100,7 @@ impl<K: HasCodec, N: HasCodec> Timers<K, N> {
     }
 }
 
-impl<K, N, KC: Codec<K>, NC: Codec<N>> Timers<K, N, KC, NC> {
+impl<K: 'static, N: 'static, KC: Codec<K>, NC: Codec<N>> Timers<K, N, KC, NC> {
     /// Opens timers with these codecs.
     ///
     /// # Errors
@@ -113,7 +113,9 @@ impl<K, N, KC: Codec<K>, NC: Codec<N>> Timers<K, N, KC, NC> {
         keys: KC,
         namespaces: NC,
     ) -> Result<Self> {
-        let spec = TimerSpec::new(name, time).key_codec(keys.id()).namespace_codec(namespaces.id());
+        let spec = TimerSpec::new(name, time)
+            .key_codec(CodecSpec::of(&keys))
+            .namespace_codec(CodecSpec::of(&namespaces));
         let id = store.open_timers(spec)?;
         Ok(Self { id, keys, namespaces, scratch: Cell::default(), types: PhantomData })
     }
@@ -204,7 +206,7 @@ impl<K, N, KC: Codec<K>, NC: Codec<N>> Timers<K, N, KC, NC> {
     }
 }
 
-impl<K, KC: Codec<K>, NC: Codec<()>> Timers<K, (), KC, NC> {
+impl<K: 'static, KC: Codec<K>, NC: Codec<()>> Timers<K, (), KC, NC> {
     /// Registers a timer for a key; `false` if there is such a timer already.
     pub fn register<S: TimerStore + ?Sized>(
         &self,

@@ -4,11 +4,11 @@ use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 
-use crate::base::Result;
-use crate::codec::KeyRef;
-use crate::codec::{Codec, HasCodec};
+use crate::base::{Error, Result};
+use crate::codec::schema::guard;
+use crate::codec::{Codec, CodecSpec, HasCodec, KeyRef};
 use crate::memtable::ValueMut;
-use crate::shard::store::{KeyedStore, StateId, StateSpec};
+use crate::shard::store::{KeyedStore, NewKey, StateId, StateSpec};
 
 /// A state with one value of type `V` for each key of type `K`, within
 /// namespaces of type `N` (a window, say) if it has them.
@@ -33,8 +33,8 @@ use crate::shard::store::{KeyedStore, StateId, StateSpec};
 ///
 /// # Errors
 /// Every method fails as [`KeyedStore`] says; `Corrupt` if stored bytes cannot
-/// be decoded, `Invalid` if a codec refuses to encode. The state is then as it
-/// was.
+/// be decoded, `Invalid` if a codec refuses to encode or panics. The error names
+/// the state, which is then as it was.
 pub struct ValueState<
     K,
     V,
@@ -44,6 +44,7 @@ pub struct ValueState<
     NC = <N as HasCodec>::Codec,
 > {
     id: StateId,
+    name: String,
     keys: KC,
     values: VC,
     namespaces: NC,
@@ -59,7 +60,7 @@ struct Scratch {
     value: Vec<u8>,
 }
 
-impl<K: HasCodec, V: HasCodec, N: HasCodec> ValueState<K, V, N> {
+impl<K: HasCodec + 'static, V: HasCodec + 'static, N: HasCodec + 'static> ValueState<K, V, N> {
     /// Registers the state with the ready codecs of its types, or finds it if
     /// it is there already.
     ///
@@ -77,18 +78,20 @@ impl<K: HasCodec, V: HasCodec, N: HasCodec> ValueState<K, V, N> {
     }
 }
 
-impl<K, V, N, KC, VC, NC> ValueState<K, V, N, KC, VC, NC>
+impl<K: 'static, V: 'static, N: 'static, KC, VC, NC> ValueState<K, V, N, KC, VC, NC>
 where
     KC: Codec<K>,
     VC: Codec<V>,
     NC: Codec<N>,
 {
     /// Registers the state with these codecs, or finds it if it is there
-    /// already.
+    /// already. Restored values that were written by an older version are
+    /// migrated as the codec of the values says; see
+    /// [`Evolving`](crate::codec::Evolving).
     ///
     /// # Errors
-    /// `Incompatible` if a state of that name has another kind or other
-    /// codecs.
+    /// `Incompatible` if a state of that name has another kind or other codecs,
+    /// or values that these codecs cannot read.
     pub fn with_codecs<S: KeyedStore + ?Sized>(
         store: &mut S,
         name: &str,
@@ -97,11 +100,83 @@ where
         values: VC,
     ) -> Result<Self> {
         let spec = StateSpec::value(name)
-            .key_codec(keys.id())
-            .namespace_codec(namespaces.id())
-            .value_codec(values.id());
+            .key_codec(CodecSpec::of(&keys))
+            .namespace_codec(CodecSpec::of(&namespaces))
+            .value_codec(CodecSpec::of(&values));
         let id = store.register(spec)?;
-        Ok(Self { id, keys, values, namespaces, scratch: Cell::default(), types: PhantomData })
+        Ok(Self {
+            id,
+            name: name.to_owned(),
+            keys,
+            values,
+            namespaces,
+            scratch: Cell::default(),
+            types: PhantomData,
+        })
+    }
+
+    /// Registers a state whose keys or namespaces were of other types or codecs
+    /// before, and writes it anew under those that `rename` makes of them. Does no
+    /// more than [`with_codecs`](Self::with_codecs) if that has been done, or if
+    /// the state is new. See [`KeyedStore::register_rekeyed`] for when it can be
+    /// done, and what it costs.
+    ///
+    /// ```
+    /// # fn main() -> alluvium::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let backend = alluvium::Backend::builder(dir.path()).open()?;
+    /// # let groups = backend.max_parallelism().all_groups();
+    /// use alluvium::codec::{Primitive, StringCodec};
+    /// use alluvium::{SnapshotId, ValueState};
+    ///
+    /// let mut shard = backend.shard("count", groups).open()?;
+    /// let counts: ValueState<u32, u64> = ValueState::register(&mut shard, "counts")?;
+    /// counts.put(&mut shard, &7, &100)?;
+    /// let handle = shard.snapshot(SnapshotId(1), b"")?.wait()?.handle;
+    ///
+    /// let mut shard = backend.shard("count", groups).restore([handle]).open()?;
+    /// let none = Primitive::<()>::default();
+    /// let counts: ValueState<String, u64> = ValueState::rekeyed(
+    ///     &mut shard,
+    ///     "counts",
+    ///     (Primitive::<u32>::default(), none),
+    ///     (StringCodec, none, Primitive::<u64>::default()),
+    ///     |user, ()| Ok((format!("user {user}"), ())),
+    /// )?;
+    /// assert_eq!(counts.get(&mut shard, &"user 7".to_owned())?, Some(100));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`KeyedStore::register_rekeyed`]; the state is then as it was.
+    pub fn rekeyed<S: KeyedStore + ?Sized, OK: 'static, ON: 'static, OKC, ONC>(
+        store: &mut S,
+        name: &str,
+        (old_keys, old_namespaces): (OKC, ONC),
+        (keys, namespaces, values): (KC, NC, VC),
+        mut rename: impl FnMut(OK, ON) -> Result<(K, N)>,
+    ) -> Result<Self>
+    where
+        OKC: Codec<OK>,
+        ONC: Codec<ON>,
+    {
+        let spec = StateSpec::value(name)
+            .key_codec(CodecSpec::of(&keys))
+            .namespace_codec(CodecSpec::of(&namespaces))
+            .value_codec(CodecSpec::of(&values));
+        let old_specs = (CodecSpec::of(&old_keys), CodecSpec::of(&old_namespaces));
+        store.register_rekeyed(spec, old_specs.0, old_specs.1, &mut |old| {
+            guard(|| {
+                let old = (old_keys.decode(old.key)?, old_namespaces.decode(old.namespace)?);
+                let (key, namespace) = rename(old.0, old.1)?;
+                let mut new = NewKey { key: Vec::new(), namespace: Vec::new(), group: None };
+                keys.encode(&key, &mut new.key)?;
+                namespaces.encode(&namespace, &mut new.namespace)?;
+                Ok(new)
+            })
+        })?;
+        Self::with_codecs(store, name, keys, namespaces, values)
     }
 
     /// The state's number, for calls at the level of bytes.
@@ -117,7 +192,7 @@ where
         namespace: &N,
     ) -> Result<Option<V>> {
         self.with_key(key, namespace, |key, _| {
-            store.get(self.id, key)?.map(|bytes| self.values.decode(bytes)).transpose()
+            store.get(self.id, key)?.map(|bytes| self.decode(bytes)).transpose()
         })
     }
 
@@ -130,7 +205,7 @@ where
         value: &V,
     ) -> Result<()> {
         self.with_key(key, namespace, |key, bytes| {
-            self.values.encode(value, bytes)?;
+            self.encode(&self.values, value, bytes)?;
             store.put(self.id, key, bytes)
         })
     }
@@ -177,7 +252,7 @@ where
         self.with_keys(keys, namespace, |keys, _| {
             let mut outcome = Ok(());
             store.get_many(self.id, keys, &mut |_, bytes| match bytes
-                .map(|bytes| self.values.decode(bytes))
+                .map(|bytes| self.decode(bytes))
                 .transpose()
             {
                 Ok(value) => values.push(value),
@@ -216,18 +291,43 @@ where
         bytes: &mut Vec<u8>,
         change: impl FnOnce(Option<V>) -> Option<V>,
     ) -> Result<()> {
-        let old = value.get().map(|bytes| self.values.decode(bytes)).transpose()?;
+        let old = value.get().map(|bytes| self.decode(bytes)).transpose()?;
         let existed = old.is_some();
         match change(old) {
             Some(new) => {
                 bytes.clear();
-                self.values.encode(&new, bytes)?;
+                self.encode(&self.values, &new, bytes)?;
                 value.set(bytes);
             }
             None if existed => value.delete(),
             None => {}
         }
         Ok(())
+    }
+
+    #[inline]
+    fn decode(&self, bytes: &[u8]) -> Result<V> {
+        let decoded = if VC::MAY_PANIC {
+            guard(|| self.values.decode(bytes))
+        } else {
+            self.values.decode(bytes)
+        };
+        decoded.map_err(|error| self.failed("decoded", error))
+    }
+
+    #[inline]
+    fn encode<T, C: Codec<T>>(&self, codec: &C, value: &T, out: &mut Vec<u8>) -> Result<()> {
+        let encoded = if C::MAY_PANIC {
+            guard(|| codec.encode(value, out))
+        } else {
+            codec.encode(value, out)
+        };
+        encoded.map_err(|error| self.failed("encoded", error))
+    }
+
+    #[cold]
+    fn failed(&self, what: &str, error: Error) -> Error {
+        error.at(format_args!("state {:?}, being {what}", self.name))
     }
 
     /// Encodes a key and runs `work` with it and an empty buffer.
@@ -244,9 +344,8 @@ where
         scratch.namespace.clear();
         scratch.value.clear();
         let done = self
-            .keys
-            .encode(key, &mut scratch.key)
-            .and_then(|()| self.namespaces.encode(namespace, &mut scratch.namespace))
+            .encode(&self.keys, key, &mut scratch.key)
+            .and_then(|()| self.encode(&self.namespaces, namespace, &mut scratch.namespace))
             .and_then(|()| {
                 let key = KeyRef::new(&scratch.key).namespace(&scratch.namespace);
                 work(key, &mut scratch.value)
@@ -265,11 +364,11 @@ where
         let mut encoded = Vec::new();
         let mut ends = Vec::with_capacity(keys.len());
         for key in keys {
-            self.keys.encode(key, &mut encoded)?;
+            self.encode(&self.keys, key, &mut encoded)?;
             ends.push(encoded.len());
         }
         let mut in_namespace = Vec::new();
-        self.namespaces.encode(namespace, &mut in_namespace)?;
+        self.encode(&self.namespaces, namespace, &mut in_namespace)?;
         let mut start = 0;
         let refs: Vec<KeyRef<'_>> = ends
             .into_iter()
@@ -283,7 +382,7 @@ where
     }
 }
 
-impl<K, V, KC, VC, NC> ValueState<K, V, (), KC, VC, NC>
+impl<K: 'static, V: 'static, KC, VC, NC> ValueState<K, V, (), KC, VC, NC>
 where
     KC: Codec<K>,
     VC: Codec<V>,
@@ -338,6 +437,6 @@ where
 
 impl<K, V, N, KC, VC, NC> fmt::Debug for ValueState<K, V, N, KC, VC, NC> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ValueState").field(&self.id).finish()
+        f.debug_tuple("ValueState").field(&self.name).field(&self.id).finish()
     }
 }

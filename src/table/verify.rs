@@ -43,7 +43,11 @@ impl TableReader {
         let mut counted: Vec<StateProperties> = self
             .states()
             .iter()
-            .map(|state| StateProperties { name: state.name.clone(), ..Default::default() })
+            .map(|state| StateProperties {
+                name: state.name.clone(),
+                value_schema: state.value_schema,
+                ..Default::default()
+            })
             .collect();
         let mut last = Last::default();
         let (mut stored, mut raw) = (Vec::new(), Vec::new());

@@ -202,6 +202,23 @@ impl TableWriter {
         Ok(())
     }
 
+    /// Says what the values of the state are written under: the fingerprint of
+    /// a [`Schema`](crate::codec::Schema). 0, which is said of a state that
+    /// nothing is said of, is none that a manifest knows.
+    ///
+    /// # Errors
+    /// `Internal` if no state was begun.
+    pub fn set_value_schema(&mut self, fingerprint: u64) -> Result<()> {
+        match self.states.last_mut() {
+            Some(state) => {
+                state.value_schema = fingerprint;
+                Ok(())
+            }
+            None => Err(Error::internal("a schema came before the first state to a table")
+                .at(format_args!("file {}", self.file))),
+        }
+    }
+
     /// Adds the next record of the state; `None` for a tombstone. Records come
     /// in strictly ascending order of (group, hash, key, namespace), where
     /// `hash` is [`base::hash`](crate::base::hash) of key and namespace.

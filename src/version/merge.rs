@@ -25,6 +25,8 @@ pub(crate) struct MergeSource {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MergedRecord<'a> {
     pub(crate) state: &'a str,
+    /// Fingerprint of what the value is written under.
+    pub(crate) value_schema: u64,
     pub(crate) group: KeyGroup,
     pub(crate) hash: u64,
     pub(crate) key: &'a [u8],
@@ -45,7 +47,8 @@ impl MergedRecord<'_> {
 }
 
 struct Source {
-    names: Vec<Arc<str>>,
+    /// Names and value schemas of the states, by their ordinals.
+    states: Vec<(Arc<str>, u64)>,
     scan: TableScan,
     head: Option<Head>,
 }
@@ -83,7 +86,8 @@ impl Source {
 
     fn peek(&self) -> Option<MergedRecord<'_>> {
         self.head.as_ref().map(|head| MergedRecord {
-            state: &self.names[head.state],
+            state: &self.states[head.state].0,
+            value_schema: self.states[head.state].1,
             group: KeyGroup(head.group),
             hash: head.hash,
             key: &head.key,
@@ -107,25 +111,28 @@ impl MergeScan {
     /// # Errors
     /// `Unavailable` or `Corrupt` if a table cannot be read.
     pub(crate) fn new(sources: Vec<MergeSource>) -> Result<Self> {
-        Self::start(sources.iter().map(|source| (&source.reader, source.reader.scan(source.slice))))
+        let scans = sources.into_iter().map(|source| source.reader.scan(source.slice));
+        Self::over(scans.collect())
     }
 
-    /// The same for the records of one state only, whose ordinal comes with
-    /// each of the sources.
+    /// As [`new`](Self::new), for one state, whose ordinal is beside each table.
     ///
     /// # Errors
     /// As [`new`](Self::new).
     pub(crate) fn of_state(sources: Vec<(MergeSource, u16)>) -> Result<Self> {
-        Self::start(sources.iter().map(|(source, ordinal)| {
-            (&source.reader, source.reader.scan_state(*ordinal, source.slice))
-        }))
+        let scans = sources
+            .into_iter()
+            .map(|(source, ordinal)| source.reader.scan_state(ordinal, source.slice));
+        Self::over(scans.collect())
     }
 
-    fn start<'a>(scans: impl Iterator<Item = (&'a Arc<TableReader>, TableScan)>) -> Result<Self> {
-        let mut all = Vec::new();
-        for (reader, scan) in scans {
-            let names = reader.states().iter().map(|state| Arc::from(&*state.name)).collect();
-            let mut source = Source { names, scan, head: None };
+    fn over(scans: Vec<TableScan>) -> Result<Self> {
+        let mut all = Vec::with_capacity(scans.len());
+        for scan in scans {
+            let states = scan.table().states().iter();
+            let states =
+                states.map(|state| (Arc::from(&*state.name), state.value_schema)).collect();
+            let mut source = Source { states, scan, head: None };
             source.advance()?;
             all.push(source);
         }

@@ -145,6 +145,11 @@ impl Keyspace {
 pub struct Ids(Vec<Option<StateId>>);
 
 impl Ids {
+    /// Whether all states of the space were registered.
+    pub fn are_all_there(&self, space: &Keyspace) -> bool {
+        self.0.len() == space.states.len() && self.0.iter().all(Option::is_some)
+    }
+
     pub fn get(&mut self, shard: &mut Shard, space: &Keyspace, state: usize) -> StateId {
         self.0.resize(space.states.len(), None);
         *self.0[state].get_or_insert_with(|| {
@@ -391,7 +396,11 @@ impl Job {
 
     /// Brings everything into memory that is still to come.
     pub fn warm_up(&mut self) {
-        for (shard, _) in &mut self.shards {
+        for (shard, ids) in &mut self.shards {
+            // What nobody has asked for stays in its tables.
+            for state in 0..self.space.states.len() {
+                ids.get(shard, &self.space, state);
+            }
             let mut idle = 0;
             while !shard.warm_up(100).expect("the shard warms up") {
                 idle = if self.backend.run_background() { 0 } else { idle + 1 };

@@ -24,6 +24,7 @@ mod durability;
 mod identity;
 mod ownership;
 mod rescale;
+mod schemas;
 mod snapshots;
 mod timers;
 

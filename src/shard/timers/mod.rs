@@ -36,7 +36,7 @@ use crate::memtable::{Below, Lookup, Memtable, Probe};
 use self::queue::{Entry, TimerQueue};
 use self::store::{TIME_BYTES, TimeDomain, TimerRef, TimerSpec, TimerStore, TimersId};
 use super::base_tables::StateBase;
-use super::store::{KeyedStore, StateId, StateSpec};
+use super::store::{KeyedStore, StateId};
 use super::{ShardCore, StateSlot, WARM_PER_OPERATION};
 
 /// What the hashes of timers' records are seeded with: always the same, since
@@ -315,7 +315,7 @@ fn find(memtable: &Memtable, entry: Entry, out: &mut Vec<u8>) -> Option<(KeyGrou
 
 impl TimerStore for ShardCore {
     fn open_timers(&mut self, spec: TimerSpec) -> Result<TimersId> {
-        let StateId(id) = self.register(StateSpec(spec.0))?;
+        let StateId(id) = self.register(spec.0)?;
         let at = self.timers.iter().position(|timers| timers.state == id as usize);
         let at = at.expect("a state that was registered with the spec of timers has a queue");
         Ok(TimersId(at as u32))

@@ -5,9 +5,9 @@ use std::fmt;
 
 use crate::base::limits::MAX_NAMESPACE_BYTES;
 use crate::base::{KeyGroup, Result};
-use crate::codec::{CodecId, KeyRef};
+use crate::codec::{CodecId, CodecSpec, KeyRef};
 use crate::format::manifest::{StateKind, StateMeta};
-use crate::shard::store::KeyedStore;
+use crate::shard::store::{KeyedStore, StateSpec};
 
 /// Bytes before the namespace of a timer's record: its time.
 pub(super) const TIME_BYTES: usize = 8;
@@ -37,7 +37,7 @@ impl TimeDomain {
     pub(super) fn of(meta: &StateMeta) -> Option<Self> {
         [Self::Event, Self::Processing]
             .into_iter()
-            .find(|time| meta.kind == StateKind::Timers && meta.value_codec == time.codec())
+            .find(|time| meta.kind == StateKind::Timers && *meta.value_schema.id() == time.codec())
     }
 }
 
@@ -57,8 +57,8 @@ pub struct TimersId(pub(super) u32);
 
 /// What timers are: the name of their state, which time they wait for, and how
 /// the bytes of their keys and namespaces are to be read.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct TimerSpec(pub(super) StateMeta);
+#[derive(Clone, Debug)]
+pub struct TimerSpec(pub(super) StateSpec);
 
 impl TimerSpec {
     /// Longest namespace of a timer, in bytes. The time is stored beside it.
@@ -67,34 +67,25 @@ impl TimerSpec {
     /// Timers with keys and namespaces of bytes that mean nothing to the
     /// engine.
     pub fn new(name: &str, time: TimeDomain) -> Self {
-        let raw = CodecId::new("bytes", 1);
-        Self(StateMeta {
-            name: name.to_owned(),
-            kind: StateKind::Timers,
-            key_codec: raw.clone(),
-            namespace_codec: raw,
-            value_codec: time.codec(),
-        })
+        Self(StateSpec::of_kind(StateKind::Timers, name).value_codec(time.codec()))
     }
 
-    /// Names the codec of the keys; it is stored with the state and compared
-    /// when the state is asked for again.
+    /// Says what the keys are written under, as
+    /// [`StateSpec::key_codec`] does.
     #[must_use]
-    pub fn key_codec(mut self, codec: CodecId) -> Self {
-        self.0.key_codec = codec;
-        self
+    pub fn key_codec(self, codec: impl Into<CodecSpec>) -> Self {
+        Self(self.0.key_codec(codec))
     }
 
-    /// Names the codec of the namespaces.
+    /// As [`key_codec`](Self::key_codec), for the namespaces.
     #[must_use]
-    pub fn namespace_codec(mut self, codec: CodecId) -> Self {
-        self.0.namespace_codec = codec;
-        self
+    pub fn namespace_codec(self, codec: impl Into<CodecSpec>) -> Self {
+        Self(self.0.namespace_codec(codec))
     }
 
     /// The name of the state.
     pub fn name(&self) -> &str {
-        &self.0.name
+        self.0.name()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The request flag of a warm-up: the task thread, which asks for more
 //! whenever it finds nothing, gets everything there is and then hears that
-//! this was all.
+//! this was all. (States that are wanted while a piece of work is ending are
+//! found because the task thread asks again: to the model they are batches.)
 //!
 //! `Shared` and `WarmUp` here have the flag, the lock and the channel of those
 //! in `src/restore/warm.rs`, used in the same order by functions of the same
@@ -204,7 +205,7 @@ fn the_model_is_like_the_source() {
     };
     for (start, end) in [
         ("    fn request(&self)", "spawn(Priority::Idle, move || "),
-        ("    fn work(&self)", "match running.send_some("),
+        ("    fn work(&self)", "let Some(mut running) = work.take() else { return };"),
         ("self.requested.s", "Ordering::Release);\n    }\n"),
     ] {
         let (model, source) = (part(model, start, end), part(source, start, end));
