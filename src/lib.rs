@@ -13,9 +13,10 @@
 //! 2. Open a [`Shard`] for a range of key groups
 //!    ([`MaxParallelism::range_of_subtask`] computes it), empty or
 //!    [restored](ShardBuilder::restore).
-//! 3. Register states. [`ValueState`] is typed, through a
+//! 3. Register states. [`ValueState`], [`ListState`], [`MapState`],
+//!    [`ReducingState`] and [`AggregatingState`] are typed, through a
 //!    [`Codec`](codec::Codec) for keys and one for values; [`KeyedStore`] is
-//!    the level of bytes beneath it. [`Timers`] call back later, by event time
+//!    the level of bytes beneath them. [`Timers`] call back later, by event time
 //!    or by the clock.
 //! 4. At a barrier call [`Shard::snapshot`], which returns a
 //!    [`SnapshotTicket`] at once. Its [`SnapshotReport`] has the
@@ -93,7 +94,7 @@ pub use crate::base::{
     Error, ErrorKind, KeyGroup, KeyGroupRange, MaxParallelism, Result, SnapshotId,
 };
 pub use crate::codec::KeyRef;
-pub use crate::format::SnapshotHandle;
+pub use crate::format::{SnapshotHandle, StateKind};
 pub use crate::memtable::ValueMut;
 pub use crate::shard::store::{KeyedStore, NewKey, OldKey, StateId, StateSpec};
 pub use crate::shard::timers::store::{TimeDomain, TimerRef, TimerSpec, TimerStore, TimersId};
@@ -101,7 +102,19 @@ pub use crate::snapshot::sink::{SnapshotSink, SnapshotSource, StoreSink, TableUp
 pub use crate::snapshot::ticket::{
     SnapshotPhase, SnapshotProgress, SnapshotReport, SnapshotTicket,
 };
-pub use crate::state::{Timer, Timers, ValueState};
+pub use crate::state::{
+    Aggregate, AggregatingState, ListState, MapState, ReducingState, Timer, Timers, ValueState,
+};
+
+/// The fuzzers' door to what is not public.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing {
+    /// Does what the bytes say with a list or a map in memory, beside a model.
+    pub fn layouts(bytes: &[u8]) {
+        crate::memtable::collection::model::run(bytes);
+    }
+}
 
 /// The README's example, compiled and run with the other examples.
 #[cfg(doctest)]

@@ -22,9 +22,10 @@ fn check(records: &[Record]) {
     let block = DataBlock::parse(&bytes).unwrap();
     assert_eq!(block.records(), records.len());
     let mut cursor = block.cursor(None);
-    for (group, tag, key, namespace, value) in records {
+    for (index, (group, tag, key, namespace, value)) in records.iter().enumerate() {
         let (group, tag) = (KeyGroup(*group), *tag);
         let expected = BlockRecord { group, tag, key, namespace, value: value.as_deref() };
+        assert_eq!(block.record(index).unwrap(), expected);
         assert_eq!(cursor.next(&block).unwrap(), Some(expected));
         let slot = value.as_deref().map_or(Slot::Deleted, Slot::Value);
         assert_eq!(block.find(group, tag, key, namespace).unwrap(), slot);
@@ -32,6 +33,27 @@ fn check(records: &[Record]) {
         assert_eq!(block.find(group, tag, key, b"another").unwrap(), Slot::Absent);
     }
     assert_eq!(cursor.next(&block).unwrap(), None);
+}
+
+#[test]
+fn records_before_what_is_wanted_are_skipped() {
+    let records: Vec<Record> = (0..100u8)
+        .map(|i| (u16::from(i / 30), i, vec![i; usize::from(i % 5)], vec![], Some(vec![i])))
+        .collect();
+    let bytes = block_of(&records);
+    let block = DataBlock::parse(&bytes).unwrap();
+    let groups = KeyGroupRange::new(KeyGroup(1), KeyGroup(2)).unwrap();
+    for wanted in 0..=100u8 {
+        let mut cursor =
+            block.skip(block.cursor(Some(groups)), |record| Ok(record.tag < wanted)).unwrap();
+        for expected in wanted.max(30)..90 {
+            let record = cursor.next(&block).unwrap().unwrap();
+            assert_eq!((record.tag, record.value), (expected, Some(&[expected][..])));
+            assert_eq!(record.group, KeyGroup(u16::from(expected / 30)));
+        }
+        assert_eq!(cursor.next(&block).unwrap(), None, "from {wanted}");
+    }
+    assert_eq!(block.record(100).unwrap_err().kind(), ErrorKind::Internal);
 }
 
 fn sample() -> Vec<Record> {

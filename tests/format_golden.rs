@@ -58,8 +58,7 @@ fn manifest(table: TableMeta) -> Manifest {
     }
 }
 
-fn check_table(bytes: &[u8], meta: &TableMeta) {
-    let model = small_model();
+fn check_table(bytes: &[u8], meta: &TableMeta, model: &Model) {
     let table = open(bytes, true, meta).unwrap();
     table.verify().unwrap();
     let all = groups(0, 127);
@@ -76,8 +75,17 @@ fn check_table(bytes: &[u8], meta: &TableMeta) {
 fn tables_of_version_1_open_and_are_still_written_alike() {
     let (written, meta) = small_model().write(FILE, PLAIN).unwrap();
     let bytes = golden("table-v1.tbl", &written);
-    check_table(&bytes, &meta);
+    check_table(&bytes, &meta, &small_model());
     assert!(bytes == written, "the format of tables changed");
+}
+
+#[test]
+fn tables_of_collections_of_version_1_open_and_are_still_written_alike() {
+    let model = small_collections();
+    let (written, meta) = model.write(FILE, PLAIN).unwrap();
+    let bytes = golden("table-v1-collections.tbl", &written);
+    check_table(&bytes, &meta, &model);
+    assert!(bytes == written, "the format of tables of collections changed");
 }
 
 /// Compressed bytes may differ with the version of the compressor, so these
@@ -88,7 +96,7 @@ fn compressed_tables_of_version_1_open() {
     let bytes = golden("table-v1-lz4.tbl", &written);
     let found = *TableReader::open_any(source(&bytes, false)).unwrap().meta();
     let meta = TableMeta { hash: alluvium::base::checksum::of_contents(&bytes), ..found };
-    check_table(&bytes, &meta);
+    check_table(&bytes, &meta, &small_model());
 }
 
 #[test]

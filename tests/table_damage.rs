@@ -9,10 +9,12 @@ use std::sync::Arc;
 
 use alluvium::base::checksum::of_part;
 use alluvium::base::{Error, ErrorKind, FileId, MaxParallelism, Result};
+use alluvium::codec::KeyRef;
+use alluvium::format::collection::EntryName;
 use alluvium::format::frame::{FRAME_HEADER_BYTES, PartKind};
 use alluvium::format::table::{FOOTER_BYTES, HEADER_BYTES};
-use alluvium::format::{Compression, TableMeta};
-use alluvium::table::{Found, TableOptions, TableReader};
+use alluvium::format::{Compression, Placement, TableMeta};
+use alluvium::table::{Found, PlacedKey, TableOptions, TableReader, TableWriter};
 use table_support::*;
 
 const PLAIN: TableOptions =
@@ -29,6 +31,22 @@ fn tiny_model() -> Model {
         let value = (i != 2).then(|| vec![i; usize::from(i)]);
         model.insert("names", &vec![b'k'; usize::from(i)], &[i / 2], value.as_deref());
     }
+    model
+}
+
+/// The same of collections.
+fn tiny_collections() -> Model {
+    let mut model = Model { max_parallelism: MaxParallelism::new(4).unwrap(), ..Model::default() };
+    model.insert_named("lists", b"k", EntryName::marker(b"n"), None);
+    for i in 0..14u64 {
+        let entry = i.to_be_bytes();
+        model.insert_named("lists", b"k", EntryName::entry(b"n", &entry), Some(&[7; 16]));
+    }
+    for i in 0..6u8 {
+        let (entry, value) = (vec![i; usize::from(i)], (i != 2).then_some(&b"value"[..]));
+        model.insert_named("maps", &[i / 2], EntryName::entry(b"", &entry), value);
+    }
+    model.insert("names", b"k", b"n", Some(b"single"));
     model
 }
 
@@ -54,20 +72,31 @@ fn all_answers(bytes: &[u8], mapped: bool, meta: &TableMeta, model: &Model) -> R
         Ok(_) => return Ok(false),
         Err(why) => error = Some(why),
     }
+    if let Some(lists) = table.state_ordinal("lists") {
+        let all: Vec<Row> = model.scan(all).into_iter().filter(|row| row.state == lists).collect();
+        let at = PlacedKey::new(KeyRef::new(b"k").namespace(b"n"), model.max_parallelism);
+        for (from, expected) in [(None, &all[..]), (Some(&13u64.to_be_bytes()[..]), &all[14..])] {
+            match table.scan_collection(lists, at, from).and_then(collect) {
+                Ok(rows) if rows == expected => {}
+                Ok(_) => return Ok(false),
+                Err(why) => error = Some(why),
+            }
+        }
+    }
     error.map_or(Ok(true), Err)
 }
 
 #[test]
 fn every_flipped_bit_is_an_error_or_changes_no_answer() {
-    let model = tiny_model();
-    for options in [PLAIN, PACKED] {
+    let models = [tiny_model(), tiny_collections()];
+    for (model, options) in models.iter().flat_map(|model| [(model, PLAIN), (model, PACKED)]) {
         let (bytes, meta) = model.write(FILE, options).unwrap();
         assert!(bytes.len() < 4000, "{} bytes: keep this test short", bytes.len());
         for bit in 0..bytes.len() * 8 {
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             let mapped = bit % 2 == 0;
-            match all_answers(&bad, mapped, &meta, &model) {
+            match all_answers(&bad, mapped, &meta, model) {
                 Ok(same) => {
                     assert!(same, "bit {bit} changed an answer");
                     assert!(bit / 8 < HEADER_BYTES, "bit {bit} was not noticed");
@@ -212,8 +241,8 @@ fn another_version_is_incompatible_even_with_sound_checksums() {
 
 #[test]
 fn forged_parts_with_sound_checksums_never_panic_nor_give_wrong_answers_silently() {
-    let model = tiny_model();
-    for options in [PLAIN, PACKED] {
+    let models = [tiny_model(), tiny_collections()];
+    for (model, options) in models.iter().flat_map(|model| [(model, PLAIN), (model, PACKED)]) {
         let (bytes, meta) = model.write(FILE, options).unwrap();
         let parts = parts(&bytes);
         let tail = parts.len() - 4;
@@ -232,7 +261,7 @@ fn forged_parts_with_sound_checksums_never_panic_nor_give_wrong_answers_silently
                     }
                     forge(&mut bad, part.clone(), kind, |part| part[at] = value);
                     // A forger may change keys and values; never crash us.
-                    let _ = all_answers(&bad, number % 2 == 0, &meta, &model);
+                    let _ = all_answers(&bad, number % 2 == 0, &meta, model);
                     if let Ok(table) = TableReader::open_any(source(&bad, true)) {
                         let _ = table.verify();
                     }
@@ -296,5 +325,75 @@ fn a_failed_scan_stays_failed() {
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(error.to_string().contains(&format!("offset {}", second.start)), "{error}");
         assert_eq!(scan.next().unwrap_err().kind(), ErrorKind::Closed);
+    }
+}
+
+#[test]
+fn a_wrong_placement_is_noticed() {
+    let model = tiny_collections();
+    let (bytes, meta) = model.write(FILE, PLAIN).unwrap();
+    let parts = parts(&bytes);
+    let properties = parts[parts.len() - 2].clone();
+    for (name, placement, kind) in [
+        ("lists", Placement::Single as u8, ErrorKind::Corrupt),
+        ("names", Placement::Collection as u8, ErrorKind::Corrupt),
+        ("maps", 0, ErrorKind::Incompatible),
+        ("maps", 3, ErrorKind::Incompatible),
+    ] {
+        let mut bad = bytes.clone();
+        forge(&mut bad, properties.clone(), PartKind::Properties, |part| {
+            let at = part.windows(name.len()).position(|text| text == name.as_bytes()).unwrap();
+            part[at + name.len()] = placement;
+        });
+        let checked = open(&bad, true, &meta).and_then(|table| table.verify());
+        // The hash of the whole file would tell as well.
+        let unknown = TableReader::open_any(source(&bad, true)).and_then(|table| table.verify());
+        for error in [checked.unwrap_err(), unknown.unwrap_err()] {
+            assert_eq!(error.kind(), kind, "{name} {placement}: {error}");
+        }
+        assert!(all_answers(&bad, true, &meta, &model).is_err() || placement == 1);
+    }
+}
+
+#[test]
+fn entry_names_that_do_not_add_up_are_corrupt() {
+    // Written as single values, so that the writer lets anything pass, and
+    // turned into collections afterwards.
+    for (number, bad) in [
+        &[][..],
+        &[0],
+        &[0, 0, 0],
+        &[0, 7],
+        &[5, b'n', 1],
+        &[0x80, 0x80, 0x80, 0x80, 1],
+        &[0xff; 11],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let out = MemFile::default();
+        let max = MaxParallelism::new(4).unwrap();
+        let mut writer = TableWriter::new(Box::new(out.clone()), FILE, max, PLAIN).unwrap();
+        writer.begin_state("lists").unwrap();
+        let (group, hash) = KeyRef::new(b"k").namespace(bad).locate(max);
+        writer.add(group, hash, b"k", bad, Some(b"v")).unwrap();
+        let meta = writer.finish().unwrap();
+        let mut bytes = out.0.lock().unwrap().clone();
+        let parts = parts(&bytes);
+        forge(&mut bytes, parts[parts.len() - 2].clone(), PartKind::Properties, |part| {
+            let at = part.windows(5).position(|text| text == b"lists").unwrap();
+            part[at + 5] = Placement::Collection as u8;
+        });
+        for mapped in [false, true] {
+            let table = open(&bytes, mapped, &meta).unwrap();
+            let error = collect(table.scan(max.all_groups())).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "name {number}: {error}");
+            assert!(error.to_string().contains("data block at offset 40"), "{error}");
+            let at = PlacedKey { group, hash, key: b"k", namespace: b"n" };
+            let error = table.scan_collection(0, at, None).and_then(collect).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "name {number}: {error}");
+            let unknown = TableReader::open_any(source(&bytes, mapped)).unwrap();
+            assert_eq!(unknown.verify().unwrap_err().kind(), ErrorKind::Corrupt);
+        }
     }
 }

@@ -11,7 +11,9 @@ use alluvium::base::limits::{MAX_KEY_BYTES, MAX_NAMESPACE_BYTES};
 use alluvium::base::{ErrorKind, KeyGroup, MaxParallelism};
 use alluvium::codec::KeyRef;
 use alluvium::env::{ReadAt, WriteFile};
-use alluvium::table::{TableOptions, TableReader, TableWriter};
+use alluvium::format::Placement;
+use alluvium::format::collection::{EntryName, MAX_ENTRY_BYTES};
+use alluvium::table::{PlacedKey, TableOptions, TableReader, TableWriter};
 use table_support::*;
 
 fn writer() -> TableWriter {
@@ -60,6 +62,40 @@ fn parts_that_are_too_long_and_empty_names_are_refused() {
     let error = writer.add(KeyGroup(0), 0, b"", &long, None).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
     writer.add(KeyGroup(0), 0, &long[1..], &long[1..], None).unwrap();
+}
+
+#[test]
+fn a_record_of_a_collection_needs_a_name_and_only_there() {
+    let mut writer = writer();
+    writer.begin_placed_state("maps", Placement::Collection).unwrap();
+    for bad in [&b""[..], b"ns", &[0], &[0, 2], &[9, 1, 1]] {
+        let error = writer.add(KeyGroup(0), 0, b"k", bad, Some(b"v")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Internal, "{error}");
+    }
+    let (namespace, entry) = (vec![1; MAX_NAMESPACE_BYTES], vec![2; MAX_ENTRY_BYTES]);
+    let longest = encoded(EntryName::entry(&namespace, &entry));
+    writer.add(KeyGroup(0), 0, b"k", &longest, Some(b"v")).unwrap();
+    let longer = [&longest[..], &[3]].concat();
+    let error = writer.add(KeyGroup(0), 0, b"k", &longer, Some(b"v")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    // The next state is one of single values again.
+    writer.begin_state("values").unwrap();
+    writer.add(KeyGroup(0), 0, b"k", b"ns", Some(b"v")).unwrap();
+    assert_eq!(writer.finish().unwrap().records, 2);
+}
+
+#[test]
+fn collections_and_values_cannot_be_mistaken_for_each_other() {
+    let model = small_collections();
+    let (bytes, meta) = model.write(FILE, TableOptions::default()).unwrap();
+    let table = open(&bytes, true, &meta).unwrap();
+    let (counts, maps) = (0, table.state_ordinal("maps").unwrap());
+    let at = PlacedKey::new(KeyRef::new(b"large").namespace(b"ns"), model.max_parallelism);
+    let error = table.scan_collection(counts, at, None).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    let error =
+        table.get(maps, at.group, at.hash, at.key, at.namespace, &mut Vec::new()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
 }
 
 #[test]
@@ -179,7 +215,11 @@ impl ReadAt for FailingReads {
 
 #[test]
 fn a_read_error_is_never_absent_or_the_end() {
-    let model = small_model();
+    read_errors_are_errors(&small_model());
+    read_errors_are_errors(&small_collections());
+}
+
+fn read_errors_are_errors(model: &Model) {
     let (bytes, meta) = model.write(FILE, TableOptions::default()).unwrap();
     let all = groups(0, 127);
     let expected = model.scan(all);
@@ -200,6 +240,13 @@ fn a_read_error_is_never_absent_or_the_end() {
             }
             let table = Arc::new(table);
             assert_eq!(collect(table.scan(all))?, expected);
+            if let Some(maps) = table.state_ordinal("maps") {
+                let key = KeyRef::new(b"large").namespace(b"ns");
+                let at = PlacedKey::new(key, model.max_parallelism);
+                let large = collect(table.scan_collection(maps, at, None)?)?;
+                let from = collect(table.scan_collection(maps, at, Some(&[40]))?)?;
+                assert!(large.len() > 50 && large.ends_with(&from) && !from.is_empty());
+            }
             table.verify()
         });
         match outcome {

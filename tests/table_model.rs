@@ -5,10 +5,13 @@
 
 mod table_support;
 
+use std::sync::Arc;
+
 use alluvium::base::MaxParallelism;
 use alluvium::codec::KeyRef;
-use alluvium::format::Compression;
-use alluvium::table::{Found, TableOptions};
+use alluvium::format::collection::{EntryName, Subkey};
+use alluvium::format::{Compression, Placement};
+use alluvium::table::{Found, PlacedKey, TableOptions, TableReader};
 use table_support::*;
 
 /// How the pieces of a column look.
@@ -54,6 +57,10 @@ fn random_model(rng: &mut Rng) -> Model {
         let (keys, values) = (shape(rng), shape(rng));
         let namespaces = if rng.one_in(2) { Shape::Empty } else { shape(rng) };
         let tombstones = [1, 2, 10, u64::MAX][rng.below(4) as usize];
+        if rng.one_in(2) {
+            random_collections(rng, &mut model, &name, keys, namespaces, values, tombstones);
+            continue;
+        }
         for _ in 0..1 + rng.below(400) {
             let (key, namespace) = (piece(rng, keys), piece(rng, namespaces));
             let value = piece(rng, values);
@@ -62,6 +69,68 @@ fn random_model(rng: &mut Rng) -> Model {
         }
     }
     model
+}
+
+/// A few collections, each of a few entries or of many.
+fn random_collections(
+    rng: &mut Rng,
+    model: &mut Model,
+    state: &str,
+    keys: Shape,
+    namespaces: Shape,
+    values: Shape,
+    tombstones: u64,
+) {
+    let entries = shape(rng);
+    for _ in 0..1 + rng.below(20) {
+        let (key, namespace) = (piece(rng, keys), piece(rng, namespaces));
+        if rng.one_in(3) {
+            let value = rng.one_in(2).then_some(&b"marker"[..]);
+            model.insert_named(state, &key, EntryName::marker(&namespace), value);
+        }
+        let most = if rng.one_in(5) { 300 } else { 10 };
+        for _ in 0..1 + rng.below(most) {
+            let (entry, value) = (piece(rng, entries), piece(rng, values));
+            let value = if rng.one_in(tombstones) { None } else { Some(&value[..]) };
+            model.insert_named(state, &key, EntryName::entry(&namespace, &entry), value);
+        }
+    }
+}
+
+/// Every collection of a state, whole and from any of its entries on.
+fn check_collections(rng: &mut Rng, model: &Model, table: &Arc<TableReader>, ordinal: u16) {
+    let all = model.scan(model.max_parallelism.all_groups());
+    let rows: Vec<Row> = all.into_iter().filter(|row| row.state == ordinal).collect();
+    let name = |row: &Row| EntryName::decode(&row.namespace).unwrap().namespace.to_vec();
+    for collection in rows.chunk_by(|a, b| a.key == b.key && name(a) == name(b)) {
+        let namespace = name(&collection[0]);
+        let key = KeyRef::new(&collection[0].key).namespace(&namespace);
+        let at = PlacedKey::new(key, model.max_parallelism);
+        let found = collect(table.scan_collection(ordinal, at, None).unwrap()).unwrap();
+        assert_eq!(found, collection);
+        for _ in 0..5 {
+            let some = &collection[rng.below(collection.len() as u64) as usize];
+            let mut from = match EntryName::decode(&some.namespace).unwrap().subkey {
+                Subkey::Marker => vec![],
+                Subkey::Entry(entry) => entry.to_vec(),
+            };
+            if rng.one_in(3) {
+                from.push(rng.next() as u8);
+            }
+            let first = encoded(EntryName::entry(&namespace, &from));
+            let expected: Vec<Row> =
+                collection.iter().filter(|row| row.namespace >= first).cloned().collect();
+            let scan = table.scan_collection(ordinal, at, Some(&from)).unwrap();
+            assert_eq!(collect(scan).unwrap(), expected, "from {from:?}");
+        }
+        // Neighbours of the same hash that are not there.
+        let stranger = rng.bytes(9);
+        for absent in [PlacedKey { key: &stranger, ..at }, PlacedKey { namespace: &stranger, ..at }]
+        {
+            let found = collect(table.scan_collection(ordinal, absent, None).unwrap()).unwrap();
+            assert_eq!(found, []);
+        }
+    }
 }
 
 fn random_options(rng: &mut Rng) -> TableOptions {
@@ -96,17 +165,27 @@ fn check_seed(seed: u64) {
                 }
                 assert!(table.may_contain(ordinal, *group, *hash));
                 let other = (ordinal + 1) % (model.states.len() as u16 + 1);
+                if table.placement(other) != table.placement(ordinal) {
+                    continue;
+                }
                 let there = model.states.values().nth(usize::from(other)).is_some_and(|state| {
                     state.contains_key(&(*group, *hash, key.clone(), namespace.clone()))
                 });
                 let found = table.get(other, *group, *hash, key, namespace, &mut out).unwrap();
                 assert_eq!(found != Found::Absent, there, "another state");
             }
+            assert_eq!(table.placement(ordinal), model.placement(name));
+            if table.placement(ordinal) == Placement::Collection {
+                check_collections(&mut rng, &model, &table, ordinal);
+            }
             for _ in 0..200 {
                 let len = rng.below(20) as usize;
-                let (key, namespace) = (rng.bytes(len), rng.bytes(len % 3));
+                let (key, mut namespace) = (rng.bytes(len), rng.bytes(len % 3));
                 let (group, hash) =
                     KeyRef::new(&key).namespace(&namespace).locate(model.max_parallelism);
+                if table.placement(ordinal) == Placement::Collection {
+                    namespace = encoded(EntryName::entry(&namespace, &key));
+                }
                 let expected = records.get(&(group, hash, key.clone(), namespace.clone()));
                 let found = table.get(ordinal, group, hash, &key, &namespace, &mut out).unwrap();
                 assert_eq!(found != Found::Absent, expected.is_some());
@@ -241,4 +320,64 @@ fn blocks_end_before_their_counters_overflow() {
     table.verify().unwrap();
     assert_eq!(table.blocks()[0].records, u16::MAX);
     assert_eq!((meta.records, meta.tombstones), (140_000, 140_000));
+}
+
+/// A file that counts what is read of it.
+#[derive(Debug)]
+struct Counted {
+    bytes: Vec<u8>,
+    read: std::sync::atomic::AtomicU64,
+}
+
+impl alluvium::env::ReadAt for Counted {
+    fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> std::io::Result<()> {
+        self.read.fetch_add(buf.len() as u64, std::sync::atomic::Ordering::Relaxed);
+        let start = offset as usize;
+        buf.copy_from_slice(&self.bytes[start..start + buf.len()]);
+        Ok(())
+    }
+}
+
+#[test]
+fn one_entry_of_a_large_collection_costs_a_few_blocks() {
+    let mut model = Model::default();
+    for i in 0..20_000u32 {
+        let entry = i.to_be_bytes();
+        model.insert_named("maps", b"k", EntryName::entry(b"n", &entry), Some(&[7; 8]));
+    }
+    let options = TableOptions {
+        block_bytes: 1024,
+        compression: Compression::None,
+        ..TableOptions::default()
+    };
+    let (bytes, meta) = model.write(FILE, options).unwrap();
+    let counted = Arc::new(Counted { bytes, read: 0.into() });
+    let table = Arc::new(TableReader::open(Arc::clone(&counted) as _, &meta).unwrap());
+    assert!(table.blocks().len() > 256, "{} blocks", table.blocks().len());
+    let at = PlacedKey::new(KeyRef::new(b"k").namespace(b"n"), model.max_parallelism);
+    let read = |body: &dyn Fn()| {
+        let before = counted.read.load(std::sync::atomic::Ordering::Relaxed);
+        body();
+        counted.read.load(std::sync::atomic::Ordering::Relaxed) - before
+    };
+    let get = |i: u32| {
+        let name = encoded(EntryName::entry(b"n", &i.to_be_bytes()));
+        let mut out = Vec::new();
+        table.get(0, at.group, at.hash, b"k", &name, &mut out).unwrap()
+    };
+    for i in [0, 1, 7_777, 19_999] {
+        let bytes = read(&|| assert_eq!(get(i), Found::Value));
+        assert!(bytes <= 11 * 1100, "entry {i}: {bytes} bytes read");
+    }
+    let strangers = (20_000..21_000).filter(|&i| read(&|| assert_eq!(get(i), Found::Absent)) > 0);
+    assert!(strangers.count() < 60, "the filter knows single entries");
+    let last = read(&|| {
+        let scan = table.scan_collection(0, at, Some(&19_998u32.to_be_bytes())).unwrap();
+        assert_eq!(collect(scan).unwrap().len(), 2);
+    });
+    assert!(last <= 12 * 1100, "{last} bytes read for the last two entries");
 }

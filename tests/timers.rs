@@ -641,6 +641,47 @@ fn bad_arguments_name_the_state_and_change_nothing() {
     }
 }
 
+#[test]
+fn a_state_of_timers_answers_no_calls_on_values_lists_or_maps() {
+    let env = SimEnv::new(9);
+    let backend = backend_on(&env, 128).open().unwrap();
+    let shard = &mut open(&backend, 1, &[])[0];
+    let timers = shard.open_timers(TimerSpec::new("here", TimeDomain::Event)).unwrap();
+    let state = StateId::new(0);
+    let mut inner_key = (5_u64 ^ 1 << 63).to_be_bytes().to_vec();
+    inner_key.extend_from_slice(b"ns");
+    let key = KeyRef::new(b"key").namespace(b"ns");
+    let record = KeyRef::new(b"key").namespace(&inner_key);
+    assert!(shard.register_timer(timers, 5, key).unwrap());
+    for epoch in 1..3 {
+        let refused = [
+            shard.get(state, record).map(drop),
+            shard.put(state, record, b"value"),
+            shard.update(state, record, &mut |value| value.set(b"value")),
+            shard.delete(state, record),
+            shard.get_many(state, &[record], &mut |_, _| ()),
+            shard.update_many(state, &[record], &mut |_, value| value.delete()),
+            shard.list_append(state, record, &[b"element"]),
+            shard.map_put(state, record, b"entry", b"value"),
+            shard.clear(state, record),
+            shard.visit_keys(state, None, &mut |_, _, _| std::ops::ControlFlow::Continue(())),
+        ];
+        for (call, done) in refused.into_iter().enumerate() {
+            let error = done.expect_err("it is refused");
+            let text = error.to_string();
+            assert_eq!(error.kind(), ErrorKind::Invalid, "call {call}: {text}");
+            assert!(text.contains("\"here\"") && text.contains("Timers"), "call {call}: {text}");
+        }
+        shard.snapshot(SnapshotId(epoch), b"").unwrap().wait().unwrap();
+    }
+    assert_eq!(shard.pending_timers(timers).unwrap(), 1);
+    let popped = shard.pop_due(timers, 5, &mut |timer| {
+        assert_eq!((timer.key, timer.namespace), (&b"key"[..], &b"ns"[..]));
+        Ok(())
+    });
+    assert!(popped.unwrap());
+}
+
 /// A runtime that gives one key two groups has two keys, whose hashes collide.
 #[test]
 fn timers_whose_hashes_collide_all_fire() {

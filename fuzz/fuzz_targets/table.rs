@@ -1,5 +1,5 @@
-//! Any bytes as a table file, mapped and read: opening, scanning, looking up
-//! and verifying end with an answer or an error, and both ways agree.
+//! Any bytes as a table file, mapped and read: opening, scanning, looking up,
+//! reading collections and verifying end with an answer or an error, and both ways agree.
 
 #![no_main]
 
@@ -7,7 +7,8 @@ use std::io;
 use std::sync::Arc;
 
 use alluvium::env::ReadAt;
-use alluvium::table::TableReader;
+use alluvium::format::collection::{EntryName, Placement};
+use alluvium::table::{PlacedKey, ScanRecord, TableReader};
 use libfuzzer_sys::fuzz_target;
 
 struct Source {
@@ -39,6 +40,24 @@ impl ReadAt for Source {
     }
 }
 
+/// The collection of a record, if it is of one: whole and from its middle on.
+fn read_collection(table: &Arc<TableReader>, record: ScanRecord<'_>) {
+    let ScanRecord { state, group, hash, key, namespace: name, .. } = record;
+    if table.placement(state) != Placement::Collection {
+        return;
+    }
+    let namespace = EntryName::decode(name).expect("a scan lends sound names only").namespace;
+    let at = PlacedKey { group, hash, key, namespace };
+    for from in [None, Some(&name[name.len() / 2..])] {
+        let Ok(mut scan) = table.scan_collection(state, at, from) else { continue };
+        while let Ok(Some(found)) = scan.next() {
+            assert_eq!((found.hash, found.key), (hash, key));
+            let found = EntryName::decode(found.namespace).expect("as above");
+            assert_eq!(found.namespace, namespace);
+        }
+    }
+}
+
 /// Number of records, or nothing if the file is bad.
 fn read(bytes: &[u8], mapped: bool) -> Option<(u64, bool)> {
     let source = Arc::new(Source { bytes: bytes.to_vec(), mapped });
@@ -53,6 +72,7 @@ fn read(bytes: &[u8], mapped: bool) -> Option<(u64, bool)> {
                 if records <= 16 {
                     let (state, group, hash) = (record.state, record.group, record.hash);
                     let _ = table.get(state, group, hash, record.key, record.namespace, &mut out);
+                    read_collection(&table, record);
                 }
             }
             Ok(None) => break true,

@@ -1,8 +1,9 @@
 //! The handle that a task thread works with.
 
 use std::fmt;
+use std::ops::{Bound, ControlFlow};
 
-use crate::base::{Error, KeyGroupRange, MaxParallelism, Result, SnapshotId};
+use crate::base::{Error, KeyGroup, KeyGroupRange, MaxParallelism, Result, SnapshotId};
 use crate::codec::{CodecSpec, KeyRef};
 use crate::memtable::ValueMut;
 use crate::shard::ShardCore;
@@ -33,7 +34,8 @@ pub struct Shard {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct ShardStats {
-    /// Records in memory, deletions that are not yet in a table included.
+    /// Records in memory, deletions that are not yet in a table included. A
+    /// list is one record, a map one for each 4 KiB or so.
     pub records: u64,
     /// Records that the next snapshot's delta will hold.
     pub dirty_records: u64,
@@ -132,8 +134,8 @@ impl Shard {
 
     /// Brings up to `records` more records of a restored shard into memory, if
     /// the background has them ready, and says whether all are there of the
-    /// states that are registered. Every operation does a few; this is for idle
-    /// moments.
+    /// states that are registered. A list or a map comes as a whole and counts as
+    /// several. Every operation does a few; this is for idle moments.
     ///
     /// # Errors
     /// `Unavailable` if no memory can be had.
@@ -257,6 +259,68 @@ impl KeyedStore for Shard {
         change: &mut dyn FnMut(usize, &mut ValueMut<'_>),
     ) -> Result<()> {
         self.core.update_many(state, keys, change)
+    }
+
+    fn list_append(&mut self, state: StateId, key: KeyRef<'_>, elements: &[&[u8]]) -> Result<()> {
+        self.core.list_append(state, key, elements)
+    }
+
+    fn list_read(
+        &mut self,
+        state: StateId,
+        key: KeyRef<'_>,
+        visit: &mut dyn FnMut(&[u8]),
+    ) -> Result<()> {
+        self.core.list_read(state, key, visit)
+    }
+
+    fn list_replace(&mut self, state: StateId, key: KeyRef<'_>, elements: &[&[u8]]) -> Result<()> {
+        self.core.list_replace(state, key, elements)
+    }
+
+    fn map_get(&mut self, state: StateId, key: KeyRef<'_>, entry: &[u8]) -> Result<Option<&[u8]>> {
+        self.core.map_get(state, key, entry)
+    }
+
+    fn map_put(
+        &mut self,
+        state: StateId,
+        key: KeyRef<'_>,
+        entry: &[u8],
+        value: &[u8],
+    ) -> Result<()> {
+        self.core.map_put(state, key, entry, value)
+    }
+
+    fn map_remove(&mut self, state: StateId, key: KeyRef<'_>, entry: &[u8]) -> Result<()> {
+        self.core.map_remove(state, key, entry)
+    }
+
+    fn map_scan(
+        &mut self,
+        state: StateId,
+        key: KeyRef<'_>,
+        from: Bound<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<()> {
+        self.core.map_scan(state, key, from, visit)
+    }
+
+    fn map_is_empty(&mut self, state: StateId, key: KeyRef<'_>) -> Result<bool> {
+        self.core.map_is_empty(state, key)
+    }
+
+    fn clear(&mut self, state: StateId, key: KeyRef<'_>) -> Result<()> {
+        self.core.clear(state, key)
+    }
+
+    fn visit_keys(
+        &mut self,
+        state: StateId,
+        namespace: Option<&[u8]>,
+        visit: &mut dyn FnMut(KeyGroup, &[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<()> {
+        self.core.visit_keys(state, namespace, visit)
     }
 }
 

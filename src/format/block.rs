@@ -15,14 +15,17 @@
 //! ```
 //!
 //! - Records are in the table's order: group, hash, key, namespace. The hash
-//!   itself is not stored; it is computed again from key and namespace.
+//!   itself is not stored; it is computed again from key and namespace, as the
+//!   state's [placement](super::collection::Placement) says.
 //! - `runs`: groups ascend, ends ascend, the last end is `count`.
 //! - `tombstones`: only if bit 0 of `flags` is set, and then at least one record
 //!   is one: a bit a record, lowest bit of the first byte first, unused bits 0.
 //!   A tombstone has a key and a namespace but no place in the value columns.
 //! - `tags`: one byte a record, the lowest byte of its hash. (The upper half of
 //!   the hash gives the order, the upper bits of the lower half the key group,
-//!   so within a block the lowest byte tells records apart best.)
+//!   so within a block the lowest byte tells records apart best.) Records of a
+//!   collection share the hash that orders them; their tags come from that and
+//!   the subkey.
 //! - A column with width 0 holds pieces of `size` bytes each and has no lens.
 //!   With width 1, 2 or 4 its lens are integers of that many bytes, and `size`
 //!   is their sum. Lens were preferred to varints because the start of a piece
@@ -31,6 +34,8 @@
 //! Promises: [`DataBlock::parse`] accepts any bytes and checks every length
 //! once; the accessors check again where they slice, so that even a mapped file
 //! that changes afterwards gives an error.
+
+use std::ops::Range;
 
 use crate::base::{Error, KeyGroup, KeyGroupRange, Result};
 use crate::codec::Reader;
@@ -496,17 +501,56 @@ impl<'a> DataBlock<'a> {
                 (first, behind)
             }
         };
-        let index = self.run_start(first_run);
-        let deleted = self.deleted_before(index);
+        self.cursor_at(self.run_start(first_run)..self.run_start(end_run))
+    }
+
+    /// The record at this place.
+    ///
+    /// # Errors
+    /// `Internal` if there are not so many, `Corrupt` if the bytes changed since
+    /// they were checked.
+    pub fn record(&self, index: usize) -> Result<BlockRecord<'a>> {
+        self.cursor_at(index..self.layout.count)
+            .next(self)?
+            .ok_or_else(|| Error::internal("a block was asked for a record behind its last"))
+    }
+
+    /// `cursor` without the records at its beginning that are `before` what is
+    /// wanted. They must come first; each of log2(records) ones is looked at.
+    ///
+    /// # Errors
+    /// `Corrupt` if the bytes changed since they were checked, and those of
+    /// `before`.
+    pub fn skip(
+        &self,
+        cursor: BlockCursor,
+        mut before: impl FnMut(BlockRecord<'a>) -> Result<bool>,
+    ) -> Result<BlockCursor> {
+        let (mut low, mut high) = (cursor.index, cursor.end.max(cursor.index));
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if before(self.record(middle)?)? {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(self.cursor_at(low..cursor.end))
+    }
+
+    /// A cursor over these records.
+    fn cursor_at(&self, range: Range<usize>) -> BlockCursor {
+        let index = range.start.min(self.layout.count);
+        let live = index - self.deleted_before(index);
         let (bytes, layout) = (self.bytes, &self.layout);
         BlockCursor {
             index,
-            end: self.run_start(end_run),
-            run: first_run,
-            live: index - deleted,
+            end: range.end.min(layout.count),
+            run: self.runs_ended_by(index),
+            live,
             key_at: layout.keys.start_of(bytes, index),
             namespace_at: layout.namespaces.start_of(bytes, index),
-            value_at: layout.values.start_of(bytes, index - deleted),
+            value_at: layout.values.start_of(bytes, live),
         }
     }
 
@@ -529,10 +573,19 @@ impl<'a> DataBlock<'a> {
 
     /// How many runs have a smaller group.
     fn runs_before(&self, group: KeyGroup) -> usize {
+        self.runs_while(|run| run.0 < group)
+    }
+
+    /// How many runs end at or before a record.
+    fn runs_ended_by(&self, index: usize) -> usize {
+        self.runs_while(|run| usize::from(run.1) <= index)
+    }
+
+    fn runs_while(&self, holds: impl Fn((KeyGroup, u16)) -> bool) -> usize {
         let (mut low, mut high) = (0, self.layout.runs);
         while low < high {
             let middle = (low + high) / 2;
-            if self.run(middle).0 < group {
+            if holds(self.run(middle)) {
                 low = middle + 1;
             } else {
                 high = middle;

@@ -13,6 +13,10 @@
 //! 2. block = upper half of `h`, scaled to the number of blocks;
 //! 3. bit in word `i` = top five bits of (lower half of `h` times `SALT[i]`).
 //!
+//! Records of a collection are in it twice: each by a hash of its own, and all of
+//! them together by the hash that places them
+//! ([`collection`](super::collection)).
+//!
 //! An empty payload is the filter of a table written without one: it excludes
 //! nothing. With 8 bits a record about 1 in 40 absent records passes, with 10
 //! about 1 in 100.

@@ -5,6 +5,7 @@
 //! frame       a checked, perhaps compressed, piece of a table
 //! envelope    a checked small file: magic, version, body, hash
 //! block       records of one state, column by column
+//! collection  names and places of records that belong together
 //! filter      which records a table may hold
 //! index       where each block of a table lies and where it starts
 //! properties  what a table holds, counted
@@ -28,6 +29,7 @@
 //! - Reserved bytes are written as zero and must be zero.
 
 pub mod block;
+pub mod collection;
 pub mod envelope;
 pub mod filter;
 pub mod frame;
@@ -37,6 +39,7 @@ pub mod manifest;
 pub mod properties;
 pub mod table;
 
+pub use collection::Placement;
 pub use frame::Compression;
 pub use handle::SnapshotHandle;
 pub use manifest::{Manifest, StateKind, StateMeta, TableRef};

@@ -3,14 +3,16 @@
 //! ```text
 //! properties:  | max_parallelism u16 | first group u16 | last group u16 | states u16 | state | ... |
 //!              0                     2                 4                6            8
-//! state:       | name | value schema u64 | records | tombstones | key bytes | namespace bytes | value bytes |
+//! state:       | name | placement u8 | value schema u64 | records | tombstones | key bytes | namespace bytes | value bytes |
 //! ```
 //!
-//! A name is a varint length and UTF-8; the counts are varints. The value schema
-//! is a fingerprint (see schema.rs); the manifest has the schema itself. States ascend
-//! by the bytes of their names; a state's ordinal is its place in this list.
+//! A name is a varint length and UTF-8; the counts are varints. The placement is
+//! drawn in [`collection`](super::collection); the value schema is a fingerprint
+//! (see schema.rs), and the manifest has the schema itself. States ascend by the
+//! bytes of their names; a state's ordinal is its place in this list.
 //! `first group` to `last group` is the range that the records cover.
 
+use super::collection::Placement;
 use crate::base::limits::MAX_STATE_NAME_BYTES;
 use crate::base::{ErrorKind, KeyGroup, KeyGroupRange, MaxParallelism, Result};
 use crate::codec::{Reader, varint};
@@ -31,6 +33,8 @@ pub struct Properties {
 pub struct StateProperties {
     /// Name of the state.
     pub name: String,
+    /// How its records are placed.
+    pub placement: Placement,
     /// Fingerprint of the schema that its values were written under.
     pub value_schema: u64,
     /// Number of records, tombstones included.
@@ -45,9 +49,9 @@ pub struct StateProperties {
     pub value_bytes: u64,
 }
 
-/// Fewest bytes that a state takes: a name of one byte, the schema and five
-/// counts.
-const MIN_STATE_BYTES: usize = 15;
+/// Fewest bytes that a state takes: a name of one byte, its length, the
+/// placement, the schema and five counts.
+const MIN_STATE_BYTES: usize = 16;
 
 impl Properties {
     /// The payload of the properties.
@@ -59,6 +63,7 @@ impl Properties {
         for state in &self.states {
             varint::put_u64(&mut out, state.name.len() as u64);
             out.extend_from_slice(state.name.as_bytes());
+            out.push(state.placement as u8);
             out.extend_from_slice(&state.value_schema.to_le_bytes());
             for count in [
                 state.records,
@@ -76,7 +81,8 @@ impl Properties {
     /// Reads the payload back.
     ///
     /// # Errors
-    /// `Corrupt` if it is not the properties of any table.
+    /// `Corrupt` if it is not the properties of any table, `Incompatible` if it
+    /// places records in a way that is not known here.
     pub fn decode(payload: &[u8]) -> Result<Self> {
         let mut reader = Reader::new("properties", payload);
         let max_parallelism = decode_max_parallelism(&mut reader)?;
@@ -123,6 +129,7 @@ fn decode_state(reader: &mut Reader<'_>) -> Result<StateProperties> {
     }
     let state = StateProperties {
         name,
+        placement: Placement::decode(reader)?,
         value_schema: reader.u64("value schema")?,
         records: reader.varint_u64("records")?,
         tombstones: reader.varint_u64("tombstones")?,
@@ -173,6 +180,7 @@ mod tests {
     fn sample() -> Properties {
         let state = |name: &str, records| StateProperties {
             name: name.into(),
+            placement: if records == 7 { Placement::Collection } else { Placement::Single },
             value_schema: u64::MAX - records,
             records,
             tombstones: 1,
@@ -215,6 +223,17 @@ mod tests {
         let bytes = sample().encode();
         for len in 0..bytes.len() {
             assert!(Properties::decode(&bytes[..len]).is_err(), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn a_placement_of_the_future_is_incompatible() {
+        for number in [0, 3, 255] {
+            let mut bytes = sample().encode();
+            assert_eq!(bytes[10], Placement::Single as u8, "behind the name \"a\"");
+            bytes[10] = number;
+            let error = Properties::decode(&bytes).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Incompatible, "{error}");
         }
     }
 }

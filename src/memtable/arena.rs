@@ -47,8 +47,8 @@ use crate::env::pages::PagePool;
 use super::addr::{Addr, CHUNK_BYTES, MAX_CHUNKS, UNIT_BYTES};
 use super::freelist::FreeLists;
 use super::record::{
-    EPOCH, FREE, FRESH, HEADER_BYTES, Header, IDENTITY, NAMESPACE_LEN_BYTES, NO_KEY, Pattern,
-    Probe, TOMBSTONE, VALUE_LEN, value_offset,
+    EPOCH, FREE, FRESH, HEADER_BYTES, Header, IDENTITY, MAX_STORED_BYTES, NAMESPACE_LEN_BYTES,
+    NO_KEY, Pattern, Probe, TOMBSTONE, VALUE_LEN, value_offset,
 };
 
 /// Larger blocks get a chunk of their own, so that a chunk wastes at most a
@@ -90,6 +90,29 @@ static NOTHING: Unit2 = Unit2([TOMBSTONE | NO_KEY, 0, 0, 0]);
 struct Unit2([u64; 4]);
 
 const _: () = assert!(size_of::<Unit2>() == MIN_UNITS as usize * UNIT_BYTES);
+
+/// A change of the length of a value: the `remove` bytes at `at` become
+/// `insert` bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Splice {
+    pub(super) at: usize,
+    pub(super) remove: usize,
+    pub(super) insert: usize,
+}
+
+impl Splice {
+    /// The length that a value of `len` bytes comes to.
+    ///
+    /// # Panics
+    /// If what is removed is not there, or no value may be so long.
+    fn check(self, len: usize) -> usize {
+        let tail = len.checked_sub(self.at).and_then(|rest| rest.checked_sub(self.remove));
+        let tail = tail.expect("the removed bytes are there");
+        let new_len = self.at + self.insert + tail;
+        assert!(new_len <= MAX_STORED_BYTES, "layouts are checked against their limits");
+        new_len
+    }
+}
 
 /// What an arena holds, in bytes.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
@@ -350,6 +373,64 @@ impl Arena {
         unsafe {
             block.ptr.add(offset).as_ptr().copy_from_nonoverlapping(value.as_ptr(), value.len());
         }
+    }
+
+    /// Whether a value of `value_len` bytes fits the block of this record at
+    /// all, and whether it would leave most of a large block unused.
+    pub(super) fn room_for(&self, block: Block, value_len: usize) -> (bool, bool) {
+        let header = self.header(block);
+        let needed = self.value_offset(block, header) + value_len;
+        let capacity = header.capacity_bytes();
+        (needed <= capacity, capacity > 8 * UNIT_BYTES && needed * 4 < capacity)
+    }
+
+    /// Changes the length of a part of the value in place: the new value fits.
+    /// What is inserted may have any content.
+    pub(super) fn splice_value(&mut self, block: Block, splice: Splice) {
+        let header = self.header(block);
+        let offset = self.value_offset(block, header);
+        let new_len = splice.check(header.value_len());
+        assert!(offset + new_len <= header.capacity_bytes(), "the caller has asked for room");
+        let Splice { at, remove, insert } = splice;
+        // SAFETY: `check` has seen that what is removed lies inside the value,
+        // which lies inside the block (invariant 2), and by the assertion the
+        // new value does too; memory of a chunk is always initialised. We have
+        // `&mut self`, and the callers keep invariant 3.
+        unsafe {
+            let from = block.ptr.add(offset + at + remove);
+            let to = block.ptr.add(offset + at + insert);
+            to.copy_from(from, header.value_len() - at - remove);
+        }
+        let b = header.b & !VALUE_LEN | new_len as u64;
+        self.set_header(block, Header { a: header.a, b });
+    }
+
+    /// Copies a record, its epoch and flags included, with its value spliced
+    /// and with `slack` bytes of room behind it. The old block stays as it is.
+    pub(super) fn copy_spliced(
+        &mut self,
+        from: Block,
+        splice: Splice,
+        slack: usize,
+    ) -> Result<(Addr, Block)> {
+        let header = self.header(from);
+        let offset = self.value_offset(from, header);
+        let new_len = splice.check(header.value_len());
+        let (addr, to, units) = self.allocate(offset + new_len + slack)?;
+        let Splice { at, remove, insert } = splice;
+        // SAFETY: `check` has seen that what is removed lies inside the value,
+        // so both parts read lie inside the old block, which is not free and so
+        // is not the new one; the new block was allocated for all of it.
+        unsafe {
+            to.ptr.copy_from_nonoverlapping(from.ptr, offset + at);
+            let tail = from.ptr.add(offset + at + remove);
+            let behind = to.ptr.add(offset + at + insert);
+            behind.copy_from_nonoverlapping(tail, header.value_len() - at - remove);
+        }
+        let flags = header.b & !VALUE_LEN & ((1 << 37) - 1);
+        let b = flags | new_len as u64 | u64::from(units) << 37;
+        self.set_header(to, Header { a: header.a, b });
+        Ok((addr, to))
     }
 
     /// Turns a record into a tombstone in place.

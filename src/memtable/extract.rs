@@ -3,6 +3,8 @@
 //! 1. Walk the dirty map in address order, a few records ahead of ourselves
 //!    with prefetches, and copy each record, header and all, to the end of one
 //!    buffer. Note its hash, group and place.
+//!    Of a list or a page only what changed in the epoch is copied, so the
+//!    value of a page in a run is a row of entries.
 //! 2. Publish the epoch as extracted: from now on the writer may change those
 //!    records in place again.
 //! 3. Sort the notes by (group, hash, key, namespace).
@@ -14,12 +16,14 @@ use std::sync::Arc;
 
 use crate::base::{Epoch, KeyGroup, hash};
 
-use super::Shared;
 use super::addr::Addr;
 use super::arena::ChunkSet;
+use super::collection::list::List;
+use super::collection::map::MapPage;
 use super::dirty::DirtyMap;
 use super::hasher::IndexHasher;
-use super::record::Record;
+use super::record::{self, Record};
+use super::{Holds, Shared};
 
 /// Records whose memory is asked for before it is read.
 const AHEAD: usize = 16;
@@ -42,17 +46,19 @@ pub(crate) struct Frozen {
     chunks: ChunkSet,
     hasher: IndexHasher,
     shared: Arc<Shared>,
+    holds: Holds,
 }
 
 impl Frozen {
     pub(super) fn new(
         epoch: Epoch,
+        holds: Holds,
         dirty: DirtyMap,
         chunks: ChunkSet,
         hasher: IndexHasher,
         shared: Arc<Shared>,
     ) -> Self {
-        Self { epoch, dirty, chunks, hasher, shared }
+        Self { epoch, dirty, chunks, hasher, shared, holds }
     }
 
     /// Number of records that changed in it.
@@ -62,14 +68,20 @@ impl Frozen {
 
     /// Copies the records out and lets the writer have them back.
     pub(crate) fn extract(self) -> Run {
-        let Self { epoch, dirty, chunks, hasher, shared } = self;
+        let Self { epoch, dirty, chunks, hasher, shared, holds } = self;
         let records = dirty.records() as usize;
         let mut run =
             Run { epoch, notes: Vec::with_capacity(records), bytes: Vec::new(), raw_bytes: 0 };
         let mut buried = Vec::new();
         let mut ahead = std::collections::VecDeque::with_capacity(AHEAD);
         let mut take = |addr: Addr| {
-            let record = run.push(chunks.record_bytes(addr));
+            let bytes = chunks.record_bytes(addr);
+            let record = Record::parse(bytes);
+            match (holds, record.value) {
+                (Holds::Lists, Some(list)) => run.push_list(record, bytes, list),
+                (Holds::Maps, Some(page)) => run.push_page(record, bytes, page),
+                (_, _) => run.push(record, bytes),
+            }
             if record.value.is_none() {
                 let hash = hasher.hash(record.key, record.namespace);
                 buried.push(Buried { hash, addr: addr.0 });
@@ -120,19 +132,56 @@ pub(crate) struct Run {
 
 impl Run {
     /// Takes in a copy of a record.
-    fn push<'a>(&mut self, record_bytes: &'a [u8]) -> Record<'a> {
-        let record = Record::parse(record_bytes);
+    fn push(&mut self, record: Record<'_>, bytes: &[u8]) {
+        self.note(record);
+        self.bytes.extend_from_slice(bytes);
+        self.raw_bytes += record.value.map_or(0, <[u8]>::len) as u64;
+    }
+
+    /// Takes in a copy of a record whose value is a list: all of it but the
+    /// elements of earlier epochs.
+    fn push_list(&mut self, record: Record<'_>, bytes: &[u8], list: &[u8]) {
+        let (header, elements) = List::new(list).only_changes_in(self.epoch);
+        self.push_with(record, &bytes[..bytes.len() - list.len()], |out| {
+            out.extend_from_slice(&header);
+            out.extend_from_slice(elements);
+        });
+    }
+
+    /// Takes in a copy of a record whose value is a page of a map: the entries
+    /// that changed, in the place of the page.
+    fn push_page(&mut self, record: Record<'_>, bytes: &[u8], page: &[u8]) {
+        let epoch = self.epoch;
+        self.push_with(record, &bytes[..bytes.len() - page.len()], |out| {
+            MapPage::new(page).copy_changes_in(epoch, out);
+        });
+    }
+
+    /// Takes in a record with another value, which `append` appends.
+    fn push_with(&mut self, record: Record<'_>, head: &[u8], append: impl FnOnce(&mut Vec<u8>)) {
+        self.note(record);
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(head);
+        append(&mut self.bytes);
+        let value_len = self.bytes.len() - start - head.len();
+        record::set_value_len(&mut self.bytes[start..], value_len);
+        self.raw_bytes += value_len as u64;
+    }
+
+    /// Notes a record that is appended next.
+    fn note(&mut self, record: Record<'_>) {
         let hash = hash::with_namespace(hash::hash_key(record.key), record.namespace);
         self.notes.push(Note { hash, group: record.group, at: self.bytes.len() as u64 });
-        self.bytes.extend_from_slice(record_bytes);
-        self.raw_bytes += (record.key.len()
-            + record.namespace.len()
-            + record.value.map_or(0, <[u8]>::len)) as u64;
-        record
+        self.raw_bytes += (record.key.len() + record.namespace.len()) as u64;
     }
 
     fn record(&self, note: Note) -> Record<'_> {
         Record::parse(&self.bytes[note.at as usize..])
+    }
+
+    /// The epoch whose changes these are.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// Number of records.

@@ -27,6 +27,7 @@
     reason = "buckets live in anonymous pages, so that they are on huge pages, and are reached by one load of a pointer and no bounds check"
 )]
 
+use std::ops::ControlFlow;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -387,18 +388,18 @@ impl Index {
         }
     }
 
-    /// Every address, in no particular order.
-    #[cfg(test)]
-    pub(super) fn addresses(&self) -> Vec<Addr> {
-        let mut all = Vec::new();
+    /// Gives every address, in no particular order, until `visit` breaks.
+    pub(super) fn visit(&self, mut visit: impl FnMut(Addr) -> ControlFlow<()>) -> ControlFlow<()> {
         for segment in &self.segments {
             for at in 0..BUCKETS {
                 // SAFETY: `at` is below `BUCKETS`, and we have `&self`.
                 let bucket = unsafe { segment.base.add(at).as_ref() };
-                all.extend(bucket.addrs.iter().filter(|&&addr| addr != 0).map(|&addr| Addr(addr)));
+                for &addr in bucket.addrs.iter().filter(|&&addr| addr != 0) {
+                    visit(Addr(addr))?;
+                }
             }
         }
-        all
+        ControlFlow::Continue(())
     }
 
     fn add_segment(&mut self, depth: u32) -> Result<usize> {

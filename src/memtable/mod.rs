@@ -26,16 +26,24 @@
 //! every table (`FRESH`), vanishes without a trace. A tombstone is dropped
 //! once it has been extracted and no table below needs it to be hidden.
 //!
+//! The values of a state of [lists] or [maps] are layouts of their own
+//! ([`collection`]), which are changed piece by piece ([`buffer`]) under the
+//! same rules.
+//!
 //! The memtable knows no files and no threads.
 
 mod addr;
 mod arena;
+mod buffer;
+pub(crate) mod collection;
 mod dirty;
 pub(crate) mod extract;
 mod freelist;
 mod handoff;
 mod hasher;
 mod index;
+mod lists;
+pub(crate) mod maps;
 mod record;
 mod sync;
 #[cfg(test)]
@@ -44,6 +52,7 @@ mod tests;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crossbeam::queue::SegQueue;
@@ -60,8 +69,7 @@ use self::handoff::Handoff;
 use self::hasher::IndexHasher;
 use self::index::{Index, LineRef, Slot};
 pub(crate) use self::record::Probe;
-#[cfg(test)]
-use self::record::Record;
+pub(crate) use self::record::Record;
 use self::record::{FRESH, LAST_EPOCH, NO_EPOCH, NO_KEY, Pattern};
 
 /// Operations that are in flight at once in a batched call: enough to cover a
@@ -100,6 +108,19 @@ pub(crate) enum Below {
     Tables,
 }
 
+/// What the values of a memtable's records are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Holds {
+    /// A caller's values.
+    Values,
+    /// [Lists](lists).
+    Lists,
+    /// Parts of [maps].
+    Maps,
+    /// Something of the memtable's owner that callers must not touch as values.
+    Others,
+}
+
 /// Size and shape of a memtable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct MemtableStats {
@@ -135,6 +156,9 @@ pub(crate) struct Memtable {
     below: Below,
     /// Whether a record may be in another group than its key's hash says.
     groups_are_given: bool,
+    holds: Holds,
+    /// Where among its pages a map was last looked at for some that can go.
+    sweep: u32,
     /// For keys whose group follows from their hash, and for those that come
     /// with a group: what one look may tell.
     at_hand: [AtHand; 2],
@@ -175,6 +199,8 @@ impl Memtable {
             buried: VecDeque::new(),
             below,
             groups_are_given: false,
+            holds: Holds::Values,
+            sweep: 0,
             at_hand: [AtHand::NOTHING; 2],
             failure: None,
         };
@@ -185,6 +211,7 @@ impl Memtable {
     /// Keeps `at_hand` true.
     fn note_at_hand(&mut self) {
         let given = match self.below {
+            _ if self.holds != Holds::Values => AtHand::NOTHING,
             Below::Nothing => AtHand { change: u64::from(self.epoch.0), read: 0 },
             Below::Tables => AtHand::NOTHING,
         };
@@ -205,6 +232,13 @@ impl Memtable {
             self.groups_are_given = true;
             self.note_at_hand();
         }
+    }
+
+    /// Says what the values of records are. Unless they are a caller's values,
+    /// no operation on values finds anything at hand.
+    pub(crate) fn hold(&mut self, what: Holds) {
+        self.holds = what;
+        self.note_at_hand();
     }
 
     /// Whether a key that is absent here may be present in a table.
@@ -512,7 +546,14 @@ impl Memtable {
         self.note_at_hand();
         let dirty = std::mem::take(&mut self.dirty);
         let chunks = self.arena.chunk_set();
-        Ok(Frozen::new(frozen, dirty, chunks, self.hasher.clone(), Arc::clone(&self.shared)))
+        Ok(Frozen::new(
+            frozen,
+            self.holds,
+            dirty,
+            chunks,
+            self.hasher.clone(),
+            Arc::clone(&self.shared),
+        ))
     }
 
     /// Frees what earlier epochs left behind, a bounded amount of it; says
@@ -722,16 +763,22 @@ impl Memtable {
         self.failure.take().expect("whoever says that it failed has left the reason here")
     }
 
-    /// Calls `visit` with every live record that is in memory.
-    #[cfg(test)]
-    pub(crate) fn for_each(&self, mut visit: impl FnMut(Record<'_>)) {
-        let set = self.arena.chunk_set();
-        for addr in self.index.addresses() {
-            let record = Record::parse(set.record_bytes(addr));
-            if record.value.is_some() {
-                visit(record);
+    /// Calls `visit` with every live record that is in memory, in no
+    /// particular order, until it breaks.
+    pub(crate) fn visit(
+        &self,
+        mut visit: impl FnMut(Record<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        self.index.visit(|addr| {
+            let block = self.arena.block(addr);
+            let header = self.arena.header(block);
+            if header.is_tombstone() {
+                return ControlFlow::Continue(());
             }
-        }
+            let (key, namespace) = self.arena.key_and_namespace(block);
+            let value = Some(self.arena.value_of(block, key, namespace));
+            visit(Record { group: header.group(), key, namespace, value })
+        })
     }
 }
 

@@ -26,11 +26,19 @@ use super::addr::UNIT_BYTES;
 pub(super) const HEADER_BYTES: usize = 16;
 pub(super) const NAMESPACE_LEN_BYTES: usize = 4;
 
-// Field widths hold the documented limits.
+/// Longest value of a record: a page of a map may be a little longer than the
+/// longest value that a caller may give.
+pub(super) const MAX_STORED_BYTES: usize = MAX_VALUE_BYTES + (1 << 20);
+
+// Field widths hold the documented limits, and slack of a quarter.
 const _: () = assert!(MAX_KEY_BYTES < (1 << 17) - 1);
-const _: () = assert!(MAX_VALUE_BYTES < 1 << 31);
+const _: () = assert!(MAX_STORED_BYTES < 1 << 31);
 const _: () = assert!(
-    (HEADER_BYTES + NAMESPACE_LEN_BYTES + MAX_KEY_BYTES + MAX_NAMESPACE_BYTES + MAX_VALUE_BYTES)
+    (HEADER_BYTES
+        + NAMESPACE_LEN_BYTES
+        + MAX_KEY_BYTES
+        + MAX_NAMESPACE_BYTES
+        + MAX_STORED_BYTES / 4 * 5)
         / UNIT_BYTES
         + 1
         < 1 << 27
@@ -227,4 +235,13 @@ impl<'a> Record<'a> {
         let value = (!header.is_tombstone()).then(|| &rest[..header.value_len()]);
         Self { group: header.group(), key, namespace, value }
     }
+}
+
+/// Says in a copy of a record that its value has another length.
+pub(super) fn set_value_len(bytes: &mut [u8], len: usize) {
+    debug_assert!(len as u64 <= VALUE_LEN);
+    let word: &mut [u8; 8] =
+        (&mut bytes[8..HEADER_BYTES]).try_into().expect("eight bytes were taken");
+    let b = u64::from_ne_bytes(*word) & !VALUE_LEN | len as u64;
+    *word = b.to_ne_bytes();
 }

@@ -60,9 +60,10 @@ fn apply(run: &Run, model: &mut Model) {
 
 fn live(memtable: &Memtable) -> Model {
     let mut all = Model::new();
-    memtable.for_each(|record| {
+    let _ = memtable.visit(|record| {
         let key = (record.key.to_vec(), record.namespace.to_vec());
         assert!(all.insert(key, record.value.expect("live").to_vec()).is_none());
+        std::ops::ControlFlow::Continue(())
     });
     all
 }

@@ -22,6 +22,9 @@ use crate::snapshot::sink::SnapshotSource;
 use crate::table::TableReader;
 use crate::version::{Places, Stored, TableEntry, Version};
 
+/// No shard takes so many snapshots.
+const MAX_SEQUENCE: u64 = u64::MAX / 2;
+
 /// What a shard is to be restored as.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target<'a> {
@@ -92,12 +95,13 @@ impl Plan {
     ) -> Result<Self> {
         check_handles(target, handles)?;
         let mut states: Vec<StateMeta> = Vec::new();
-        let mut tables = Vec::new();
         let mut sequence = 0;
+        let mut tables = Vec::new();
         for handle in handles {
             // A handle that shares no key group has nothing to say about data,
             // but it may know a state that nobody else does.
             let manifest = read_manifest(source, handle)?;
+            check_sequence(manifest.sequence, handle)?;
             sequence = sequence.max(manifest.sequence);
             for state in manifest.states {
                 match states.iter_mut().find(|known| known.name == state.name) {
@@ -158,6 +162,19 @@ impl Plan {
         let version = Version::new(entries);
         Ok(Restored { states: self.states, sequence: self.sequence, version, base })
     }
+}
+
+/// Numbers go up by one with each snapshot: a job that does not overflow in its
+/// life has not used up half of them in an earlier one.
+fn check_sequence(sequence: u64, handle: &SnapshotHandle) -> Result<()> {
+    if sequence <= MAX_SEQUENCE {
+        return Ok(());
+    }
+    Err(Error::corrupt("a manifest has an impossible sequence number")
+        .at(format_args!("manifest {}", handle.manifest()))
+        .expected(format_args!("at most {MAX_SEQUENCE}"))
+        .found(sequence)
+        .remedy("restore from another copy of the snapshot"))
 }
 
 /// Whether the manifests know what the values in a table are written under.

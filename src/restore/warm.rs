@@ -19,8 +19,12 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 use crossbeam::queue::SegQueue;
 use parking_lot::Mutex;
 
-use crate::base::Result;
+use crate::base::{Error, KeyGroup, Result};
 use crate::env::executor::{Executor, Priority};
+use crate::format::Placement;
+use crate::format::collection::{EntryName, Subkey};
+use crate::format::manifest::StateKind;
+use crate::shard::contents::Assembly;
 use crate::shard::migration::Migration;
 use crate::shard::warm::{Wanted, Warm, WarmBatch, WarmSource};
 use crate::version::merge::{MergeScan, MergeSource};
@@ -38,9 +42,29 @@ struct Work {
 /// One state on its way.
 struct Scan {
     state: usize,
+    kind: StateKind,
     records: MergeScan,
     migration: Arc<Migration>,
     migrated: Vec<u8>,
+    /// The collection whose entries are coming.
+    open: Option<Open>,
+}
+
+/// A collection that is being put together: its entries are neighbours.
+struct Open {
+    group: KeyGroup,
+    key: Vec<u8>,
+    namespace: Vec<u8>,
+    assembly: Assembly,
+}
+
+impl Open {
+    fn close(self, state: usize, batch: &mut WarmBatch) -> Result<()> {
+        let Self { group, key, namespace, assembly } = self;
+        let bytes = assembly.bytes();
+        batch.push_collection(state, group, &key, &namespace, assembly.finish()?, bytes);
+        Ok(())
+    }
 }
 
 struct Shared {
@@ -158,26 +182,65 @@ impl Work {
 
 impl Scan {
     fn open(wanted: Wanted) -> Result<Self> {
-        let Wanted { state, tables, migration } = wanted;
+        let Wanted { state, kind, tables, migration } = wanted;
         let sources = tables.into_iter().map(|(table, ordinal)| {
             (MergeSource { reader: table.reader, slice: table.slice }, ordinal)
         });
         let records = MergeScan::of_state(sources.collect())?;
-        Ok(Self { state, records, migration, migrated: Vec::new() })
+        Ok(Self { state, kind, records, migration, migrated: Vec::new(), open: None })
     }
 
     /// The next batch, and whether it was the last.
     fn next_batch(&mut self) -> Result<(WarmBatch, bool)> {
         let mut batch = WarmBatch::default();
-        while let Some(record) = self.records.next()? {
-            if let Some(value) = record.value {
-                let value = self.migration.apply(record.value_schema, value, &mut self.migrated)?;
-                batch.push(self.state, record.group, record.key, record.namespace, value);
-            }
+        while self.records.step()? {
+            self.take_in(&mut batch)?;
             if batch.bytes() >= BATCH_BYTES {
                 return Ok((batch, false));
             }
         }
+        if let Some(last) = self.open.take() {
+            last.close(self.state, &mut batch)?;
+        }
         Ok((batch, true))
+    }
+
+    /// Adds the current record, if it is live, to a batch, or to the collection
+    /// that it belongs to; one that is complete goes into the batch.
+    fn take_in(&mut self, batch: &mut WarmBatch) -> Result<()> {
+        let Some(record) = self.records.current() else { return Ok(()) };
+        if record.placement != Placement::of(self.kind) {
+            return Err(Error::corrupt("a table keeps a state as one of another kind")
+                .at(format_args!("state {:?}", record.state))
+                .expected(format_args!("records placed for {:?}", self.kind))
+                .found(format_args!("{:?}", record.placement)));
+        }
+        if record.is_only_for_older_tables()? {
+            return Ok(());
+        }
+        let Some(stored) = record.value else { return Ok(()) };
+        let value = self.migration.apply(record.value_schema, stored, &mut self.migrated)?;
+        let Some(assembly) = Assembly::new(self.kind) else {
+            batch.push(self.state, record.group, record.key, record.namespace, value);
+            return Ok(());
+        };
+        let name = EntryName::decode(record.namespace)?;
+        let Subkey::Entry(entry) = name.subkey else { return Ok(()) };
+        let same = |open: &Open| {
+            (open.group, &*open.key, &*open.namespace) == (record.group, record.key, name.namespace)
+        };
+        if !self.open.as_ref().is_some_and(same) {
+            let next = Open {
+                group: record.group,
+                key: record.key.to_vec(),
+                namespace: name.namespace.to_vec(),
+                assembly,
+            };
+            if let Some(last) = self.open.replace(next) {
+                last.close(self.state, batch)?;
+            }
+        }
+        let open = self.open.as_mut().expect("it is open by now");
+        open.assembly.push(entry, value)
     }
 }

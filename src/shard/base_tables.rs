@@ -10,13 +10,13 @@
 
 use std::sync::Arc;
 
-use crate::base::hash::{hash_key, with_namespace};
-use crate::base::{KeyGroupRange, Result};
-use crate::memtable::Probe;
-use crate::table::{Found, TableReader};
-use crate::version::merge::{MergeScan, MergeSource};
-
+use super::base_scan::BaseScan;
 use super::migration::Migration;
+use crate::base::{Error, KeyGroupRange, Result};
+use crate::format::Placement;
+use crate::format::collection::EntryName;
+use crate::table::{Found, PlacedKey, TableReader, TableScan};
+use crate::version::merge::MergeScan;
 
 /// One table that the shard was restored from.
 #[derive(Clone, Debug)]
@@ -56,18 +56,6 @@ impl StateBase {
         self.tables.is_empty()
     }
 
-    /// Everything that the tables hold of the state, in order.
-    ///
-    /// # Errors
-    /// `Unavailable` or `Corrupt` if a table cannot be read.
-    pub(super) fn scan(&self) -> Result<MergeScan> {
-        let oldest_first = self.tables.iter().rev().map(|(table, ordinal)| {
-            let reader = Arc::clone(&table.reader);
-            (MergeSource { reader, slice: table.slice }, *ordinal)
-        });
-        MergeScan::of_state(oldest_first.collect())
-    }
-
     /// The tables, newest first.
     pub(super) fn tables(&self) -> &[(BaseTable, u16)] {
         &self.tables
@@ -84,15 +72,13 @@ impl StateBase {
     }
 
     /// Looks for a key, newest table first; its value goes to `value`.
-    pub(super) fn get(&mut self, probe: &Probe<'_>, value: &mut Vec<u8>) -> Result<bool> {
-        let hash = with_namespace(hash_key(probe.key), probe.namespace);
+    pub(super) fn get(&mut self, at: PlacedKey<'_>, value: &mut Vec<u8>) -> Result<bool> {
+        let PlacedKey { group, hash, key, namespace } = at;
         for (table, ordinal) in &self.tables {
-            if !table.slice.contains(probe.group) {
+            if !table.slice.contains(group) {
                 continue;
             }
-            let found =
-                table.reader.get(*ordinal, probe.group, hash, probe.key, probe.namespace, value)?;
-            match found {
+            match table.reader.get(*ordinal, group, hash, key, namespace, value)? {
                 Found::Absent => continue,
                 Found::Deleted => return Ok(false),
                 Found::Value => {}
@@ -116,5 +102,108 @@ impl BaseTable {
     /// What the values of a state are written under.
     pub(crate) fn value_schema(&self, ordinal: u16) -> u64 {
         self.reader.states().get(usize::from(ordinal)).map_or(0, |state| state.value_schema)
+    }
+}
+
+/// Collections, and whole states.
+impl StateBase {
+    /// Looks for one entry of the collection that `at` names by key and
+    /// namespace; its value goes to `value` as it is stored.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Corrupt` if a table cannot be read: it is then not
+    /// known whether the entry is there.
+    #[cfg(test)]
+    pub(super) fn entry(
+        &self,
+        at: PlacedKey<'_>,
+        entry: &[u8],
+        value: &mut Vec<u8>,
+    ) -> Result<bool> {
+        self.check_collections()?;
+        let (mut name, mut marker) = (Vec::new(), Vec::new());
+        EntryName::entry(at.namespace, entry).encode(&mut name);
+        EntryName::marker(at.namespace).encode(&mut marker);
+        for (table, ordinal) in self.of_group(at) {
+            let PlacedKey { hash, group, key, .. } = at;
+            match table.reader.get(ordinal, group, hash, key, &name, value)? {
+                Found::Value => return Ok(true),
+                Found::Deleted => return Ok(false),
+                Found::Absent => {}
+            }
+            let marked = table.reader.get(ordinal, group, hash, key, &marker, value)?;
+            value.clear();
+            if marked != Found::Absent {
+                break;
+            }
+        }
+        Ok(false)
+    }
+
+    /// The live entries of the collection that `at` names by key and namespace,
+    /// in the order of their bytes, from `from` on, migrated. Older tables than
+    /// the newest with a marker are not read.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Corrupt` if a table cannot be read, now or from
+    /// [`BaseScan::next`]: it is then not known which entries are there. Those of
+    /// the codecs.
+    pub(super) fn collection(&self, at: PlacedKey<'_>, from: Option<&[u8]>) -> Result<BaseScan> {
+        self.check_collections()?;
+        let PlacedKey { hash, group, key, namespace } = at;
+        let mut marker = Vec::new();
+        EntryName::marker(namespace).encode(&mut marker);
+        let mut scans = Vec::new();
+        let mut value = Vec::new();
+        for (table, ordinal) in self.of_group(at) {
+            if !table.reader.may_contain(ordinal, group, hash) {
+                continue;
+            }
+            scans.push(table.reader.scan_collection(ordinal, at, from)?);
+            if table.reader.get(ordinal, group, hash, key, &marker, &mut value)? != Found::Absent {
+                break;
+            }
+        }
+        Ok(self.merged(scans)?.migrated(self.migration.clone()))
+    }
+
+    /// Everything of the state that is live in these groups, in the order of a
+    /// table: by group, hash, key, namespace and entry. Values are as they are
+    /// stored. Read block by block as it is asked for; holds a block or 256 KiB
+    /// of each table.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Corrupt` if a table cannot be read, now or from
+    /// [`BaseScan::next`].
+    pub(super) fn scan(&self, groups: KeyGroupRange) -> Result<BaseScan> {
+        let slices = self.tables.iter().filter_map(|(table, ordinal)| {
+            let slice = table.slice.intersection(groups)?;
+            Some(table.reader.scan_state(*ordinal, slice))
+        });
+        self.merged(slices.collect())
+    }
+
+    /// The tables that may hold the group of `at`, newest first.
+    fn of_group(&self, at: PlacedKey<'_>) -> impl Iterator<Item = (&BaseTable, u16)> {
+        let group = at.group;
+        let tables = self.tables.iter().map(|(table, ordinal)| (table, *ordinal));
+        tables.filter(move |(table, _)| table.slice.contains(group))
+    }
+
+    fn merged(&self, mut newest_first: Vec<TableScan>) -> Result<BaseScan> {
+        newest_first.reverse();
+        Ok(BaseScan::new(MergeScan::of(newest_first)?))
+    }
+
+    fn check_collections(&self) -> Result<()> {
+        let single = self
+            .tables
+            .iter()
+            .find(|(table, ordinal)| table.reader.placement(*ordinal) != Placement::Collection);
+        single.map_or(Ok(()), |(table, ordinal)| {
+            Err(Error::incompatible("a table holds single values in a state of collections")
+                .at(format_args!("file {}, state {ordinal}", table.reader.file()))
+                .remedy("a state cannot become one of collections: use another name"))
+        })
     }
 }

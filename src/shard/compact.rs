@@ -28,6 +28,7 @@ pub(crate) struct Output {
 }
 
 /// Why there is no merged table.
+#[derive(Debug)]
 pub(crate) enum Failure {
     /// An input cannot be read, or the output cannot be written.
     Tables(Error),
@@ -59,9 +60,9 @@ pub(crate) fn that_mix(inputs: &[MergeSource], migrations: &MigrationsNow) -> us
 
 /// Merges `inputs` (oldest first) into a table at `path`. `None`, and
 /// no file worth keeping, if nothing is left: the tables held only deletions,
-/// or only other shards' groups. With `to_the_bottom`, deletions are dropped.
-/// Values of the states that `migrations` has are migrated; those of others are
-/// of one schema each.
+/// or only other shards' groups. With `to_the_bottom`, deletions and the markers
+/// of collections are dropped. Values of the states that `migrations` has are
+/// migrated; those of others are of one schema each.
 ///
 /// # Errors
 /// `Unavailable` or `Corrupt` if an input cannot be read or the output cannot
@@ -85,7 +86,7 @@ pub(crate) fn merge(
         if seen.is_multiple_of(BREATH_RECORDS) {
             go_on()?;
         }
-        if record.value.is_none() && to_the_bottom {
+        if to_the_bottom && record.is_only_for_older_tables()? {
             continue;
         }
         let writer = match &mut writer {
@@ -102,14 +103,15 @@ pub(crate) fn merge(
             Some((state, schema)) if **state == *record.state => *schema,
             _ => {
                 let schema = migration.map_or(record.value_schema, |to| to.current());
-                writer.begin_state(record.state)?;
+                writer.begin_placed_state(record.state, record.placement)?;
                 writer.set_value_schema(schema)?;
                 open_state = Some((Arc::from(record.state), schema));
                 schema
             }
         };
         let value = match (record.value, migration) {
-            (Some(value), Some(migration)) => Some(
+            // What the marker of a collection has for a value means nothing.
+            (Some(value), Some(migration)) if !record.is_only_for_older_tables()? => Some(
                 migration
                     .apply(record.value_schema, value, &mut migrated)
                     .map_err(|error| Failure::Migration(record.state.to_owned(), error))?,

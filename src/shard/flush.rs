@@ -2,8 +2,12 @@
 
 use std::path::Path;
 
+use super::changes;
+use super::entry_run::EntryRun;
 use crate::base::{FileId, MaxParallelism, Result};
 use crate::env::Fs;
+use crate::format::Placement;
+use crate::format::manifest::StateKind;
 use crate::format::table::TableMeta;
 use crate::memtable::extract::Run;
 use crate::table::{TableOptions, TableWriter};
@@ -15,45 +19,114 @@ const BREATH_RECORDS: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Delta {
     /// In the byte order of the states' names; none is empty.
-    runs: Vec<StateRun>,
+    states: Vec<StateChanges>,
 }
 
 /// The changes of one state.
 #[derive(Debug)]
 pub(crate) struct StateRun {
     pub(crate) state: String,
+    pub(crate) kind: StateKind,
     /// Fingerprint of what its values are written under.
     pub(crate) value_schema: u64,
     pub(crate) run: Run,
 }
 
-impl Delta {
-    /// A delta of the runs that hold anything; they are still to be sorted.
-    pub(crate) fn unsorted(mut runs: Vec<StateRun>) -> Self {
-        runs.retain(|state| state.run.len() > 0);
-        runs.sort_unstable_by(|a, b| a.state.as_bytes().cmp(b.state.as_bytes()));
-        Self { runs }
-    }
+/// The changes of one state on their way into a table.
+#[derive(Debug)]
+struct StateChanges {
+    state: String,
+    value_schema: u64,
+    changes: Changes,
+}
 
-    /// Sorts the runs into the order of a table.
-    pub(crate) fn sort(&mut self, mut breathe: impl FnMut()) {
-        for state in &mut self.runs {
-            state.run.sort();
-            breathe();
+#[derive(Debug)]
+enum Changes {
+    Single(Run),
+    /// Records of lists or maps, as they were in memory.
+    Unpacked(StateKind, Run),
+    Collections(EntryRun),
+}
+
+impl Changes {
+    fn records(&self) -> usize {
+        match self {
+            Self::Single(run) | Self::Unpacked(_, run) => run.len(),
+            Self::Collections(run) => run.len(),
         }
     }
 
+    fn raw_bytes(&self) -> u64 {
+        match self {
+            Self::Single(run) | Self::Unpacked(_, run) => run.raw_bytes(),
+            Self::Collections(run) => run.raw_bytes(),
+        }
+    }
+}
+
+impl Delta {
+    /// A delta of the runs that hold anything; they are still to be
+    /// [sorted](Self::sort).
+    pub(crate) fn unsorted(runs: Vec<StateRun>) -> Self {
+        let of_state = |StateRun { state, kind, value_schema, run }| {
+            let changes = match Placement::of(kind) {
+                Placement::Collection => Changes::Unpacked(kind, run),
+                Placement::Single => Changes::Single(run),
+            };
+            StateChanges { state, value_schema, changes }
+        };
+        Self::of(runs.into_iter().map(of_state).collect())
+    }
+
+    /// This delta and the runs of states of collections, still to be sorted.
+    #[cfg(test)]
+    #[must_use]
+    pub(crate) fn with_collections(self, runs: Vec<(String, EntryRun)>) -> Self {
+        let runs = runs.into_iter().map(|(state, run)| {
+            let changes = Changes::Collections(run);
+            StateChanges { state, value_schema: 0, changes }
+        });
+        Self::of(self.states.into_iter().chain(runs).collect())
+    }
+
+    fn of(mut states: Vec<StateChanges>) -> Self {
+        states.retain(|state| state.changes.records() > 0);
+        states.sort_unstable_by(|a, b| a.state.as_bytes().cmp(b.state.as_bytes()));
+        Self { states }
+    }
+
+    /// Sorts the runs into the order of a table, and makes entries of what
+    /// changed in lists and maps. `sequence` is above that of every delta of the
+    /// shard before this one.
+    pub(crate) fn sort(&mut self, sequence: u64, mut breathe: impl FnMut()) {
+        for StateChanges { changes, .. } in &mut self.states {
+            if let Changes::Unpacked(kind, records) = changes {
+                let entries = changes::entries_of(*kind, records, sequence);
+                *changes = Changes::Collections(entries);
+                breathe();
+            }
+            match changes {
+                Changes::Single(run) => run.sort(),
+                Changes::Collections(run) => run.sort(),
+                Changes::Unpacked(..) => unreachable!("all were unpacked"),
+            }
+            breathe();
+        }
+        // Records may have changed in epochs before and moved in this one.
+        self.states.retain(|state| state.changes.records() > 0);
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
-        self.runs.is_empty()
+        self.states.is_empty()
     }
 
     pub(crate) fn records(&self) -> u64 {
-        self.runs.iter().map(|state| state.run.len() as u64).sum()
+        self.states.iter().map(|state| state.changes.records() as u64).sum()
     }
 
     /// Bytes of keys, namespaces and values.
     pub(crate) fn raw_bytes(&self) -> u64 {
-        self.runs.iter().map(|state| state.run.raw_bytes()).sum()
+        self.states.iter().map(|state| state.changes.raw_bytes()).sum()
     }
 
     /// Writes the delta, which is sorted and not empty, as the table `file` at `path`,
@@ -73,13 +146,33 @@ impl Delta {
     ) -> Result<TableMeta> {
         let out = create(fs, path)?;
         let mut writer = TableWriter::new(out, file, max_parallelism, options)?;
-        for StateRun { state, value_schema, run } in &self.runs {
-            writer.begin_state(state)?;
+        for StateChanges { state, value_schema, changes } in &self.states {
+            let placement = match changes {
+                Changes::Single(_) => Placement::Single,
+                Changes::Unpacked(..) | Changes::Collections(_) => Placement::Collection,
+            };
+            writer.begin_placed_state(state, placement)?;
             writer.set_value_schema(*value_schema)?;
-            for (number, (hash, record)) in run.records().enumerate() {
-                writer.add(record.group, hash, record.key, record.namespace, record.value)?;
-                if number % BREATH_RECORDS == 0 {
+            let mut breathe_at = |number: usize| {
+                if number.is_multiple_of(BREATH_RECORDS) {
                     breathe();
+                }
+            };
+            match changes {
+                Changes::Single(run) => {
+                    for (number, (hash, record)) in run.records().enumerate() {
+                        let (key, namespace) = (record.key, record.namespace);
+                        writer.add(record.group, hash, key, namespace, record.value)?;
+                        breathe_at(number);
+                    }
+                }
+                Changes::Unpacked(..) => unreachable!("a delta is sorted before it is written"),
+                Changes::Collections(run) => {
+                    for (number, record) in run.records().enumerate() {
+                        let (key, name) = (record.key, record.name);
+                        writer.add(record.group, record.hash, key, name, record.value)?;
+                        breathe_at(number);
+                    }
                 }
             }
         }

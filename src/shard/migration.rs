@@ -11,6 +11,10 @@
 //! - *In a manifest*: the schema of today, and every other that one of its tables
 //!   may still name.
 //!
+//! What is a *value* here is an element in a state of lists, and the value of an
+//! entry in one of maps. A list is stored in chunks of elements, each chunk in one
+//! table and so in one schema; its elements are migrated one by one.
+//!
 //! A record that was only read stays in its table as it was: migrating changes
 //! nothing. It is written anew when the job changes it, or when its table is
 //! merged. So a snapshot may hold values of several versions, and the next life
@@ -30,13 +34,16 @@ use crate::base::limits::check_value;
 use crate::base::{Error, Result};
 use crate::codec::schema::{Fit, Reencode};
 use crate::codec::{CodecSpec, Schema};
-use crate::format::manifest::StateMeta;
+use crate::format::manifest::{StateKind, StateMeta};
+use crate::memtable::collection::NEVER;
+use crate::memtable::collection::elements::{Elements, ElementsBuf};
 
 use super::store::StateSpec;
 
 /// The ways from the stored schemas of a state to that of today.
 pub(crate) struct Migration {
     state: String,
+    kind: StateKind,
     current: Schema,
     /// Other schemas; none for those whose bytes are read as they are.
     older: Vec<(Schema, Option<Reencode>)>,
@@ -48,11 +55,14 @@ impl Migration {
         self.current.fingerprint()
     }
 
-    /// A value written under `schema`, as today's codec writes it.
+    /// The value of a record written under `schema`, as today's codec writes it:
+    /// in a state of lists a chunk of elements, in one of maps the value of an
+    /// entry.
     ///
     /// # Errors
     /// Those of the codecs and steps, naming the state; `Invalid` if one panics
-    /// or makes a value that is too long.
+    /// or makes a value that is too long; `Corrupt` if a chunk of elements is
+    /// none.
     pub(crate) fn apply<'a>(
         &self,
         schema: u64,
@@ -66,9 +76,11 @@ impl Migration {
             Some((_, None)) => Ok(value),
             Some((stored, Some(reencode))) => {
                 out.clear();
-                reencode(value, out)
-                    .and_then(|()| check_value(out))
-                    .map_err(|error| self.failed(stored, error))?;
+                let done = match self.kind {
+                    StateKind::List => reencode_elements(reencode, value, out),
+                    _ => reencode(value, out).and_then(|()| check_value(out)),
+                };
+                done.map_err(|error| self.failed(stored, error))?;
                 Ok(out)
             }
             None => Err(Error::internal("a table was not asked for its schema when it was opened")
@@ -82,6 +94,21 @@ impl Migration {
         error
             .at(format_args!("state {:?}, a value of {stored} on its way to {current}", self.state))
     }
+}
+
+/// Re-encodes the elements of a list one by one.
+fn reencode_elements(reencode: &Reencode, stored: &[u8], out: &mut Vec<u8>) -> Result<()> {
+    let mut elements = ElementsBuf::new(false);
+    for (number, element) in Elements::parse(stored, false)?.iter().enumerate() {
+        out.clear();
+        reencode(element.value, out)
+            .and_then(|()| check_value(out))
+            .and_then(|()| elements.push(out, NEVER))
+            .map_err(|error| error.at(format_args!("element {number}")))?;
+    }
+    out.clear();
+    out.extend_from_slice(elements.elements().bytes());
+    Ok(())
 }
 
 /// The migrations of a shard's registered states, for the background.
@@ -136,8 +163,13 @@ pub(super) fn compare(have: &StateMeta, want: &StateSpec) -> Result<Migration> {
             }
             Fit::Incompatible(reason) => reason,
         };
-        return Err(differ(what, &want.name, stored, codec.schema(), &reason)
-            .remedy("register the state with the codec that wrote it, or re-key it"));
+        let remedy = match want.kind {
+            StateKind::List | StateKind::Map | StateKind::Timers => {
+                "register the state with the codec that wrote it, or use another name"
+            }
+            _ => "register the state with the codec that wrote it, or re-key it",
+        };
+        return Err(differ(what, &want.name, stored, codec.schema(), &reason).remedy(remedy));
     }
     let mut older = Vec::new();
     for stored in have.value_schemas() {
@@ -154,7 +186,12 @@ pub(super) fn compare(have: &StateMeta, want: &StateSpec) -> Result<Migration> {
             }
         }
     }
-    Ok(Migration { state: want.name.clone(), current: want.values.schema().clone(), older })
+    Ok(Migration {
+        state: want.name.clone(),
+        kind: want.kind,
+        current: want.values.schema().clone(),
+        older,
+    })
 }
 
 /// Whether keys and namespaces of a stored state are those of `want`.

@@ -5,8 +5,15 @@
 //! [`flush`] and [`compact`] are what the background does with what it is
 //! handed. Uploading and publishing are the snapshot layer's business.
 
+mod base_scan;
 mod base_tables;
+mod changes;
+#[cfg(test)]
+mod collection_tests;
+mod collections;
 pub(crate) mod compact;
+pub(crate) mod contents;
+pub(crate) mod entry_run;
 pub(crate) mod flush;
 pub(crate) mod migration;
 mod rekey;
@@ -15,33 +22,71 @@ pub(crate) mod timers;
 pub(crate) mod warm;
 
 use std::collections::HashMap;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use crate::base::hash::{group_of_hash, hash_key};
 use crate::base::limits::{check_key, check_value};
-use crate::base::{Error, KeyGroup, KeyGroupRange, MaxParallelism, Result};
+use crate::base::{Error, ErrorKind, KeyGroup, KeyGroupRange, MaxParallelism, Result};
 use crate::codec::{CodecSpec, KeyRef};
 use crate::env::pages::PagePool;
 use crate::format::manifest::{StateKind, StateMeta};
+use crate::memtable::collection::elements::ElementsBuf;
 use crate::memtable::extract::Frozen;
-use crate::memtable::{BATCH, Below, Hint, Lookup, Memtable, MemtableStats, Probe, ValueMut};
+use crate::memtable::{
+    BATCH, Below, Hint, Holds, Lookup, Memtable, MemtableStats, Probe, ValueMut,
+};
+use crate::table::PlacedKey;
 
 pub(crate) use self::base_tables::BaseTable;
 use self::base_tables::StateBase;
+use self::collections::Family;
+use self::contents::Contents;
 use self::migration::{Migration, Migrations};
 use self::store::{KeyedStore, NewKey, OldKey, StateId, StateSpec};
 use self::timers::TimerState;
-use self::warm::{Wanted, Warm, WarmBatch, WarmSource};
+use self::warm::{Wanted, Warm, WarmBatch, WarmSource, Warmed, WarmedWhat};
 
 /// Records that one operation brings into memory while the shard warms up.
 const WARM_PER_OPERATION: usize = 8;
 
 struct StateSlot {
     meta: StateMeta,
+    family: Family,
     memtable: Memtable,
     base: StateBase,
     /// It was asked for in this life. Until then it stays in its tables.
     registered: bool,
+    /// Something of it has no room in memory and stays in its tables.
+    no_room: bool,
+}
+
+impl StateSlot {
+    /// Brings a collection from the warm-up into memory. One that has no room
+    /// there is left in its tables: whoever asks for it is told.
+    fn take_in(
+        &mut self,
+        group: KeyGroup,
+        key: &[u8],
+        namespace: &[u8],
+        contents: &Contents,
+    ) -> Result<()> {
+        if self.memtable.below() == Below::Nothing {
+            // It has taken in everything already, and forgotten some since.
+            return Ok(());
+        }
+        match contents.promote(&mut self.memtable, group, key, namespace) {
+            Err(error) if error.kind() == ErrorKind::Invalid => {
+                if !self.no_room {
+                    let state = &self.meta.name;
+                    tracing::warn!(state, %error, "a restored collection has no room in memory");
+                }
+                self.no_room = true;
+                Ok(())
+            }
+            done => done,
+        }
+    }
 }
 
 struct Warming {
@@ -71,6 +116,10 @@ pub(crate) struct ShardCore {
     timers: Vec<TimerState>,
     /// Where values from tables are put on their way into memory.
     value: Vec<u8>,
+    /// Where the elements of a list are packed.
+    elements: ElementsBuf,
+    /// Where the names of the records of a map are written.
+    names: Vec<u8>,
 }
 
 /// The changes of one epoch of a whole shard, by state.
@@ -108,6 +157,8 @@ impl ShardCore {
             warming: None,
             timers: Vec::new(),
             value: Vec::new(),
+            elements: ElementsBuf::new(false),
+            names: Vec::new(),
         };
         for meta in states {
             let base = StateBase::new(&meta.name, tables);
@@ -167,14 +218,26 @@ impl ShardCore {
     /// `Unavailable` if no memory can be had.
     pub(crate) fn warm(&mut self, records: usize) -> Result<()> {
         let Some(warming) = &mut self.warming else { return Ok(()) };
-        for _ in 0..records {
+        let mut left = records;
+        while left > 0 {
+            left -= 1;
             if let Some(warmed) = warming.current.get(warming.next) {
                 let slot = &mut self.states[warmed.state];
                 if warmed.group != group_of_hash(hash_key(warmed.key), self.max_parallelism) {
                     slot.memtable.expect_given_groups();
                 }
-                let probe = slot.memtable.probe(warmed.group, warmed.key, warmed.namespace);
-                timers::take_in(slot, &mut self.timers, warmed.state, &probe, warmed.value)?;
+                let Warmed { group, key, namespace, .. } = warmed;
+                match warmed.what {
+                    WarmedWhat::Value(value) => {
+                        let probe = slot.memtable.probe(group, key, namespace);
+                        timers::take_in(slot, &mut self.timers, warmed.state, &probe, value)?;
+                    }
+                    WarmedWhat::Collection(contents) => {
+                        // As much work as so many records.
+                        left = left.saturating_sub(contents.bytes() / 512);
+                        slot.take_in(group, key, namespace, contents)?;
+                    }
+                }
                 warming.next += 1;
                 continue;
             }
@@ -190,8 +253,10 @@ impl ShardCore {
                 Warm::Done(state) => {
                     warming.wanted -= 1;
                     let slot = &mut self.states[state];
-                    slot.memtable.set_complete();
-                    slot.base = StateBase::default();
+                    if !slot.no_room {
+                        slot.memtable.set_complete();
+                        slot.base = StateBase::default();
+                    }
                 }
                 Warm::GaveUp => warming.wanted -= 1,
                 Warm::Failed => {
@@ -221,11 +286,19 @@ impl ShardCore {
             // one state to another in the order of their hashes.
             _ => self.seed ^ u64::from(id),
         };
-        let memtable = Memtable::new(Arc::clone(&self.pool), below, seed);
+        let mut memtable = Memtable::new(Arc::clone(&self.pool), below, seed);
+        let family = Family::of(meta.kind);
+        memtable.hold(match family {
+            Family::Values => Holds::Values,
+            Family::Lists => Holds::Lists,
+            Family::Maps => Holds::Maps,
+            Family::Timers => Holds::Others,
+        });
         self.by_name.insert(meta.name.clone(), id);
         Arc::make_mut(&mut self.metas).push(meta.clone());
         self.timers.extend(TimerState::new(&meta, id));
-        self.states.push(StateSlot { meta, memtable, base, registered });
+        let no_room = false;
+        self.states.push(StateSlot { meta, family, memtable, base, registered, no_room });
         StateId(id)
     }
 
@@ -237,8 +310,9 @@ impl ShardCore {
         slot.base.set_migration(Arc::clone(&migration));
         if let Some(warming) = self.warming.as_mut().filter(|_| !slot.base.is_empty()) {
             warming.wanted += 1;
+            let kind = slot.meta.kind;
             let tables = slot.base.tables().iter().rev().cloned().collect();
-            warming.source.want(Wanted { state: position, tables, migration });
+            warming.source.want(Wanted { state: position, kind, tables, migration });
         }
     }
 
@@ -263,7 +337,8 @@ impl ShardCore {
         migration
     }
 
-    /// The group of a key, if it may be used on this shard.
+    /// The group of a key, if it may be used on this shard, and the state
+    /// serves the call.
     #[inline]
     fn check(
         &mut self,
@@ -271,7 +346,10 @@ impl ShardCore {
         group: Option<KeyGroup>,
         key: &[u8],
         namespace: &[u8],
+        family: Family,
+        call: &'static str,
     ) -> Result<KeyGroup> {
+        self.check_kind(state, family, call)?;
         let computed = group_of_hash(hash_key(key), self.max_parallelism);
         let chosen = group.unwrap_or(computed);
         if !self.groups.contains(chosen) {
@@ -338,7 +416,7 @@ impl ShardCore {
         if slot.memtable.get(&probe) == Lookup::Absent
             && slot
                 .base
-                .get(&probe, value)
+                .get(PlacedKey::in_group(probe.group, probe.key, probe.namespace), value)
                 .map_err(|error| error.at(format_args!("state {:?}", slot.meta.name)))?
         {
             slot.memtable.promote(&probe, value)?;
@@ -485,7 +563,7 @@ impl ShardCore {
         key: &[u8],
         namespace: &[u8],
     ) -> Result<Option<&[u8]>> {
-        let group = self.check(state, group, key, namespace)?;
+        let group = self.check(state, group, key, namespace, Family::Values, "get")?;
         let (memtable, probe) = self.settled(state, group, key, namespace)?;
         Ok(match memtable.get(&probe) {
             Lookup::Value(value) => Some(value),
@@ -502,7 +580,7 @@ impl ShardCore {
         namespace: &[u8],
         value: &[u8],
     ) -> Result<()> {
-        let group = self.check(state, group, key, namespace)?;
+        let group = self.check(state, group, key, namespace, Family::Values, "put")?;
         check_value(value)?;
         let memtable = self.blind(state)?;
         memtable.put(&memtable.probe(group, key, namespace), value)
@@ -523,7 +601,7 @@ impl ShardCore {
             change(&mut entry);
             return entry.finish();
         }
-        let group = self.check(state, group, key, namespace)?;
+        let group = self.check(state, group, key, namespace, Family::Values, "update")?;
         let (memtable, probe) = self.settled(state, group, key, namespace)?;
         let mut value = memtable.entry(probe);
         change(&mut value);
@@ -601,7 +679,7 @@ impl KeyedStore for ShardCore {
     #[inline]
     fn delete(&mut self, state: StateId, key: KeyRef<'_>) -> Result<()> {
         let (group, key, namespace) = key.parts();
-        let group = self.check(state, group, key, namespace)?;
+        let group = self.check(state, group, key, namespace, Family::Values, "delete")?;
         let memtable = self.blind(state)?;
         memtable.delete(&memtable.probe(group, key, namespace)).map(drop)
     }
@@ -639,5 +717,67 @@ impl KeyedStore for ShardCore {
         change: &mut dyn FnMut(usize, &mut ValueMut<'_>),
     ) -> Result<()> {
         self.update_each(state, keys, |key| *key, change)
+    }
+
+    fn list_append(&mut self, state: StateId, key: KeyRef<'_>, elements: &[&[u8]]) -> Result<()> {
+        Self::list_append(self, state, key, elements)
+    }
+
+    fn list_read(
+        &mut self,
+        state: StateId,
+        key: KeyRef<'_>,
+        visit: &mut dyn FnMut(&[u8]),
+    ) -> Result<()> {
+        Self::list_read(self, state, key, visit)
+    }
+
+    fn list_replace(&mut self, state: StateId, key: KeyRef<'_>, elements: &[&[u8]]) -> Result<()> {
+        Self::list_replace(self, state, key, elements)
+    }
+
+    fn map_get(&mut self, state: StateId, key: KeyRef<'_>, entry: &[u8]) -> Result<Option<&[u8]>> {
+        Self::map_get(self, state, key, entry)
+    }
+
+    fn map_put(
+        &mut self,
+        state: StateId,
+        key: KeyRef<'_>,
+        entry: &[u8],
+        value: &[u8],
+    ) -> Result<()> {
+        Self::map_put(self, state, key, entry, value)
+    }
+
+    fn map_remove(&mut self, state: StateId, key: KeyRef<'_>, entry: &[u8]) -> Result<()> {
+        Self::map_remove(self, state, key, entry)
+    }
+
+    fn map_scan(
+        &mut self,
+        state: StateId,
+        key: KeyRef<'_>,
+        from: Bound<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<()> {
+        Self::map_scan(self, state, key, from, visit)
+    }
+
+    fn map_is_empty(&mut self, state: StateId, key: KeyRef<'_>) -> Result<bool> {
+        Self::map_is_empty(self, state, key)
+    }
+
+    fn clear(&mut self, state: StateId, key: KeyRef<'_>) -> Result<()> {
+        Self::clear(self, state, key)
+    }
+
+    fn visit_keys(
+        &mut self,
+        state: StateId,
+        namespace: Option<&[u8]>,
+        visit: &mut dyn FnMut(KeyGroup, &[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<()> {
+        Self::visit_keys(self, state, namespace, visit)
     }
 }

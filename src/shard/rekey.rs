@@ -20,10 +20,10 @@ use crate::base::limits::check_key;
 use crate::base::{Error, KeyGroup, Result};
 use crate::codec::{CodecSpec, KeyRef};
 use crate::memtable::{Below, Memtable, Probe};
-use crate::version::merge::{MergeScan, MergeSource};
 
 use super::ShardCore;
 use super::base_tables::StateBase;
+use super::collections::Family;
 use super::migration::{self, Migration};
 use super::store::{KeyedStore, NewKey, OldKey, StateId, StateSpec};
 
@@ -89,6 +89,13 @@ impl ShardCore {
         if slot.registered || migration::has_keys_of(&slot.meta, &spec)? {
             return self.register(spec);
         }
+        if slot.family != Family::Values {
+            return Err(Error::invalid("only states of single values can be re-keyed")
+                .at(format_args!("state {:?}", spec.name))
+                .expected(Family::Values)
+                .found(format_args!("one of kind {:?}", slot.meta.kind))
+                .remedy("register the state under its old keys, and copy it into a state of another name"));
+        }
         let as_it_was = StateSpec { keys: old_keys, namespaces: old_namespaces, ..spec.clone() };
         let migration = migration::compare(&slot.meta, &as_it_was)?;
         let records = self
@@ -132,17 +139,12 @@ impl ShardCore {
         migration: &Migration,
         rename: &mut dyn FnMut(OldKey<'_>) -> Result<NewKey>,
     ) -> Result<Records> {
-        let tables = self.states[position].base.tables().iter().rev();
-        let sources = tables.map(|(table, ordinal)| {
-            (MergeSource { reader: Arc::clone(&table.reader), slice: table.slice }, *ordinal)
-        });
-        let mut scan = MergeScan::of_state(sources.collect())?;
+        let mut scan = self.states[position].base.scan(self.groups)?;
         let mut records = Records::default();
         let mut migrated = Vec::new();
         while let Some(record) = scan.next()? {
-            let Some(value) = record.value else { continue };
             let old = OldKey { group: record.group, key: record.key, namespace: record.namespace };
-            let value = migration.apply(record.value_schema, value, &mut migrated)?;
+            let value = migration.apply(record.value_schema, record.value, &mut migrated)?;
             let new = rename(old)?;
             check_key(&new.key, &new.namespace)?;
             records.push(&old, &new, value);

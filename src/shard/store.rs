@@ -1,6 +1,8 @@
 //! The bytes-level store that typed state, adapters and tools are written
 //! against.
 
+use std::ops::{Bound, ControlFlow};
+
 use crate::base::limits::MAX_STATE_NAME_BYTES;
 use crate::base::{Error, KeyGroup, MaxParallelism, Result};
 use crate::codec::{CodecId, CodecSpec, KeyRef};
@@ -11,6 +13,18 @@ use crate::memtable::ValueMut;
 /// the shard that gave it and for no other.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct StateId(pub(super) u32);
+
+impl StateId {
+    /// The state with this number, for those who implement [`KeyedStore`].
+    pub const fn new(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// Its number.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+}
 
 /// What a state is: its name, its kind, and how its bytes are to be read.
 #[derive(Clone, Debug)]
@@ -30,6 +44,28 @@ impl StateSpec {
         Self::of_kind(StateKind::Value, name)
     }
 
+    /// A state with one value for each (key, namespace), into which further
+    /// ones are reduced. To the engine it is one of values.
+    pub fn reducing(name: &str) -> Self {
+        Self::of_kind(StateKind::Reducing, name)
+    }
+
+    /// A state with one accumulator for each (key, namespace). To the engine it
+    /// is one of values.
+    pub fn aggregating(name: &str) -> Self {
+        Self::of_kind(StateKind::Aggregating, name)
+    }
+
+    /// A state with a list for each (key, namespace).
+    pub fn list(name: &str) -> Self {
+        Self::of_kind(StateKind::List, name)
+    }
+
+    /// A state with a map for each (key, namespace).
+    pub fn map(name: &str) -> Self {
+        Self::of_kind(StateKind::Map, name)
+    }
+
     pub(super) fn of_kind(kind: StateKind, name: &str) -> Self {
         let raw = CodecSpec::from(CodecId::new("bytes", 1));
         Self {
@@ -37,7 +73,7 @@ impl StateSpec {
             kind,
             keys: raw.clone(),
             namespaces: raw.clone(),
-            map_keys: None,
+            map_keys: (kind == StateKind::Map).then(|| raw.clone()),
             values: raw,
         }
     }
@@ -58,7 +94,8 @@ impl StateSpec {
         self
     }
 
-    /// As [`key_codec`](Self::key_codec), for the values. Given by
+    /// As [`key_codec`](Self::key_codec), for the values: for the elements of a
+    /// list, and for the values of the entries of a map. Given by
     /// [`CodecSpec::of`], values that older versions wrote are migrated when
     /// they are read or merged.
     #[must_use]
@@ -67,9 +104,24 @@ impl StateSpec {
         self
     }
 
+    /// As [`key_codec`](Self::key_codec), for the keys of map entries. A state
+    /// of another kind has none.
+    #[must_use]
+    pub fn entry_codec(mut self, codec: impl Into<CodecSpec>) -> Self {
+        if self.kind == StateKind::Map {
+            self.map_keys = Some(codec.into());
+        }
+        self
+    }
+
     /// The name of the state.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The kind of the state: which calls it answers.
+    pub fn kind(&self) -> StateKind {
+        self.kind
     }
 
     /// Refuses what no manifest can hold.
@@ -135,16 +187,43 @@ pub struct NewKey {
 /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid), and so are keys,
 /// namespaces and values above the [limits](crate::base::limits).
 ///
+/// # Kinds
+/// What a state holds for a key and namespace depends on its kind, and so do
+/// the calls that it answers:
+///
+/// | kind | calls |
+/// | --- | --- |
+/// | value, reducing, aggregating | `get`, `put`, `delete`, `update`, `get_many`, `update_many` |
+/// | list | `list_append`, `list_read`, `list_replace` |
+/// | map | `map_get`, `map_put`, `map_remove`, `map_scan`, `map_is_empty` |
+/// | all of these | `clear`, `visit_keys` |
+///
+/// A call that does not fit is `Invalid`, names the state, its kind and the
+/// call, and changes nothing. A list without elements and a map without
+/// entries do not exist: they are in no snapshot, and are not visited. An empty
+/// value, element or entry does exist.
+///
 /// # Cost
 /// One hash of the key and two dependent cache misses if the record is in
 /// memory, which it is unless the shard was restored and the record has not
 /// been touched since; then the tables are asked, newest first, and the record
 /// is brought into memory. The batched calls overlap the misses of many keys.
 ///
+/// Lists and maps are brought up as a whole, by the first call that needs to
+/// know what is there; appending, replacing and clearing do not. A map of more
+/// than 4 KiB is a tree of pages, of which a call touches one. A list is one
+/// piece of memory: appending to it costs the same however long it is, except
+/// that the first time after a barrier, as long as the background has not
+/// copied out what the barrier froze, the whole list is copied.
+///
 /// # Errors
 /// Besides what is said above: `Corrupt` or `Unavailable` if a table of a
 /// restored shard cannot be read; whatever a codec says of an older value that
 /// it cannot migrate. An error never means that a key is absent.
+#[allow(
+    clippy::type_complexity,
+    reason = "a visitor spelled out says more than a name that has to be looked up"
+)]
 pub trait KeyedStore: Send {
     /// The number of key groups that keys are divided into.
     fn max_parallelism(&self) -> MaxParallelism;
@@ -173,12 +252,13 @@ pub trait KeyedStore: Send {
     /// restored on any number of them. A runtime that chooses groups itself may
     /// keep them ([`NewKey::group`]).
     ///
-    /// Blocks while the state is read; needs memory for it twice.
+    /// Blocks while the state is read; needs memory for it twice. Lists and maps
+    /// cannot be re-keyed.
     ///
     /// # Errors
-    /// As `register`, `rename` and reading; `Invalid` if a new key is too long,
-    /// is another record's too, or belongs to another shard. The state is then
-    /// as it was.
+    /// As `register`, `rename` and reading; `Invalid` if the state holds lists or
+    /// maps under other keys, or if a new key is too long, is another record's
+    /// too, or belongs to another shard. The state is then as it was.
     fn register_rekeyed(
         &mut self,
         spec: StateSpec,
@@ -224,5 +304,75 @@ pub trait KeyedStore: Send {
         state: StateId,
         keys: &[KeyRef<'_>],
         change: &mut dyn FnMut(usize, &mut ValueMut<'_>),
+    ) -> Result<()>;
+
+    /// Appends elements to the list of a key, in order, without reading what is
+    /// there. No elements change nothing.
+    ///
+    /// # Errors
+    /// `Invalid` if the list becomes longer than a value may be; then it is as
+    /// it was.
+    fn list_append(&mut self, state: StateId, key: KeyRef<'_>, elements: &[&[u8]]) -> Result<()>;
+
+    /// The elements of a list in the order in which they were added; none if
+    /// there is no list.
+    fn list_read(
+        &mut self,
+        state: StateId,
+        key: KeyRef<'_>,
+        visit: &mut dyn FnMut(&[u8]),
+    ) -> Result<()>;
+
+    /// Replaces the whole list; no elements means that the list is cleared.
+    ///
+    /// # Errors
+    /// As [`list_append`](Self::list_append).
+    fn list_replace(&mut self, state: StateId, key: KeyRef<'_>, elements: &[&[u8]]) -> Result<()>;
+
+    /// The value of an entry of the map of a key, borrowed until the next call.
+    fn map_get(&mut self, state: StateId, key: KeyRef<'_>, entry: &[u8]) -> Result<Option<&[u8]>>;
+
+    /// Inserts or replaces an entry of the map of a key.
+    ///
+    /// # Errors
+    /// `Invalid` if the key of the entry is longer than a key may be, or its
+    /// value longer than a value.
+    fn map_put(
+        &mut self,
+        state: StateId,
+        key: KeyRef<'_>,
+        entry: &[u8],
+        value: &[u8],
+    ) -> Result<()>;
+
+    /// Removes an entry of the map of a key; removing an absent one is no error.
+    fn map_remove(&mut self, state: StateId, key: KeyRef<'_>, entry: &[u8]) -> Result<()>;
+
+    /// The entries of the map of a key in ascending order of the bytes of their
+    /// keys, from `from` on, until `visit` breaks.
+    fn map_scan(
+        &mut self,
+        state: StateId,
+        key: KeyRef<'_>,
+        from: Bound<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<()>;
+
+    /// Whether the map of a key has no entries.
+    fn map_is_empty(&mut self, state: StateId, key: KeyRef<'_>) -> Result<bool>;
+
+    /// Removes all that a state holds for a key and namespace, whatever its
+    /// kind; clearing what is not there is no error.
+    fn clear(&mut self, state: StateId, key: KeyRef<'_>) -> Result<()>;
+
+    /// Every (group, key, namespace) that a state holds something for, each
+    /// once and in no particular order, until `visit` breaks; only those in a
+    /// namespace, if one is given. Of a restored shard that is not warm this
+    /// reads the tables of the state, and brings nothing into memory.
+    fn visit_keys(
+        &mut self,
+        state: StateId,
+        namespace: Option<&[u8]>,
+        visit: &mut dyn FnMut(KeyGroup, &[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<()>;
 }

@@ -5,15 +5,17 @@
 
 use std::sync::Arc;
 
-use crate::base::KeyGroup;
-
 use super::base_tables::BaseTable;
+use super::contents::Contents;
 use super::migration::Migration;
+use crate::base::KeyGroup;
+use crate::format::manifest::StateKind;
 
 /// A state that is to be brought into memory.
 pub(crate) struct Wanted {
     /// Its position in the shard.
     pub(crate) state: usize,
+    pub(crate) kind: StateKind,
     /// The tables that it was restored from, oldest first, with its ordinal in
     /// each.
     pub(crate) tables: Vec<(BaseTable, u16)>,
@@ -52,6 +54,8 @@ pub(crate) enum Warm {
 pub(crate) struct WarmBatch {
     records: Vec<WarmRecord>,
     bytes: Vec<u8>,
+    contents: Vec<Contents>,
+    contents_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -61,7 +65,15 @@ struct WarmRecord {
     start: usize,
     key_len: usize,
     namespace_len: usize,
-    value_len: usize,
+    what: What,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum What {
+    /// A value of so many bytes, behind the namespace.
+    Value(usize),
+    /// The collection at this position of `contents`.
+    Collection(usize),
 }
 
 /// One record of a [`WarmBatch`].
@@ -72,7 +84,14 @@ pub(super) struct Warmed<'a> {
     pub(super) group: KeyGroup,
     pub(super) key: &'a [u8],
     pub(super) namespace: &'a [u8],
-    pub(super) value: &'a [u8],
+    pub(super) what: WarmedWhat<'a>,
+}
+
+/// What tables have under its key and namespace.
+#[derive(Debug)]
+pub(super) enum WarmedWhat<'a> {
+    Value(&'a [u8]),
+    Collection(&'a Contents),
 }
 
 impl WarmBatch {
@@ -85,22 +104,48 @@ impl WarmBatch {
         namespace: &[u8],
         value: &[u8],
     ) {
+        self.push_key(state, group, key, namespace, What::Value(value.len()));
+        self.bytes.extend_from_slice(value);
+    }
+
+    /// Adds a whole collection of about so many bytes.
+    pub(crate) fn push_collection(
+        &mut self,
+        state: usize,
+        group: KeyGroup,
+        key: &[u8],
+        namespace: &[u8],
+        contents: Contents,
+        bytes: usize,
+    ) {
+        self.push_key(state, group, key, namespace, What::Collection(self.contents.len()));
+        self.contents.push(contents);
+        self.contents_bytes += bytes;
+    }
+
+    fn push_key(
+        &mut self,
+        state: usize,
+        group: KeyGroup,
+        key: &[u8],
+        namespace: &[u8],
+        what: What,
+    ) {
         self.records.push(WarmRecord {
             state,
             group,
             start: self.bytes.len(),
             key_len: key.len(),
             namespace_len: namespace.len(),
-            value_len: value.len(),
+            what,
         });
         self.bytes.extend_from_slice(key);
         self.bytes.extend_from_slice(namespace);
-        self.bytes.extend_from_slice(value);
     }
 
     /// Bytes of keys, namespaces and values in it.
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() + self.contents_bytes
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -113,7 +158,10 @@ impl WarmBatch {
         let rest = &self.bytes[record.start..];
         let (key, rest) = rest.split_at(record.key_len);
         let (namespace, rest) = rest.split_at(record.namespace_len);
-        let value = &rest[..record.value_len];
-        Some(Warmed { state: record.state, group: record.group, key, namespace, value })
+        let what = match record.what {
+            What::Value(len) => WarmedWhat::Value(&rest[..len]),
+            What::Collection(at) => WarmedWhat::Collection(&self.contents[at]),
+        };
+        Some(Warmed { state: record.state, group: record.group, key, namespace, what })
     }
 }

@@ -91,7 +91,8 @@ pub(crate) struct PipelineConfig {
     pub(crate) max_tables: usize,
     /// How values of registered states are migrated when tables are merged.
     pub(crate) migrations: Arc<Migrations>,
-    /// The manifests' `sequence`.
+    /// The first number that a delta may take: above those of all tables that
+    /// the shard was restored from.
     pub(crate) sequence: u64,
 }
 
@@ -108,6 +109,8 @@ struct Request {
 struct Extracted {
     snapshot: SnapshotId,
     delta: Delta,
+    /// The number of the delta.
+    sequence: u64,
     metas: Arc<Vec<StateMeta>>,
     user_meta: Vec<u8>,
     frozen_at_ns: u64,
@@ -145,8 +148,9 @@ pub(crate) struct Pipeline {
     config: PipelineConfig,
     /// Without a lock: the task thread adds to it during its pause.
     extracting: SegQueue<Request>,
-    /// Held while a request is extracted: they go in order.
-    extractor: Mutex<()>,
+    /// Held while a request is extracted: they go in order. The number of the
+    /// next delta.
+    extractor: Mutex<u64>,
     writing: Mutex<Writing>,
     tables: Mutex<Tables>,
     /// An extraction panicked: the memtables can no longer be trusted to
@@ -157,10 +161,11 @@ pub(crate) struct Pipeline {
 impl Pipeline {
     /// A pipeline for a shard whose tables are `version`.
     pub(crate) fn new(config: PipelineConfig, version: Version) -> Arc<Self> {
+        let extractor = Mutex::new(config.sequence);
         Arc::new(Self {
             config,
             extracting: SegQueue::new(),
-            extractor: Mutex::new(()),
+            extractor,
             writing: Mutex::default(),
             tables: Mutex::new(Tables { version, ..Tables::default() }),
             broken: AtomicBool::new(false),
@@ -225,7 +230,7 @@ impl Pipeline {
         {
             // Held until the delta is queued: two threads must neither
             // extract nor queue the epochs of a shard out of order.
-            let _in_order = self.extractor.lock();
+            let mut next_sequence = self.extractor.lock();
             let Some(request) = self.extracting.pop() else { return };
             let unsound = Unsound(&self.broken);
             let Request { snapshot, frozen, user_meta, frozen_at_ns, promise } = request;
@@ -235,6 +240,7 @@ impl Pipeline {
                 .zip(metas.iter())
                 .map(|(frozen, meta)| StateRun {
                     state: meta.name.clone(),
+                    kind: meta.kind,
                     value_schema: meta.value_schema.fingerprint(),
                     run: frozen.extract(),
                 })
@@ -243,8 +249,19 @@ impl Pipeline {
             let extract_ns = self.config.env.monotonic_ns().saturating_sub(frozen_at_ns);
             // Sorting is left to the next step: nobody's speed depends on it.
             let delta = Delta::unsorted(runs);
-            let extracted =
-                Extracted { snapshot, delta, metas, user_meta, frozen_at_ns, extract_ns, promise };
+            // A restore refuses numbers that could ever come to an end.
+            let sequence = *next_sequence;
+            *next_sequence += 1;
+            let extracted = Extracted {
+                snapshot,
+                delta,
+                sequence,
+                metas,
+                user_meta,
+                frozen_at_ns,
+                extract_ns,
+                promise,
+            };
             self.writing.lock().queue.push_back(extracted);
         }
         let this = Arc::clone(self);
@@ -276,18 +293,27 @@ impl Pipeline {
     }
 
     fn finish(&self, extracted: Extracted) {
-        let Extracted { snapshot, mut delta, metas, user_meta, frozen_at_ns, extract_ns, promise } =
-            extracted;
+        let Extracted {
+            snapshot,
+            mut delta,
+            sequence,
+            metas,
+            user_meta,
+            frozen_at_ns,
+            extract_ns,
+            promise,
+        } = extracted;
         promise.set_phase(SnapshotPhase::Writing);
-        delta.sort(|| self.breathe());
+        delta.sort(sequence, || self.breathe());
         let records_new = delta.records();
         let raw_bytes_new = delta.raw_bytes();
         if !delta.is_empty() {
             self.tables.lock().waiting.push_back(Arc::new(delta));
         }
-        let published = self
-            .write_waiting(&promise)
-            .and_then(|()| self.upload_and_publish(snapshot, &metas, user_meta, &promise));
+        let published = self.write_waiting(&promise).and_then(|()| {
+            let next = sequence + 1;
+            self.upload_and_publish(snapshot, next, &metas, user_meta, &promise)
+        });
         let result = published.map(|published| SnapshotReport {
             handle: published.handle,
             snapshot,
@@ -351,6 +377,7 @@ impl Pipeline {
     fn upload_and_publish(
         &self,
         snapshot: SnapshotId,
+        sequence: u64,
         metas: &[StateMeta],
         user_meta: Vec<u8>,
         promise: &Promise,
@@ -364,7 +391,7 @@ impl Pipeline {
             uploaded.iter().map(|table| (table.meta.file, table.meta.bytes)).collect();
         let tables_bytes: u64 = files.values().sum();
         let tables = uploaded.len();
-        let manifest = self.manifest(snapshot, metas, uploaded, user_meta);
+        let manifest = self.manifest(snapshot, sequence, metas, uploaded, user_meta);
         let bytes = manifest.encode()?;
         let config = &self.config;
         let name = format!(
@@ -447,6 +474,7 @@ impl Pipeline {
     fn manifest(
         &self,
         snapshot: SnapshotId,
+        sequence: u64,
         metas: &[StateMeta],
         tables: Vec<UploadedTable>,
         user_meta: Vec<u8>,
@@ -457,7 +485,7 @@ impl Pipeline {
             snapshot,
             operator: self.config.operator.clone(),
             created_unix_ms: self.config.env.unix_time_ms(),
-            sequence: self.config.sequence,
+            sequence,
             groups: self.config.groups,
             max_parallelism: self.config.max_parallelism,
             states,

@@ -3,7 +3,9 @@
 use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::ControlFlow;
 
+use super::keyed::visit_decoded;
 use crate::base::{Error, Result};
 use crate::codec::schema::guard;
 use crate::codec::{Codec, CodecSpec, HasCodec, KeyRef};
@@ -307,11 +309,13 @@ where
 
     #[inline]
     fn decode(&self, bytes: &[u8]) -> Result<V> {
-        let decoded = if VC::MAY_PANIC {
-            guard(|| self.values.decode(bytes))
-        } else {
-            self.values.decode(bytes)
-        };
+        self.decode_with(&self.values, bytes)
+    }
+
+    #[inline]
+    fn decode_with<T, C: Codec<T>>(&self, codec: &C, bytes: &[u8]) -> Result<T> {
+        let decoded =
+            if C::MAY_PANIC { guard(|| codec.decode(bytes)) } else { codec.decode(bytes) };
         decoded.map_err(|error| self.failed("decoded", error))
     }
 
@@ -432,6 +436,74 @@ where
         change: impl FnMut(usize, Option<V>) -> Option<V>,
     ) -> Result<()> {
         self.update_many_in(store, keys, &(), change)
+    }
+}
+
+impl<K: 'static, V: 'static, N: 'static, KC, VC, NC> ValueState<K, V, N, KC, VC, NC>
+where
+    KC: Codec<K>,
+    VC: Codec<V>,
+    NC: Codec<N>,
+{
+    /// Every key and namespace that has a value, each once, in no particular
+    /// order, until `visit` breaks. Blocks while the state is read.
+    pub fn visit_keys<S: KeyedStore + ?Sized>(
+        &self,
+        store: &mut S,
+        mut visit: impl FnMut(K, N) -> ControlFlow<()>,
+    ) -> Result<()> {
+        visit_decoded(store, self.id, None, |key, namespace| {
+            let key = self.decode_with(&self.keys, key)?;
+            Ok(visit(key, self.decode_with(&self.namespaces, namespace)?))
+        })
+    }
+
+    /// The keys that have a value in a namespace, in no particular order.
+    pub fn keys_in<S: KeyedStore + ?Sized>(&self, store: &mut S, namespace: &N) -> Result<Vec<K>> {
+        let mut bytes = Vec::new();
+        self.encode(&self.namespaces, namespace, &mut bytes)?;
+        let mut found = Vec::new();
+        visit_decoded(store, self.id, Some(&bytes), |key, _| {
+            found.push(self.decode_with(&self.keys, key)?);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(found)
+    }
+
+    /// Calls `work` with the store and each key that had a value in a
+    /// namespace when the call began; `work` may change this state and others.
+    /// Stops at the first error; what was done before it remains done.
+    pub fn for_each_key_in<S: KeyedStore + ?Sized>(
+        &self,
+        store: &mut S,
+        namespace: &N,
+        mut work: impl FnMut(&mut S, &K) -> Result<()>,
+    ) -> Result<()> {
+        let keys = self.keys_in(store, namespace)?;
+        keys.iter().try_for_each(|key| work(store, key))
+    }
+}
+
+impl<K: 'static, V: 'static, KC, VC, NC> ValueState<K, V, (), KC, VC, NC>
+where
+    KC: Codec<K>,
+    VC: Codec<V>,
+    NC: Codec<()>,
+{
+    /// The keys that have a value, in no particular order.
+    pub fn keys<S: KeyedStore + ?Sized>(&self, store: &mut S) -> Result<Vec<K>> {
+        self.keys_in(store, &())
+    }
+
+    /// Calls `work` with the store and each key that had a value when the call
+    /// began; `work` may change this state and others. Stops at the first
+    /// error; what was done before it remains done.
+    pub fn for_each_key<S: KeyedStore + ?Sized>(
+        &self,
+        store: &mut S,
+        work: impl FnMut(&mut S, &K) -> Result<()>,
+    ) -> Result<()> {
+        self.for_each_key_in(store, &(), work)
     }
 }
 

@@ -10,11 +10,13 @@
 //! Nothing here knows where files come from, which tables exist, or what a key
 //! means: see `env`, `version` and `codec`.
 
+mod collection;
 mod reader;
 mod scan;
 mod verify;
 mod writer;
 
+pub use collection::PlacedKey;
 pub use reader::{Found, TableReader};
 pub use scan::{ScanRecord, TableScan};
 pub use writer::{

@@ -19,6 +19,7 @@ use crate::base::{Error, FileId, KeyGroup, KeyGroupRange, Result};
 use crate::env::ReadAt;
 use crate::format::TableMeta;
 use crate::format::block::{DataBlock, Slot, tag_of_hash};
+use crate::format::collection::Placement;
 use crate::format::filter::{Filter, filter_hash};
 use crate::format::frame::{FRAME_HEADER_BYTES, PartKind, decode_frame};
 use crate::format::index::{BlockEntry, Index};
@@ -35,6 +36,21 @@ pub enum Found {
     Deleted,
     /// The value is in the caller's buffer.
     Value,
+}
+
+impl Found {
+    /// What is in a slot; a value goes to `out`.
+    #[inline]
+    pub(super) fn of(slot: Slot<'_>, out: &mut Vec<u8>) -> Self {
+        match slot {
+            Slot::Absent => Self::Absent,
+            Slot::Deleted => Self::Deleted,
+            Slot::Value(value) => {
+                out.extend_from_slice(value);
+                Self::Value
+            }
+        }
+    }
 }
 
 /// An open table. Immutable and shared: `&self` from any thread.
@@ -216,8 +232,18 @@ impl TableReader {
         filter + size_of_val(self.index.entries()) + size_of::<Self>()
     }
 
-    /// Whether the table may hold a record of this hash. `false` is certain;
-    /// `true` is wrong for about one stranger in 40. Reads no file.
+    /// How the records of a state are placed; of a state that the table does
+    /// not know, singly.
+    #[inline]
+    pub fn placement(&self, ordinal: u16) -> Placement {
+        let state = self.properties.states.get(usize::from(ordinal));
+        state.map_or(Placement::Single, |state| state.placement)
+    }
+
+    /// Whether the table may hold a record of this hash: the one that places
+    /// it, so for a state of collections this asks for a whole collection.
+    /// `false` is certain; `true` is wrong for about one stranger in 40. Reads
+    /// no file.
     #[inline]
     pub fn may_contain(&self, ordinal: u16, group: KeyGroup, hash: u64) -> bool {
         if !self.meta.groups.contains(group) {
@@ -229,9 +255,15 @@ impl TableReader {
     /// Looks a key up. The value, if there is one, is put into `out`, which is
     /// emptied first in any case.
     ///
+    /// In a state of collections this finds one record of one: `namespace` is
+    /// its [entry name](crate::format::collection), and `hash` the one that
+    /// places the collection. Usually that reads one block, or none; in a
+    /// collection of *n* blocks, log2(*n*).
+    ///
     /// # Errors
     /// `Corrupt` if a block that had to be looked at is damaged, `Unavailable`
-    /// if it could not be read.
+    /// if it could not be read, `Invalid` if `namespace` had to be an entry
+    /// name and is none.
     pub fn get(
         &self,
         ordinal: u16,
@@ -242,20 +274,16 @@ impl TableReader {
         out: &mut Vec<u8>,
     ) -> Result<Found> {
         out.clear();
+        if self.placement(ordinal) == Placement::Collection {
+            return self.get_of_collection(ordinal, group, hash, key, namespace, out);
+        }
         if !self.may_contain(ordinal, group, hash) {
             return Ok(Found::Absent);
         }
         for block in self.index.blocks_of_hash(ordinal, group, hash) {
             let entry = &self.index.entries()[block];
             let found = self.with_block(entry, |block| {
-                Ok(match block.find(group, tag_of_hash(hash), key, namespace)? {
-                    Slot::Absent => Found::Absent,
-                    Slot::Deleted => Found::Deleted,
-                    Slot::Value(value) => {
-                        out.extend_from_slice(value);
-                        Found::Value
-                    }
-                })
+                Ok(Found::of(block.find(group, tag_of_hash(hash), key, namespace)?, out))
             })?;
             if found != Found::Absent {
                 return Ok(found);
@@ -331,7 +359,7 @@ impl TableReader {
         Ok(block)
     }
 
-    fn with_block<T>(
+    pub(super) fn with_block<T>(
         &self,
         entry: &BlockEntry,
         body: impl FnOnce(DataBlock<'_>) -> Result<T>,

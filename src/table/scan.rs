@@ -1,11 +1,12 @@
 //! Reading records in order, block by block.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::collection::Bounds;
 use super::reader::{TableReader, bytes_of, in_block};
-use crate::base::hash::{hash_key, with_namespace};
 use crate::base::{Error, KeyGroup, KeyGroupRange, Result};
 use crate::format::block::{BlockCursor, BlockLayout, DataBlock};
 use crate::format::index::BlockEntry;
@@ -24,7 +25,8 @@ pub struct ScanRecord<'a> {
     pub hash: u64,
     /// Its key.
     pub key: &'a [u8],
-    /// Its namespace, empty if it has none.
+    /// Its namespace, empty if it has none; in a state of collections its
+    /// [entry name](crate::format::collection).
     pub namespace: &'a [u8],
     /// Its value; `None` for a tombstone.
     pub value: Option<&'a [u8]>,
@@ -39,6 +41,8 @@ pub struct ScanRecord<'a> {
 pub struct TableScan {
     table: Arc<TableReader>,
     groups: KeyGroupRange,
+    /// What a scan of one collection looks for.
+    bounds: Option<Bounds>,
     /// The state being scanned, and the one behind the last to scan.
     state: u16,
     end_state: u16,
@@ -98,11 +102,25 @@ impl TableReader {
 }
 
 impl TableScan {
+    /// Lends the records within `bounds`, which are in `blocks` of the state.
+    pub(super) fn of_collection(
+        table: Arc<TableReader>,
+        state: u16,
+        bounds: Bounds,
+        blocks: Range<usize>,
+    ) -> Result<Self> {
+        let groups = KeyGroupRange::new(bounds.group, bounds.group)?;
+        let mut scan = Self::new(table, state..state.saturating_add(1), groups);
+        (scan.blocks, scan.bounds) = (blocks, Some(bounds));
+        Ok(scan)
+    }
+
     fn new(table: Arc<TableReader>, states: Range<u16>, groups: KeyGroupRange) -> Self {
         let blocks = table.index().blocks_of_groups(states.start, groups);
         Self {
             table,
             groups,
+            bounds: None,
             state: states.start,
             end_state: states.end,
             blocks: if states.is_empty() { 0..0 } else { blocks },
@@ -133,13 +151,10 @@ impl TableScan {
         }
         // Set while anything can go wrong, so that every way out is covered.
         self.failed = true;
-        while self.current.as_ref().is_none_or(|current| current.cursor.is_done()) {
-            let Some(entry) = self.next_block() else {
-                self.current = None;
-                self.failed = false;
-                return Ok(None);
-            };
-            self.current = Some(self.load(entry)?);
+        if !self.find_next()? {
+            self.current = None;
+            self.failed = false;
+            return Ok(None);
         }
         let Some(Current { entry, place, layout, cursor }) = &mut self.current else {
             return Err(Error::internal("a scan has no block to lend from"));
@@ -150,8 +165,9 @@ impl TableScan {
         let Some(record) = cursor.next(&block).map_err(in_this)? else {
             return Err(in_this(Error::internal("a block's cursor ended before its time")));
         };
+        let placement = self.table.placement(entry.state);
+        let hash = placement.hash(record.key, record.namespace).map_err(in_this)?;
         self.failed = false;
-        let hash = with_namespace(hash_key(record.key), record.namespace);
         Ok(Some(ScanRecord {
             state: entry.state,
             group: record.group,
@@ -160,6 +176,34 @@ impl TableScan {
             namespace: record.namespace,
             value: record.value,
         }))
+    }
+
+    /// Puts the cursor before the next record to lend; `false` if there is none.
+    fn find_next(&mut self) -> Result<bool> {
+        loop {
+            while self.current.as_ref().is_none_or(|current| current.cursor.is_done()) {
+                let Some(entry) = self.next_block() else { return Ok(false) };
+                self.current = Some(self.load(entry)?);
+            }
+            let (Some(bounds), Some(current)) = (&self.bounds, &mut self.current) else {
+                return Ok(true);
+            };
+            let in_this = |error| in_block(error, self.table.file(), &current.entry);
+            let payload = payload(&self.table, &self.ahead, &self.raw, current.place);
+            let block = DataBlock::from_layout(payload, current.layout).map_err(in_this)?;
+            let mut behind = current.cursor;
+            let Some(record) = behind.next(&block).map_err(in_this)? else {
+                return Err(in_this(Error::internal("a block's cursor ended before its time")));
+            };
+            match bounds.compare(record).map_err(in_this)? {
+                Ordering::Less => current.cursor = behind,
+                Ordering::Equal => return Ok(true),
+                Ordering::Greater => {
+                    self.blocks = 0..0;
+                    return Ok(false);
+                }
+            }
+        }
     }
 
     /// The next block to read, moving on to the next state if need be.
@@ -188,7 +232,12 @@ impl TableScan {
         };
         let payload = table.payload(&entry, frame, &mut self.raw)?;
         let block = table.parse(&entry, payload)?;
-        let (layout, cursor) = (block.layout(), block.cursor(Some(self.groups)));
+        let (layout, mut cursor) = (block.layout(), block.cursor(Some(self.groups)));
+        if let Some(bounds) = &self.bounds {
+            cursor = block
+                .skip(cursor, |record| Ok(bounds.compare(record)? == Ordering::Less))
+                .map_err(|error| in_block(error, table.file(), &entry))?;
+        }
         // A payload that lies at the end of its frame was not decompressed.
         let stored = frame.as_ptr_range().end == payload.as_ptr_range().end;
         let end = entry.end();

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::reader::{TableReader, bytes_of, in_block, read_exact};
 use crate::base::checksum::ContentHasher;
-use crate::base::hash::{hash_key, with_namespace};
 use crate::base::{Error, KeyGroup, Result};
 use crate::format::block::{DataBlock, tag_of_hash};
 use crate::format::filter::filter_hash;
@@ -45,6 +44,7 @@ impl TableReader {
             .iter()
             .map(|state| StateProperties {
                 name: state.name.clone(),
+                placement: state.placement,
                 value_schema: state.value_schema,
                 ..Default::default()
             })
@@ -100,16 +100,17 @@ impl TableReader {
         let mut cursor = block.cursor(None);
         let mut first = true;
         while let Some(record) = cursor.next(block)? {
-            let hash = with_namespace(hash_key(record.key), record.namespace);
+            let hash = counted.placement.hash(record.key, record.namespace)?;
+            let own_hash = counted.placement.own_hash(hash, record.namespace)?;
             if first && hash != entry.first_hash {
                 return Err(Error::corrupt("index has the wrong hash of a block's first record")
                     .expected(format_args!("{hash:016x}"))
                     .found(format_args!("{:016x}", entry.first_hash)));
             }
             first = false;
-            if record.tag != tag_of_hash(hash) {
+            if record.tag != tag_of_hash(own_hash) {
                 return Err(Error::corrupt("record has the wrong tag")
-                    .expected(tag_of_hash(hash))
+                    .expected(tag_of_hash(own_hash))
                     .found(record.tag));
             }
             let place = (entry.state, record.group, hash);
@@ -117,7 +118,10 @@ impl TableReader {
                 return Err(Error::corrupt("records are out of order")
                     .at(format_args!("{}, hash {hash:016x}", record.group)));
             }
-            if !self.filter().may_contain(filter_hash(entry.state, record.group, hash)) {
+            let known = [hash, own_hash].into_iter().all(|hash| {
+                self.filter().may_contain(filter_hash(entry.state, record.group, hash))
+            });
+            if !known {
                 return Err(Error::corrupt("filter denies a record that is there")
                     .at(format_args!("{}, hash {hash:016x}", record.group)));
             }

@@ -17,6 +17,7 @@ use crate::base::limits::{
 use crate::base::{Error, FileId, KeyGroup, KeyGroupRange, MaxParallelism, Result};
 use crate::env::WriteFile;
 use crate::format::block::{BlockBuilder, MAX_BLOCK_RECORDS, tag_of_hash};
+use crate::format::collection::{EntryName, MAX_ENTRY_NAME_BYTES, Placement};
 use crate::format::filter::{MAX_FILTER_BITS_PER_KEY, encode_filter, filter_hash};
 use crate::format::frame::{FrameEncoder, FrameLens, PartKind};
 use crate::format::index::{BlockEntry, Index};
@@ -92,7 +93,7 @@ impl TableOptions {
 /// Writes one table, record by record.
 ///
 /// Needs memory for one block, a buffer of 128 KiB, 32 bytes a block for the
-/// index, and 8 bytes a record for the filter.
+/// index, and 8 bytes a record (and a collection) for the filter.
 ///
 /// After an error of the file the writer refuses further work, and the file
 /// must be abandoned. Dropping an unfinished writer leaves a file that does not
@@ -181,6 +182,17 @@ impl TableWriter {
     /// `Invalid` if the name is empty or too long, `Internal` if it is out of
     /// order, and any error of the file.
     pub fn begin_state(&mut self, name: &str) -> Result<()> {
+        self.begin_placed_state(name, Placement::Single)
+    }
+
+    /// Begins a state whose records are placed in this way: see
+    /// [`begin_state`](Self::begin_state). The records of
+    /// [`Placement::Collection`] have an
+    /// [entry name](crate::format::collection) in the place of the namespace.
+    ///
+    /// # Errors
+    /// As [`begin_state`](Self::begin_state).
+    pub fn begin_placed_state(&mut self, name: &str, placement: Placement) -> Result<()> {
         self.check_open()?;
         if name.is_empty() || name.len() > MAX_STATE_NAME_BYTES {
             return Err(Error::invalid("name of a state has a bad length")
@@ -197,7 +209,11 @@ impl TableWriter {
             return Err(Error::invalid("too many states for one table").expected(MAX_STATES));
         }
         self.end_block()?;
-        self.states.push(StateProperties { name: name.to_owned(), ..Default::default() });
+        self.states.push(StateProperties {
+            name: name.to_owned(),
+            placement,
+            ..Default::default()
+        });
         self.last.place = None;
         Ok(())
     }
@@ -221,12 +237,15 @@ impl TableWriter {
 
     /// Adds the next record of the state; `None` for a tombstone. Records come
     /// in strictly ascending order of (group, hash, key, namespace), where
-    /// `hash` is [`base::hash`](crate::base::hash) of key and namespace.
+    /// `hash` is [`base::hash`](crate::base::hash) of key and namespace, and of
+    /// the namespace proper if `namespace` is an entry name
+    /// ([`Placement::hash`]).
     ///
     /// # Errors
     /// `Invalid` if a part is longer than its limit, `Internal` if the record
-    /// is out of order, belongs to no state, or its group is not one of the
-    /// job's. Any error of the file.
+    /// is out of order, belongs to no state, its group is not one of the job's,
+    /// or its namespace had to be an entry name and is none. Any error of the
+    /// file.
     pub fn add(
         &mut self,
         group: KeyGroup,
@@ -239,6 +258,7 @@ impl TableWriter {
         let value_len = value.map_or(0, <[u8]>::len);
         self.check_lens(key.len(), namespace.len(), value_len)?;
         self.check_order(group, hash, key, namespace)?;
+        let own_hash = self.own_hash(hash, namespace)?;
 
         let record_bytes = key.len() + namespace.len() + value_len;
         if !self.block.is_empty()
@@ -250,14 +270,15 @@ impl TableWriter {
         if self.block.is_empty() {
             self.first = (group, hash);
         }
-        self.block.push(group, tag_of_hash(hash), key, namespace, value);
+        self.block.push(group, tag_of_hash(own_hash), key, namespace, value);
+        self.add_to_filter((group, hash), own_hash);
         self.last.place = Some((group, hash));
         self.last.key.clear();
         self.last.key.extend_from_slice(key);
         self.last.namespace.clear();
         self.last.namespace.extend_from_slice(namespace);
         let lens = [key.len(), namespace.len(), value_len];
-        self.count_record(group, hash, lens, value.is_none());
+        self.count_record(group, lens, value.is_none());
         Ok(())
     }
 
@@ -324,9 +345,13 @@ impl TableWriter {
     }
 
     fn check_lens(&self, key: usize, namespace: usize, value: usize) -> Result<()> {
+        let namespace_limit = match self.placement() {
+            Placement::Single => MAX_NAMESPACE_BYTES,
+            Placement::Collection => MAX_ENTRY_NAME_BYTES,
+        };
         for (what, len, limit) in [
             ("key", key, MAX_KEY_BYTES),
-            ("namespace", namespace, MAX_NAMESPACE_BYTES),
+            ("namespace", namespace, namespace_limit),
             ("value", value, MAX_VALUE_BYTES),
         ] {
             if len > limit {
@@ -359,17 +384,46 @@ impl TableWriter {
             .found(format_args!("{place:?}")))
     }
 
+    /// How records of the current state are placed.
+    fn placement(&self) -> Placement {
+        self.states.last().map_or(Placement::Single, |state| state.placement)
+    }
+
+    /// The hash that recognises the record.
+    fn own_hash(&self, hash: u64, namespace: &[u8]) -> Result<u64> {
+        let placement = self.placement();
+        if placement == Placement::Single {
+            return Ok(hash);
+        }
+        EntryName::decode(namespace).and_then(|_| placement.own_hash(hash, namespace)).map_err(
+            |why| {
+                Error::internal("a record of a collection came without a name to a table")
+                    .at(format_args!("file {}", self.file))
+                    .source(why)
+            },
+        )
+    }
+
+    /// Notes the record for the filter, and its collection if it is the first
+    /// one of that.
+    fn add_to_filter(&mut self, place: (KeyGroup, u64), own_hash: u64) {
+        if self.options.filter_bits_per_key == 0 {
+            return;
+        }
+        let ordinal = self.states.len() as u16 - 1;
+        let (group, hash) = place;
+        self.hashes.push(filter_hash(ordinal, group, own_hash));
+        if own_hash != hash && self.last.place != Some(place) {
+            self.hashes.push(filter_hash(ordinal, group, hash));
+        }
+    }
+
     fn count_record(
         &mut self,
         group: KeyGroup,
-        hash: u64,
         [key, namespace, value]: [usize; 3],
         deleted: bool,
     ) {
-        let ordinal = self.states.len() as u16 - 1;
-        if self.options.filter_bits_per_key > 0 {
-            self.hashes.push(filter_hash(ordinal, group, hash));
-        }
         let (smallest, largest) = self.groups.unwrap_or((group, group));
         self.groups = Some((smallest.min(group), largest.max(group)));
         let state = self.states.last_mut().expect("check_order saw a state");

@@ -5,13 +5,21 @@
 //!    next record; of equal ones that of the newest source.
 //! 3. Every source with an equal head moves on; the others keep theirs.
 //!
+//! In a state of collections, a marker hides what older sources hold of its
+//! collection ([`collection`](crate::format::collection)). It comes before the
+//! entries in every source, so that when they come, the newest marker is known:
+//!
+//! 4. A record of a marked collection is left out if it comes from a source
+//!    older than the marker's, and if it is a deletion: the marker says as much.
+//!
 //! There are few sources (a shard's tables are bounded), so step 2 looks at
 //! all of them rather than keeping a heap.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use crate::base::{KeyGroup, KeyGroupRange, Result};
+use crate::base::{Error, KeyGroup, KeyGroupRange, Result};
+use crate::format::collection::{EntryName, Placement, prefix_len};
 use crate::table::{TableReader, TableScan};
 
 /// A table to be merged, and the key groups of it that count.
@@ -25,16 +33,35 @@ pub(crate) struct MergeSource {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MergedRecord<'a> {
     pub(crate) state: &'a str,
+    /// How the records of the state are placed.
+    pub(crate) placement: Placement,
     /// Fingerprint of what the value is written under.
     pub(crate) value_schema: u64,
     pub(crate) group: KeyGroup,
     pub(crate) hash: u64,
     pub(crate) key: &'a [u8],
+    /// An entry name in a state of collections.
     pub(crate) namespace: &'a [u8],
     pub(crate) value: Option<&'a [u8]>,
 }
 
 impl MergedRecord<'_> {
+    /// Whether it only says something about older tables: a deletion, or the
+    /// marker of a collection. Of no use where there are none.
+    ///
+    /// # Errors
+    /// `Corrupt` if it is of a collection and has no name.
+    pub(crate) fn is_only_for_older_tables(&self) -> Result<bool> {
+        Ok(self.value.is_none() || self.is_marker()?)
+    }
+
+    fn is_marker(&self) -> Result<bool> {
+        match self.placement {
+            Placement::Single => Ok(false),
+            Placement::Collection => Ok(EntryName::decode(self.namespace)?.is_marker()),
+        }
+    }
+
     fn order(&self, other: &MergedRecord<'_>) -> Ordering {
         (self.state.as_bytes(), self.group, self.hash, self.key, self.namespace).cmp(&(
             other.state.as_bytes(),
@@ -47,8 +74,6 @@ impl MergedRecord<'_> {
 }
 
 struct Source {
-    /// Names and value schemas of the states, by their ordinals.
-    states: Vec<(Arc<str>, u64)>,
     scan: TableScan,
     head: Option<Head>,
 }
@@ -56,7 +81,7 @@ struct Source {
 /// A source's next record. Its buffers are used again for the record after.
 #[derive(Default)]
 struct Head {
-    state: usize,
+    state: u16,
     group: u16,
     hash: u64,
     key: Vec<u8>,
@@ -69,7 +94,7 @@ impl Source {
     fn advance(&mut self) -> Result<()> {
         let mut head = self.head.take().unwrap_or_default();
         if let Some(record) = self.scan.next()? {
-            head.state = usize::from(record.state);
+            head.state = record.state;
             head.group = record.group.0;
             head.hash = record.hash;
             head.key.clear();
@@ -85,9 +110,12 @@ impl Source {
     }
 
     fn peek(&self) -> Option<MergedRecord<'_>> {
-        self.head.as_ref().map(|head| MergedRecord {
-            state: &self.states[head.state].0,
-            value_schema: self.states[head.state].1,
+        let head = self.head.as_ref()?;
+        let state = &self.scan.table().states()[usize::from(head.state)];
+        Some(MergedRecord {
+            state: &state.name,
+            placement: state.placement,
+            value_schema: state.value_schema,
             group: KeyGroup(head.group),
             hash: head.hash,
             key: &head.key,
@@ -103,6 +131,29 @@ pub(crate) struct MergeScan {
     sources: Vec<Source>,
     /// Sources whose heads were given out and must move on.
     spent: Vec<usize>,
+    /// The last marker that was given out.
+    marker: Option<Marker>,
+}
+
+/// The marker of a collection, and the source that has the newest one.
+struct Marker {
+    state: String,
+    group: KeyGroup,
+    hash: u64,
+    key: Vec<u8>,
+    /// What the names of the collection begin with.
+    prefix: Vec<u8>,
+    source: usize,
+}
+
+impl Marker {
+    /// Whether a record belongs to the collection.
+    fn covers(&self, record: &MergedRecord<'_>) -> bool {
+        (self.hash, self.group) == (record.hash, record.group)
+            && self.key == record.key
+            && record.namespace.starts_with(&self.prefix)
+            && self.state == record.state
+    }
 }
 
 impl MergeScan {
@@ -111,8 +162,7 @@ impl MergeScan {
     /// # Errors
     /// `Unavailable` or `Corrupt` if a table cannot be read.
     pub(crate) fn new(sources: Vec<MergeSource>) -> Result<Self> {
-        let scans = sources.into_iter().map(|source| source.reader.scan(source.slice));
-        Self::over(scans.collect())
+        Self::of(sources.into_iter().map(|source| source.reader.scan(source.slice)).collect())
     }
 
     /// As [`new`](Self::new), for one state, whose ordinal is beside each table.
@@ -123,43 +173,107 @@ impl MergeScan {
         let scans = sources
             .into_iter()
             .map(|(source, ordinal)| source.reader.scan_state(ordinal, source.slice));
-        Self::over(scans.collect())
+        Self::of(scans.collect())
     }
 
-    fn over(scans: Vec<TableScan>) -> Result<Self> {
-        let mut all = Vec::with_capacity(scans.len());
+    /// As [`new`](Self::new), of scans that may be of one state or collection
+    /// only.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(crate) fn of(scans: Vec<TableScan>) -> Result<Self> {
+        let mut sources = Vec::with_capacity(scans.len());
         for scan in scans {
-            let states = scan.table().states().iter();
-            let states =
-                states.map(|state| (Arc::from(&*state.name), state.value_schema)).collect();
-            let mut source = Source { states, scan, head: None };
+            let mut source = Source { scan, head: None };
             source.advance()?;
-            all.push(source);
+            sources.push(source);
         }
-        Ok(Self { spent: Vec::with_capacity(all.len()), sources: all })
+        Ok(Self { spent: Vec::with_capacity(sources.len()), sources, marker: None })
     }
 
     /// The next record, borrowed until the next call; `None` at the end.
     ///
     /// # Errors
-    /// `Unavailable` or `Corrupt` if a table cannot be read. The scan is then
-    /// of no more use.
+    /// `Unavailable` or `Corrupt` if a table cannot be read, `Incompatible` if
+    /// two of them hold the same state in different ways. The scan is then of no
+    /// more use.
     pub(crate) fn next(&mut self) -> Result<Option<MergedRecord<'_>>> {
-        for spent in std::mem::take(&mut self.spent) {
-            self.sources[spent].advance()?;
+        self.step()?;
+        Ok(self.current())
+    }
+
+    /// Moves on to the next record, for [`current`](Self::current) to lend;
+    /// `false` at the end.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub(crate) fn step(&mut self) -> Result<bool> {
+        loop {
+            for &spent in &self.spent {
+                self.sources[spent].advance()?;
+            }
+            self.choose()?;
+            let Some(&newest) = self.spent.last() else { return Ok(false) };
+            if !self.is_hidden(newest)? {
+                return Ok(true);
+            }
         }
+    }
+
+    /// The record that the last step moved on to.
+    pub(crate) fn current(&self) -> Option<MergedRecord<'_>> {
+        self.sources[*self.spent.last()?].peek()
+    }
+
+    /// Puts the sources with the smallest head into `spent`, the newest last.
+    fn choose(&mut self) -> Result<()> {
+        self.spent.clear();
         let mut best: Option<MergedRecord<'_>> = None;
         for (at, source) in self.sources.iter().enumerate() {
             let Some(head) = source.peek() else { continue };
-            let order = best.map_or(Ordering::Less, |best| head.order(&best));
-            match order {
-                Ordering::Greater => continue,
-                Ordering::Less => self.spent.clear(),
-                Ordering::Equal => {}
+            if let Some(best) = best {
+                if best.placement != head.placement && best.state == head.state {
+                    return Err(placed_differently(&head));
+                }
+                match head.order(&best) {
+                    Ordering::Greater => continue,
+                    Ordering::Less => self.spent.clear(),
+                    Ordering::Equal => {}
+                }
             }
             self.spent.push(at);
             best = Some(head);
         }
-        Ok(best)
+        Ok(())
     }
+
+    /// Whether a marker hides the head of `source`, the newest of its name.
+    /// Notes it if it is a marker itself.
+    fn is_hidden(&mut self, source: usize) -> Result<bool> {
+        let Some(head) = self.sources[source].peek() else { return Ok(false) };
+        if head.placement == Placement::Single {
+            return Ok(false);
+        }
+        if head.is_marker()? {
+            self.marker = Some(Marker {
+                state: head.state.to_owned(),
+                group: head.group,
+                hash: head.hash,
+                key: head.key.to_vec(),
+                prefix: head.namespace[..prefix_len(head.namespace)?].to_vec(),
+                source,
+            });
+            return Ok(false);
+        }
+        Ok(self.marker.as_ref().is_some_and(|marker| {
+            marker.covers(&head) && (source < marker.source || head.value.is_none())
+        }))
+    }
+}
+
+#[cold]
+fn placed_differently(record: &MergedRecord<'_>) -> Error {
+    Error::incompatible("tables of one shard place the records of a state in different ways")
+        .at(format_args!("state {:?}", record.state))
+        .remedy("a state cannot change between single values and collections: use another name")
 }

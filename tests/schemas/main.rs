@@ -4,6 +4,7 @@
 
 #![allow(unreachable_pub, reason = "the modules of a test program")]
 
+mod collections;
 #[path = "../common/mod.rs"]
 mod common;
 mod lives;

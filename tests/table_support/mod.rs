@@ -4,15 +4,15 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 #![allow(unreachable_pub, reason = "a module of several test programs")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use alluvium::base::hash::{hash_key, with_namespace};
 use alluvium::base::{FileId, KeyGroup, KeyGroupRange, MaxParallelism, Result};
 use alluvium::codec::KeyRef;
 use alluvium::env::{ReadAt, WriteFile};
-use alluvium::format::TableMeta;
+use alluvium::format::collection::{EntryName, Subkey};
+use alluvium::format::{Placement, TableMeta};
 use alluvium::table::{TableOptions, TableReader, TableWriter};
 
 /// A file being written to memory.
@@ -101,6 +101,8 @@ pub type Records = BTreeMap<(KeyGroup, u64, Vec<u8>, Vec<u8>), Option<Vec<u8>>>;
 pub struct Model {
     pub max_parallelism: MaxParallelism,
     pub states: BTreeMap<String, Records>,
+    /// The names of those of collections.
+    pub collections: BTreeSet<String>,
 }
 
 impl Model {
@@ -110,6 +112,29 @@ impl Model {
             .entry(state.to_owned())
             .or_default()
             .insert((group, hash, key.to_vec(), namespace.to_vec()), value.map(<[u8]>::to_vec));
+    }
+
+    /// Puts a record of a collection; the state is then one of collections.
+    pub fn insert_named(
+        &mut self,
+        state: &str,
+        key: &[u8],
+        name: EntryName<'_>,
+        value: Option<&[u8]>,
+    ) {
+        let (group, hash) = KeyRef::new(key).namespace(name.namespace).locate(self.max_parallelism);
+        self.collections.insert(state.to_owned());
+        self.states
+            .entry(state.to_owned())
+            .or_default()
+            .insert((group, hash, key.to_vec(), encoded(name)), value.map(<[u8]>::to_vec));
+    }
+
+    pub fn placement(&self, state: &str) -> Placement {
+        match self.collections.contains(state) {
+            true => Placement::Collection,
+            false => Placement::Single,
+        }
     }
 
     pub fn records(&self) -> u64 {
@@ -129,7 +154,7 @@ impl Model {
         let mut writer =
             TableWriter::new(Box::new(out.clone()), file, self.max_parallelism, options)?;
         for (state, records) in &self.states {
-            writer.begin_state(state)?;
+            writer.begin_placed_state(state, self.placement(state))?;
             for ((group, hash, key, namespace), value) in records {
                 writer.add(*group, *hash, key, namespace, value.as_deref())?;
             }
@@ -142,9 +167,9 @@ impl Model {
     /// Everything of `groups` as a scan should lend it.
     pub fn scan(&self, groups: KeyGroupRange) -> Vec<Row> {
         let mut rows = Vec::new();
-        for (state, records) in self.states.values().enumerate() {
+        for (state, (name, records)) in self.states.iter().enumerate() {
             for ((group, hash, key, namespace), value) in records {
-                assert_eq!(*hash, with_namespace(hash_key(key), namespace));
+                assert_eq!(*hash, self.placement(name).hash(key, namespace).unwrap());
                 if groups.contains(*group) {
                     rows.push(Row {
                         state: state as u16,
@@ -159,6 +184,13 @@ impl Model {
         }
         rows
     }
+}
+
+/// The bytes of a name.
+pub fn encoded(name: EntryName<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    name.encode(&mut out);
+    out
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -213,6 +245,35 @@ pub fn small_model() -> Model {
     }
     for i in 0..9u8 {
         model.insert("zzz deleted", &[i], b"", None);
+    }
+    model
+}
+
+/// A small table of collections beside single values: cleared ones, replaced
+/// ones, some in one block and one in several.
+pub fn small_collections() -> Model {
+    let mut model = Model { max_parallelism: MaxParallelism::DEFAULT, ..Model::default() };
+    for i in 0..10u64 {
+        model.insert("counts", &i.to_be_bytes(), b"w", Some(&(i * i).to_be_bytes()));
+    }
+    for key in 0..6u8 {
+        let namespace = vec![b'w'; usize::from(key % 3)];
+        if key % 2 == 0 {
+            let value = (key == 4).then_some(&b"kept"[..]);
+            model.insert_named("lists", &[key], EntryName::marker(&namespace), value);
+        }
+        for chunk in 0..u64::from(key) {
+            let entry = chunk.to_be_bytes();
+            let name = EntryName::entry(&namespace, &entry);
+            model.insert_named("lists", &[key], name, Some(&vec![key; 3 * usize::from(key)]));
+        }
+    }
+    for i in 0..80u8 {
+        let entry = vec![i; usize::from(i % 4)];
+        let name = EntryName { namespace: b"ns", subkey: Subkey::Entry(&entry) };
+        let value = (i % 7 != 3).then(|| vec![i; 20]);
+        model.insert_named("maps", b"large", name, value.as_deref());
+        model.insert_named("maps", &[i % 10], EntryName::entry(b"", &entry), Some(b"v"));
     }
     model
 }

@@ -32,10 +32,12 @@ use crate::base::{Error, KeyGroup, Result};
 use crate::codec::KeyRef;
 use crate::format::manifest::StateMeta;
 use crate::memtable::{Below, Lookup, Memtable, Probe};
+use crate::table::PlacedKey;
 
 use self::queue::{Entry, TimerQueue};
 use self::store::{TIME_BYTES, TimeDomain, TimerRef, TimerSpec, TimerStore, TimersId};
 use super::base_tables::StateBase;
+use super::collections::Family;
 use super::store::{KeyedStore, StateId};
 use super::{ShardCore, StateSlot, WARM_PER_OPERATION};
 
@@ -183,7 +185,14 @@ impl ShardCore {
                 return Err(namespace_too_long(namespace.len()));
             };
             let state = core.timers[at].state;
-            let group = core.check(StateId(state as u32), group, key, stored)?;
+            let group = core.check(
+                StateId(state as u32),
+                group,
+                key,
+                stored,
+                Family::Timers,
+                "on a timer",
+            )?;
             let probe = core.states[state].memtable.probe(group, key, stored);
             work(core, at, &probe)
         })
@@ -210,7 +219,8 @@ impl ShardCore {
         self.warm(WARM_PER_OPERATION)?;
         let timers = &mut self.timers[at];
         let slot = &mut self.states[timers.state];
-        if slot.memtable.get(probe) == Lookup::Absent && slot.base.get(probe, &mut self.value)? {
+        let at_base = PlacedKey::in_group(probe.group, probe.key, probe.namespace);
+        if slot.memtable.get(probe) == Lookup::Absent && slot.base.get(at_base, &mut self.value)? {
             timers.promote(&mut slot.memtable, probe, &self.value)?;
         }
         if timers.damage.is_some() { Err(self.damaged(at)) } else { Ok(()) }
@@ -231,11 +241,10 @@ impl ShardCore {
     fn take_in_all(&mut self, at: usize) -> Result<()> {
         let timers = &mut self.timers[at];
         let slot = &mut self.states[timers.state];
-        let mut scan = slot.base.scan()?;
+        let mut scan = slot.base.scan(self.groups)?;
         while let Some(record) = scan.next()? {
-            let Some(value) = record.value else { continue };
             let probe = slot.memtable.probe(record.group, record.key, record.namespace);
-            timers.promote(&mut slot.memtable, &probe, value)?;
+            timers.promote(&mut slot.memtable, &probe, record.value)?;
         }
         if timers.damage.is_some() {
             return Err(self.damaged(at));

@@ -39,6 +39,7 @@ struct Pipeline {
     panics_at: Option<u32>,
     /// The source has a queue without a lock here, to which one thread adds.
     extracting: Mutex<VecDeque<Request>>,
+    /// That of the source holds the number of the next delta, too.
     extractor: Mutex<()>,
     writing: Mutex<Writing>,
     finished: Mutex<Vec<u32>>,

@@ -1,0 +1,323 @@
+//! Records whose values are changed piece by piece: the [`Buffer`] that the
+//! layouts of collections work on, in the arena.
+//!
+//! A record is made one of the current epoch when it is [opened](Memtable::open):
+//! copied if it is frozen, and marked dirty. From then on its bytes are changed
+//! where they are. It grows into slack behind it, and moves to a larger block
+//! when that is used up, so that growing a little many times costs constant time
+//! each.
+//!
+//! *Quiet* records are never dirty and belong to no epoch: no extractor ever
+//! reads them, so they are changed in place however many epochs are frozen. Only
+//! what follows from other records may be quiet.
+
+use crate::base::{Epoch, Result};
+
+use super::arena::{Block, Splice};
+use super::collection::Buffer;
+use super::index::Slot;
+use super::record::{FRESH, Probe};
+use super::{Found, Memtable};
+
+/// The value of one live record, to be changed by a layout.
+pub(super) struct RecordBuf<'a> {
+    memtable: &'a mut Memtable,
+    slot: Slot,
+    block: Block,
+    key: &'a [u8],
+    namespace: &'a [u8],
+    quiet: bool,
+}
+
+/// Room behind a value that had to move to grow.
+fn slack_of(value_len: usize) -> usize {
+    if value_len < 1 << 20 { value_len / 2 } else { value_len / 4 }
+}
+
+impl Buffer for RecordBuf<'_> {
+    fn bytes(&self) -> &[u8] {
+        self.memtable.arena.value_of(self.block, self.key, self.namespace)
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self.memtable.arena.value_of_mut(self.block, self.key, self.namespace)
+    }
+
+    fn splice(&mut self, at: usize, remove: usize, insert: usize) -> Result<()> {
+        let splice = Splice { at, remove, insert };
+        let new_len = self.bytes().len() - remove + insert;
+        let (fits, wastes) = self.memtable.arena.room_for(self.block, new_len);
+        if fits && !(wastes && remove > insert) {
+            self.memtable.arena.splice_value(self.block, splice);
+            return Ok(());
+        }
+        match self.relocate(splice, slack_of(new_len)) {
+            // Memory that cannot be had to save memory is no reason to fail.
+            Err(_) if fits => {
+                self.memtable.arena.splice_value(self.block, splice);
+                Ok(())
+            }
+            moved => moved,
+        }
+    }
+}
+
+impl RecordBuf<'_> {
+    fn relocate(&mut self, splice: Splice, slack: usize) -> Result<()> {
+        let memtable = &mut *self.memtable;
+        let (addr, block) = memtable.arena.copy_spliced(self.block, splice, slack)?;
+        let old = memtable.index.addr(self.slot);
+        memtable.index.replace(self.slot, addr);
+        if !self.quiet {
+            memtable.dirty.clear(old);
+            memtable.mark_dirty(addr);
+        }
+        memtable.arena.release(old);
+        self.block = block;
+        Ok(())
+    }
+}
+
+impl Memtable {
+    /// The epoch that changes belong to.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The last epoch that is known to be extracted.
+    pub(super) fn extracted(&mut self) -> Epoch {
+        self.refresh_extracted();
+        self.extracted
+    }
+
+    /// The value of a live record.
+    pub(super) fn live_value<'m>(&'m self, probe: &Probe<'_>) -> Option<&'m [u8]> {
+        let found = self.find(probe)?;
+        self.is_live(found.block)
+            .then(|| self.arena.value_of(found.block, probe.key, probe.namespace))
+    }
+
+    /// The epoch in which a key was deleted, if that is what is known of it.
+    pub(super) fn deleted_in(&self, probe: &Probe<'_>) -> Option<Epoch> {
+        let found = self.find(probe)?;
+        let header = self.arena.header(found.block);
+        header.is_tombstone().then(|| header.epoch())
+    }
+
+    /// Whether a live record is of the current epoch, and its key was absent
+    /// before, so that it may go without a trace.
+    pub(super) fn is_fresh(&self, probe: &Probe<'_>) -> bool {
+        self.find(probe).is_some_and(|found| {
+            let header = self.arena.header(found.block);
+            header.epoch() == self.epoch && header.has(FRESH) && !header.is_tombstone()
+        })
+    }
+
+    /// A live record, to be changed; it is dirty from now on.
+    ///
+    /// # Errors
+    /// `Unavailable` if it is frozen and there is no memory for a copy.
+    pub(super) fn open<'a>(&'a mut self, probe: &Probe<'a>) -> Result<Option<RecordBuf<'a>>> {
+        let Some(Found { slot, mut block }) = self.find(probe) else { return Ok(None) };
+        let header = self.arena.header(block);
+        if header.is_tombstone() {
+            return Ok(None);
+        }
+        if header.epoch() != self.epoch {
+            block = self.first_touch(slot, block)?;
+        }
+        let Probe { key, namespace, .. } = *probe;
+        Ok(Some(RecordBuf { memtable: self, slot, block, key, namespace, quiet: false }))
+    }
+
+    /// A quiet record, to be changed.
+    pub(super) fn open_quiet<'a>(&'a mut self, probe: &Probe<'a>) -> Option<RecordBuf<'a>> {
+        let Found { slot, block } = self.find(probe)?;
+        debug_assert!(self.arena.header(block).epoch() == Epoch::CLEAN);
+        let Probe { key, namespace, .. } = *probe;
+        Some(RecordBuf { memtable: self, slot, block, key, namespace, quiet: true })
+    }
+
+    /// Does what [`put`](Self::put) does, which is left to values: there it is
+    /// compiled into its only caller.
+    ///
+    /// # Errors
+    /// As of `put`.
+    #[inline(never)]
+    pub(super) fn set_record(&mut self, probe: &Probe<'_>, value: &[u8]) -> Result<()> {
+        match self.find(probe) {
+            Some(found) => self.overwrite(found, probe, value).map(drop),
+            None => self.insert(probe, value).map(drop),
+        }
+    }
+
+    /// Adds a record of the current epoch under a key that has none; `fresh`
+    /// says that it may go without a trace.
+    ///
+    /// # Errors
+    /// `Unavailable` if no memory can be had.
+    pub(super) fn add_part(&mut self, probe: &Probe<'_>, value: &[u8], fresh: bool) -> Result<()> {
+        debug_assert!(self.find(probe).is_none());
+        self.add(probe, Some(value), if fresh { FRESH } else { 0 }).map(drop)
+    }
+
+    /// Adds a quiet record under a key that has none.
+    ///
+    /// # Errors
+    /// `Unavailable` if no memory can be had.
+    pub(super) fn add_quiet(&mut self, probe: &Probe<'_>, value: &[u8]) -> Result<()> {
+        debug_assert!(self.find(probe).is_none());
+        self.reserve(probe.hash)?;
+        let (addr, _) =
+            self.arena.create(probe, Some(value), 0, Epoch::CLEAN, slack_of(value.len()))?;
+        self.index.insert(probe.hash, addr);
+        Ok(())
+    }
+
+    /// Removes a record, if there is one, without saying so to any table.
+    pub(super) fn forget(&mut self, probe: &Probe<'_>) {
+        let Some(Found { slot, block }) = self.find(probe) else { return };
+        let addr = self.index.addr(slot);
+        let epoch = self.arena.header(block).epoch();
+        self.index.remove(probe.hash, slot);
+        if epoch == self.epoch {
+            self.dirty.clear(addr);
+            self.arena.release(addr);
+        } else if self.is_thawed(epoch) {
+            self.arena.release(addr);
+        } else {
+            self.retire(addr, epoch);
+        }
+    }
+
+    /// Makes the record of a key that never has a value a tombstone of the
+    /// current epoch.
+    ///
+    /// # Errors
+    /// `Unavailable` if no memory can be had.
+    pub(super) fn entomb(&mut self, probe: &Probe<'_>) -> Result<()> {
+        match self.find(probe) {
+            None => self.add(probe, None, 0).map(drop),
+            Some(Found { slot, block }) => {
+                debug_assert!(!self.is_live(block));
+                if self.arena.header(block).epoch() != self.epoch {
+                    self.first_touch(slot, block)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use super::super::extract::Frozen;
+    use super::super::{Below, Holds};
+    use super::*;
+    use crate::base::KeyGroup;
+    use crate::env::pages::PagePool;
+    use crate::env::sim::SimRng;
+
+    type Model = BTreeMap<u8, Vec<u8>>;
+
+    fn extracted(frozen: Frozen) -> Model {
+        let mut run = frozen.extract();
+        run.sort();
+        run.records().map(|(_, record)| (record.key[0], record.value.unwrap().to_vec())).collect()
+    }
+
+    /// What a splice does to a vector, and to a record that others grow beside,
+    /// that is frozen, extracted or not, forgotten and made again.
+    #[test]
+    fn a_record_that_is_spliced_is_what_a_vector_is_and_frozen_ones_stay() {
+        for seed in 0..if cfg!(miri) { 1 } else { 40 } {
+            let mut rng = SimRng::new(seed);
+            let mut memtable = Memtable::new(Arc::new(PagePool::new(0)), Below::Nothing, seed);
+            memtable.hold(Holds::Values);
+            let (mut model, mut changed) = (Model::new(), Model::new());
+            let mut under_way = std::collections::VecDeque::new();
+            for _ in 0..if cfg!(miri) { 150 } else { 600 } {
+                let key = [rng.below(6) as u8];
+                let probe = memtable.probe(KeyGroup(1), &key, b"n");
+                match rng.below(10) {
+                    0 => {
+                        under_way.push_back((memtable.freeze().unwrap(), changed));
+                        changed = Model::new();
+                    }
+                    1 | 2 => {
+                        if let Some((frozen, expected)) = under_way.pop_front() {
+                            assert_eq!(extracted(frozen), expected, "seed {seed}");
+                        }
+                    }
+                    3 if rng.one_in(3) => {
+                        memtable.forget(&probe);
+                        model.remove(&key[0]);
+                        changed.remove(&key[0]);
+                    }
+                    _ if !model.contains_key(&key[0]) => {
+                        memtable.add_part(&probe, b"first", rng.one_in(2)).unwrap();
+                        model.insert(key[0], b"first".to_vec());
+                        changed.insert(key[0], b"first".to_vec());
+                    }
+                    _ => {
+                        let vector = model.get_mut(&key[0]).unwrap();
+                        let at = rng.below(vector.len() as u64 + 1) as usize;
+                        let remove = rng.below((vector.len() - at) as u64 + 1) as usize;
+                        let remove = if rng.one_in(2) { remove } else { 0 };
+                        let longest = [1, 40, 5000][rng.below(3) as usize];
+                        let mut insert = vec![0; rng.below(longest) as usize];
+                        rng.fill(&mut insert);
+                        vector.splice(at..at + remove, insert.iter().copied());
+                        let mut record = memtable.open(&probe).unwrap().unwrap();
+                        record.splice(at, remove, insert.len()).unwrap();
+                        record.bytes_mut()[at..at + insert.len()].copy_from_slice(&insert);
+                        assert_eq!(record.bytes(), vector, "seed {seed}");
+                        changed.insert(key[0], vector.clone());
+                    }
+                }
+                let probe = memtable.probe(KeyGroup(1), &key, b"n");
+                assert_eq!(memtable.live_value(&probe), model.get(&key[0]).map(|v| &**v));
+            }
+            for (frozen, expected) in under_way {
+                assert_eq!(extracted(frozen), expected, "seed {seed}");
+            }
+        }
+    }
+
+    #[test]
+    fn quiet_records_are_in_no_epoch_and_change_in_place() {
+        let mut memtable = Memtable::new(Arc::new(PagePool::new(0)), Below::Nothing, 1);
+        let mut expected = Vec::new();
+        let probe = memtable.probe(KeyGroup(1), b"k", b"");
+        memtable.add_quiet(&probe, b"").unwrap();
+        let mut epochs = Vec::new();
+        for number in 0..100_u8 {
+            let mut record = memtable.open_quiet(&probe).unwrap();
+            record.splice(expected.len(), 0, 100).unwrap();
+            record.bytes_mut()[expected.len()..].fill(number);
+            expected.extend_from_slice(&[number; 100]);
+            assert_eq!(record.bytes(), expected);
+            epochs.push(memtable.freeze().unwrap());
+        }
+        assert!(epochs.into_iter().all(|frozen| frozen.records() == 0));
+        memtable.forget(&probe);
+        assert_eq!(memtable.stats().arena_used_bytes, 0);
+    }
+
+    #[test]
+    fn growing_a_little_many_times_moves_a_record_a_few_times() {
+        let mut memtable = Memtable::new(Arc::new(PagePool::new(0)), Below::Nothing, 1);
+        let probe = memtable.probe(KeyGroup(1), b"k", b"");
+        memtable.add_part(&probe, b"", true).unwrap();
+        for len in 0..100_000 {
+            memtable.open(&probe).unwrap().unwrap().splice(len, 0, 1).unwrap();
+        }
+        assert!(memtable.releases() < 40, "moved {} times", memtable.releases());
+        let mut record = memtable.open(&probe).unwrap().unwrap();
+        record.splice(10, 99_990, 0).unwrap();
+        assert!(memtable.stats().arena_used_bytes < 1000, "what shrank gives its room back");
+    }
+}

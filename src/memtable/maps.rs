@@ -1,0 +1,400 @@
+//! The maps of a memtable.
+//!
+//! A small map is one record, a [page](super::collection::map); a large one is a
+//! [root](super::collection::root) and a record for each page. Which record of a
+//! map one is stands behind the namespace, and is told from the last byte:
+//!
+//! ```text
+//! name:  | namespace | 0 |             the page of a small map
+//!        | namespace | 1 |             the root of a large map, a quiet record
+//!        | namespace | id u32 | 2 |    a page of a large map
+//!        | namespace | 3 |             the marker, a tombstone
+//! ```
+//!
+//! - A map has a small page, or a root with at least one page, or nothing; and
+//!   then it is whole: what tables have of it is in it. A map without live
+//!   entries has nothing: whoever removes the last entry clears the map.
+//! - To clear a map removes its records without a trace, and leaves a *marker*,
+//!   which tells tables that what they have of the map does not count. It stays,
+//!   as every tombstone does, until it was extracted and nothing is below; until
+//!   then it says that the map was empty when tables are not to be asked.
+//! - Removed entries are tombstones within their pages. A page is freed of those
+//!   that were extracted before it is split, and a page that has nothing else
+//!   goes when a look around finds it: each split, and each page that loses its
+//!   last entry, pays for a look at two pages.
+
+use std::ops::{Bound, ControlFlow};
+
+use crate::base::{Error, KeyGroup, Result};
+
+use super::collection::NEVER;
+use super::collection::build::BuiltMap;
+use super::collection::map::{MapEntry, MapPage, MapPageMut};
+use super::collection::root::{MapRoot, MapRootMut, PageId};
+use super::record::Probe;
+use super::{Below, Memtable};
+
+const SMALL: u8 = 0;
+const ROOT: u8 = 1;
+const PAGE: u8 = 2;
+const MARKER: u8 = 3;
+
+/// Pages looked at for one that is split or loses its last entry: two, so that
+/// they are found faster than they come.
+const SWEEP_PAGES: usize = 2;
+
+/// Longest name, less the namespace.
+pub(crate) const MAX_SUFFIX_BYTES: usize = 5;
+
+/// What a record of a map is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Part {
+    /// A whole small map.
+    Small,
+    /// The root of a large one.
+    Root,
+    /// A page of a large one.
+    Page(PageId),
+    /// That it was cleared.
+    Marker,
+}
+
+impl Part {
+    /// Takes apart the name of a record of a map: the namespace and the part.
+    pub(crate) fn of_name(name: &[u8]) -> (&[u8], Self) {
+        let (last, rest) = name.split_last().expect("names of maps end in what they name");
+        match *last {
+            SMALL => (rest, Self::Small),
+            ROOT => (rest, Self::Root),
+            MARKER => (rest, Self::Marker),
+            _ => {
+                let (namespace, id) = rest.split_last_chunk().expect("a page has an id");
+                (namespace, Self::Page(PageId::from_be_bytes(*id)))
+            }
+        }
+    }
+}
+
+/// Which map, and room to write the names of its records.
+#[derive(Debug)]
+pub(crate) struct MapAt<'k> {
+    group: KeyGroup,
+    key: &'k [u8],
+    name: Vec<u8>,
+    namespace_bytes: usize,
+}
+
+impl<'k> MapAt<'k> {
+    /// The map of a key and namespace. `buffer` is used for names.
+    pub(crate) fn new(
+        group: KeyGroup,
+        key: &'k [u8],
+        namespace: &[u8],
+        mut buffer: Vec<u8>,
+    ) -> Self {
+        buffer.clear();
+        buffer.reserve(namespace.len() + MAX_SUFFIX_BYTES);
+        buffer.extend_from_slice(namespace);
+        Self { group, key, name: buffer, namespace_bytes: namespace.len() }
+    }
+
+    /// Gives the buffer back.
+    pub(crate) fn into_buffer(self) -> Vec<u8> {
+        self.name
+    }
+
+    fn probe<'a>(&'a mut self, memtable: &Memtable, part: Part) -> Probe<'a> {
+        self.name.truncate(self.namespace_bytes);
+        match part {
+            Part::Small => self.name.push(SMALL),
+            Part::Root => self.name.push(ROOT),
+            Part::Marker => self.name.push(MARKER),
+            Part::Page(id) => {
+                self.name.extend_from_slice(&id.to_be_bytes());
+                self.name.push(PAGE);
+            }
+        }
+        memtable.probe(self.group, self.key, &self.name)
+    }
+}
+
+/// Reading.
+impl Memtable {
+    /// Whether tables have to be asked for a map: nothing here knows of it.
+    pub(crate) fn wants_map(&self, at: &mut MapAt<'_>) -> bool {
+        self.below == Below::Tables
+            && !self.has_map(at)
+            && self.deleted_in(&at.probe(self, Part::Marker)).is_none()
+    }
+
+    /// Whether a map has entries, as far as memory knows.
+    pub(crate) fn has_map(&self, at: &mut MapAt<'_>) -> bool {
+        self.live_value(&at.probe(self, Part::Small)).is_some() || self.map_root(at).is_some()
+    }
+
+    /// The value of an entry, as far as memory knows.
+    pub(crate) fn map_get(&self, at: &mut MapAt<'_>, entry: &[u8]) -> Option<&[u8]> {
+        let (_, page) = self.map_page_of(at, entry)?;
+        page.find(entry)?.value
+    }
+
+    /// The live entries from a bound on, in order, until `visit` breaks.
+    pub(crate) fn map_scan(
+        &self,
+        at: &mut MapAt<'_>,
+        from: Bound<&[u8]>,
+        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let mut page = |page: MapPage<'_>| {
+            for MapEntry { key, value, .. } in page.live_from(from) {
+                if let Some(value) = value {
+                    visit(key, value)?;
+                }
+            }
+            ControlFlow::Continue(())
+        };
+        if let Some(small) = self.live_value(&at.probe(self, Part::Small)) {
+            return page(MapPage::new(small));
+        }
+        let Some(root) = self.map_root(at) else { return ControlFlow::Continue(()) };
+        let (Bound::Included(first) | Bound::Excluded(first)) = from else {
+            return root.pages_from(b"").try_for_each(|(_, id)| page(self.map_page(at, id)));
+        };
+        root.pages_from(first).try_for_each(|(_, id)| page(self.map_page(at, id)))
+    }
+
+    fn map_root(&self, at: &mut MapAt<'_>) -> Option<MapRoot<'_>> {
+        self.live_value(&at.probe(self, Part::Root)).map(MapRoot::new)
+    }
+
+    fn map_page(&self, at: &mut MapAt<'_>, id: PageId) -> MapPage<'_> {
+        let page = self.live_value(&at.probe(self, Part::Page(id)));
+        MapPage::new(page.expect("the root names pages that exist"))
+    }
+
+    /// The page that an entry belongs on, and which it is.
+    fn map_page_of(&self, at: &mut MapAt<'_>, entry: &[u8]) -> Option<(Part, MapPage<'_>)> {
+        if let Some(small) = self.live_value(&at.probe(self, Part::Small)) {
+            return Some((Part::Small, MapPage::new(small)));
+        }
+        let id = self.map_root(at)?.find_page(entry);
+        Some((Part::Page(id), self.map_page(at, id)))
+    }
+}
+
+/// Changing. Of a map that tables may know, only when it is whole.
+impl Memtable {
+    /// Gives an entry a value.
+    ///
+    /// # Errors
+    /// `Invalid` if the map becomes too large; `Unavailable` if no memory can be
+    /// had. The map is then as it was.
+    pub(crate) fn map_put(&mut self, at: &mut MapAt<'_>, entry: &[u8], value: &[u8]) -> Result<()> {
+        let epoch = self.epoch();
+        let Some((mut part, _)) = self.map_page_of(at, entry) else {
+            let mut page = Vec::new();
+            MapPageMut::create(&mut page)?.put(epoch, entry, value, NEVER, Below::Nothing)?;
+            let fresh = self.below == Below::Nothing;
+            return self.add_part(&at.probe(self, Part::Small), &page, fresh);
+        };
+        // Only entries of a gigabyte ever need this.
+        while let Some((of_entry, page)) = self.map_page_of(at, entry)
+            && !page.has_room(entry, value.len())
+        {
+            self.map_split(at, of_entry, Some(entry))?;
+            (part, _) = self.map_page_of(at, entry).expect("a split map has pages");
+        }
+        let probe = at.probe(self, part);
+        let mut record = self.open(&probe)?.expect("the page was found");
+        let mut page = MapPageMut::new(&mut record);
+        let added = page.put(epoch, entry, value, NEVER, Below::Nothing)?;
+        let splits = page.page().wants_split();
+        if added {
+            self.map_count(at, part, 1);
+        }
+        if splits {
+            self.map_shorten(at, part);
+        }
+        Ok(())
+    }
+
+    /// Removes an entry; one that is absent is no error.
+    ///
+    /// # Errors
+    /// `Unavailable` if no memory can be had. The map is then as it was.
+    pub(crate) fn map_remove(&mut self, at: &mut MapAt<'_>, entry: &[u8]) -> Result<()> {
+        let Some((part, page)) = self.map_page_of(at, entry) else { return Ok(()) };
+        if page.find(entry).and_then(|entry| entry.value).is_none() {
+            return Ok(());
+        }
+        let live = match part {
+            Part::Small => page.live() as u64,
+            _ => self.map_root(at).map_or(0, |root| root.live()),
+        };
+        if live == 1 {
+            return self.map_clear(at);
+        }
+        let epoch = self.epoch();
+        let probe = at.probe(self, part);
+        let mut record = self.open(&probe)?.expect("the page was found");
+        let mut page = MapPageMut::new(&mut record);
+        page.remove(epoch, entry, Below::Nothing)?;
+        let emptied = page.page().is_empty();
+        self.map_count(at, part, -1);
+        if emptied {
+            self.map_sweep(at);
+        }
+        Ok(())
+    }
+
+    /// Removes all entries, and hides those that only tables have.
+    ///
+    /// # Errors
+    /// `Unavailable` if no memory can be had. The map is then as it was.
+    pub(crate) fn map_clear(&mut self, at: &mut MapAt<'_>) -> Result<()> {
+        let mut parts = Vec::new();
+        if self.live_value(&at.probe(self, Part::Small)).is_some() {
+            parts.push(Part::Small);
+        } else if let Some(root) = self.map_root(at) {
+            parts.extend(root.pages_from(b"").map(|(_, id)| Part::Page(id)));
+        }
+        let leaves_a_trace = if parts.is_empty() {
+            self.wants_map(at)
+        } else {
+            parts.iter().any(|&part| !self.is_fresh(&at.probe(self, part)))
+        };
+        if leaves_a_trace {
+            self.entomb(&at.probe(self, Part::Marker))?;
+        }
+        for part in parts {
+            self.forget(&at.probe(self, part));
+        }
+        self.forget(&at.probe(self, Part::Root));
+        Ok(())
+    }
+
+    /// Brings in a map that tables have, unless the memtable knows better.
+    ///
+    /// # Errors
+    /// `Unavailable` if no memory can be had. The map is then as it was.
+    pub(crate) fn promote_map(&mut self, at: &mut MapAt<'_>, map: &BuiltMap) -> Result<()> {
+        if map.pages.is_empty() || !self.wants_map(at) {
+            return Ok(());
+        }
+        if let [page] = &*map.pages {
+            return self.promote(&at.probe(self, Part::Small), page);
+        }
+        let pages = (0..).zip(&map.pages);
+        let mut done = pages.clone().try_for_each(|(id, page)| {
+            let probe = at.probe(self, Part::Page(id));
+            self.promote(&probe, page)
+        });
+        if done.is_ok() {
+            done = self.add_quiet(&at.probe(self, Part::Root), &map.root);
+        }
+        if done.is_err() {
+            pages.for_each(|(id, _)| self.forget(&at.probe(self, Part::Page(id))));
+        }
+        done
+    }
+
+    /// Counts live entries of a large map that came or went.
+    fn map_count(&mut self, at: &mut MapAt<'_>, part: Part, by: i64) {
+        if part != Part::Small
+            && let Some(mut root) = self.open_quiet(&at.probe(self, Part::Root))
+        {
+            MapRootMut::new(&mut root).add_live(by);
+        }
+    }
+
+    /// Makes a long page of the current epoch shorter, if that can be done.
+    fn map_shorten(&mut self, at: &mut MapAt<'_>, part: Part) {
+        let extracted = self.extracted();
+        let probe = at.probe(self, part);
+        let Ok(Some(mut record)) = self.open(&probe) else { return };
+        let mut page = MapPageMut::new(&mut record);
+        // Neither step fails but for want of memory, and then the next entry
+        // that makes the page longer tries again.
+        if page.purge(extracted, 0, Below::Nothing).is_ok()
+            && page.page().wants_split()
+            && self.map_split(at, part, None).is_ok()
+        {
+            self.map_sweep(at);
+        }
+    }
+
+    /// Splits a page in the middle, or around an entry that needs much room.
+    fn map_split(&mut self, at: &mut MapAt<'_>, part: Part, around: Option<&[u8]>) -> Result<()> {
+        let id = match part {
+            Part::Page(id) => id,
+            _ => self.map_make_large(at)?,
+        };
+        let page = self.map_page(at, id);
+        let split = match around {
+            None => page.plan_split(),
+            Some(entry) => page.plan_split_around(entry),
+        };
+        let split = split.ok_or_else(|| {
+            Error::invalid("an entry of a map has no room").remedy("give it a shorter value")
+        })?;
+        let mut upper = Vec::new();
+        page.copy_upper(&split, &mut upper)?;
+        let next = self.map_root(at).expect("a large map has a root").next_page();
+        let fresh = self.is_fresh(&at.probe(self, Part::Page(id)));
+        // From here on the lower page is current: dropping its half cannot fail.
+        self.open(&at.probe(self, Part::Page(id)))?;
+        self.add_part(&at.probe(self, Part::Page(next)), &upper, fresh)?;
+        let probe = at.probe(self, Part::Root);
+        let mut root = self.open_quiet(&probe).expect("a large map has a root");
+        if let Err(error) = MapRootMut::new(&mut root).add_page(split.separator()) {
+            self.forget(&at.probe(self, Part::Page(next)));
+            return Err(error);
+        }
+        let probe = at.probe(self, Part::Page(id));
+        let mut lower = self.open(&probe)?.expect("the page is there");
+        MapPageMut::new(&mut lower).drop_upper(&split)
+    }
+
+    /// Makes a small map a large one of one page, and gives the id of that.
+    fn map_make_large(&mut self, at: &mut MapAt<'_>) -> Result<PageId> {
+        let probe = at.probe(self, Part::Small);
+        let fresh = self.is_fresh(&probe);
+        let page = self.live_value(&probe).expect("the map is small").to_vec();
+        let mut root = Vec::new();
+        MapRootMut::create(&mut root, MapPage::new(&page).live() as u64)?;
+        self.add_part(&at.probe(self, Part::Page(0)), &page, fresh)?;
+        if let Err(error) = self.add_quiet(&at.probe(self, Part::Root), &root) {
+            self.forget(&at.probe(self, Part::Page(0)));
+            return Err(error);
+        }
+        self.forget(&at.probe(self, Part::Small));
+        Ok(0)
+    }
+
+    /// Looks at a few pages of a large map for some that can go.
+    fn map_sweep(&mut self, at: &mut MapAt<'_>) {
+        let extracted = self.extracted();
+        for _ in 0..SWEEP_PAGES {
+            // Steps of the golden ratio come everywhere, however many pages the
+            // maps have and however these numbers change.
+            self.sweep = self.sweep.wrapping_add(0x9e37_79b9);
+            let Some(root) = self.map_root(at) else { return };
+            if root.pages() == 1 {
+                return;
+            }
+            let index = (u64::from(self.sweep) * root.pages() as u64) >> 32;
+            let (separator, id) = root.nth(index as usize);
+            let page = self.map_page(at, id);
+            let goes = page.is_empty() && page.iter().all(|entry| entry.epoch <= extracted);
+            let separator = separator.to_vec();
+            if !goes {
+                continue;
+            }
+            let probe = at.probe(self, Part::Root);
+            let mut root = self.open_quiet(&probe).expect("a large map has a root");
+            if MapRootMut::new(&mut root).remove_page(&separator).is_ok() {
+                self.forget(&at.probe(self, Part::Page(id)));
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Going through what a shard was restored from: the live records of one
+//! collection, or of one state.
+
+use std::sync::Arc;
+
+use super::migration::Migration;
+use crate::base::{KeyGroup, Result};
+use crate::format::Placement;
+use crate::format::collection::{EntryName, Subkey};
+use crate::version::merge::MergeScan;
+
+/// A live record of the tables beneath a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BaseRecord<'a> {
+    pub(super) group: KeyGroup,
+    /// The hash of key and namespace.
+    pub(super) hash: u64,
+    pub(super) key: &'a [u8],
+    /// The namespace proper.
+    pub(super) namespace: &'a [u8],
+    /// Which entry of the collection; `None` in a state of single values.
+    pub(super) entry: Option<&'a [u8]>,
+    /// Fingerprint of what the value is written under.
+    pub(super) value_schema: u64,
+    pub(super) value: &'a [u8],
+}
+
+/// Lends live records in order: the newest of each name, without deletions,
+/// markers, and what those hide.
+pub(super) struct BaseScan {
+    merged: MergeScan,
+    /// Values are lent as they are stored, if there is none.
+    migration: Option<Arc<Migration>>,
+    /// A value that was migrated.
+    value: Vec<u8>,
+}
+
+impl BaseScan {
+    /// Lends what `merged` does, as far as it is live.
+    pub(super) fn new(merged: MergeScan) -> Self {
+        Self { merged, migration: None, value: Vec::new() }
+    }
+
+    /// From now on values are migrated.
+    pub(super) fn migrated(self, migration: Option<Arc<Migration>>) -> Self {
+        Self { migration, ..self }
+    }
+
+    /// The next record, borrowed until the next call; `None` at the end.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Corrupt` if a table cannot be read, and those of the
+    /// codecs. The scan is then of no more use.
+    pub(super) fn next(&mut self) -> Result<Option<BaseRecord<'_>>> {
+        while self.merged.step()? {
+            let Some(record) = self.merged.current() else { break };
+            if !record.is_only_for_older_tables()? {
+                return self.current();
+            }
+        }
+        Ok(None)
+    }
+
+    fn current(&mut self) -> Result<Option<BaseRecord<'_>>> {
+        let Some(record) = self.merged.current() else { return Ok(None) };
+        let (namespace, entry) = match record.placement {
+            Placement::Single => (record.namespace, None),
+            Placement::Collection => {
+                let EntryName { namespace, subkey } = EntryName::decode(record.namespace)?;
+                let entry = match subkey {
+                    Subkey::Entry(entry) => Some(entry),
+                    Subkey::Marker => None,
+                };
+                (namespace, entry)
+            }
+        };
+        let stored = record.value.unwrap_or_default();
+        let (value_schema, value) = match &self.migration {
+            Some(migration) => {
+                let value = migration.apply(record.value_schema, stored, &mut self.value)?;
+                (migration.current(), value)
+            }
+            None => (record.value_schema, stored),
+        };
+        Ok(Some(BaseRecord {
+            group: record.group,
+            hash: record.hash,
+            key: record.key,
+            namespace,
+            entry,
+            value_schema,
+            value,
+        }))
+    }
+}

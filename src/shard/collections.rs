@@ -1,0 +1,387 @@
+//! The operations on lists and maps, and those on all kinds of state.
+//!
+//! A map, and a list that is read, is in memory as a whole: in a restored shard
+//! that is not warm yet, the first operation on it brings it up from the tables.
+//! Appending to a list, replacing and clearing need not know what was there, and
+//! read nothing.
+
+use std::fmt;
+use std::ops::{Bound, ControlFlow};
+
+use super::contents::Assembly;
+use super::store::StateId;
+use super::{ShardCore, StateSlot, WARM_PER_OPERATION, no_such_state};
+use crate::base::limits::check_value;
+use crate::base::{Error, KeyGroup, Result};
+use crate::codec::KeyRef;
+use crate::format::collection::MAX_ENTRY_BYTES;
+use crate::format::manifest::StateKind;
+use crate::memtable::collection::NEVER;
+use crate::memtable::collection::elements::ElementsBuf;
+use crate::memtable::maps::{MapAt, Part};
+use crate::memtable::{Below, Lookup};
+use crate::table::PlacedKey;
+
+/// Memory that is kept from one call to the next.
+const KEPT_BYTES: usize = 64 * 1024;
+
+/// What an operation works on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Family {
+    /// Values, and what is merged into values.
+    Values,
+    Lists,
+    Maps,
+    /// Records that stand in a queue, too, and are served by calls of their own.
+    Timers,
+}
+
+impl Family {
+    pub(super) fn of(kind: StateKind) -> Self {
+        match kind {
+            StateKind::Value | StateKind::Reducing | StateKind::Aggregating => Self::Values,
+            StateKind::List => Self::Lists,
+            StateKind::Map => Self::Maps,
+            StateKind::Timers => Self::Timers,
+        }
+    }
+
+    pub(super) fn is_collection(self) -> bool {
+        matches!(self, Self::Lists | Self::Maps)
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Values => "a state of kind Value, Reducing or Aggregating",
+            Self::Lists => "a state of kind List",
+            Self::Maps => "a state of kind Map",
+            Self::Timers => "a state of kind Timers",
+        })
+    }
+}
+
+/// Lists.
+impl ShardCore {
+    pub(super) fn list_append(
+        &mut self,
+        state: StateId,
+        key: KeyRef<'_>,
+        elements: &[&[u8]],
+    ) -> Result<()> {
+        let group = self.check_call(state, key, Family::Lists, "list_append")?;
+        let elements = self.elements(state, elements)?;
+        self.warm_a_little(state)?;
+        let slot = self.slot(state)?;
+        let probe = slot.memtable.probe(group, key.key_bytes(), key.namespace_bytes());
+        let done = slot.memtable.append_to_list(&probe, elements.elements());
+        let done = done.map_err(|error| slot.locate(error));
+        self.give_back(elements);
+        done
+    }
+
+    pub(super) fn list_read(
+        &mut self,
+        state: StateId,
+        key: KeyRef<'_>,
+        visit: &mut dyn FnMut(&[u8]),
+    ) -> Result<()> {
+        let group = self.check_call(state, key, Family::Lists, "list_read")?;
+        self.warm_a_little(state)?;
+        let slot = self.slot(state)?;
+        let probe = slot.memtable.probe(group, key.key_bytes(), key.namespace_bytes());
+        if slot.memtable.wants_older(&probe) {
+            slot.bring_up(group, key)?;
+        }
+        if let Some(list) = slot.memtable.list(&probe) {
+            list.elements().iter().for_each(|element| visit(element.value));
+        }
+        Ok(())
+    }
+
+    pub(super) fn list_replace(
+        &mut self,
+        state: StateId,
+        key: KeyRef<'_>,
+        elements: &[&[u8]],
+    ) -> Result<()> {
+        let group = self.check_call(state, key, Family::Lists, "list_replace")?;
+        let elements = self.elements(state, elements)?;
+        self.warm_a_little(state)?;
+        let slot = self.slot(state)?;
+        let probe = slot.memtable.probe(group, key.key_bytes(), key.namespace_bytes());
+        let done = if elements.elements().count() == 0 {
+            slot.memtable.delete(&probe).map(drop)
+        } else {
+            slot.memtable.replace_list(&probe, elements.elements())
+        };
+        let done = done.map_err(|error| slot.locate(error));
+        self.give_back(elements);
+        done
+    }
+
+    /// Keeps memory for the next elements, unless these were unusually many.
+    fn give_back(&mut self, elements: ElementsBuf) {
+        if elements.elements().bytes().len() <= KEPT_BYTES {
+            self.elements = elements;
+        }
+    }
+
+    /// The elements as lists hold them.
+    fn elements(&mut self, state: StateId, elements: &[&[u8]]) -> Result<ElementsBuf> {
+        let mut packed = std::mem::replace(&mut self.elements, ElementsBuf::new(false));
+        packed.clear();
+        for (number, element) in elements.iter().enumerate() {
+            check_value(element).and_then(|()| packed.push(element, NEVER)).map_err(|error| {
+                let error = error.at(format_args!("element {number}"));
+                self.states[state.0 as usize].locate(error)
+            })?;
+        }
+        Ok(packed)
+    }
+}
+
+/// Maps.
+impl ShardCore {
+    pub(super) fn map_get(
+        &mut self,
+        state: StateId,
+        key: KeyRef<'_>,
+        entry: &[u8],
+    ) -> Result<Option<&[u8]>> {
+        let mut at = self.map(state, key, "map_get")?;
+        let found = self.states[state.0 as usize].memtable.map_get(&mut at, entry);
+        self.names = at.into_buffer();
+        Ok(found)
+    }
+
+    pub(super) fn map_put(
+        &mut self,
+        state: StateId,
+        key: KeyRef<'_>,
+        entry: &[u8],
+        value: &[u8],
+    ) -> Result<()> {
+        self.check_kind(state, Family::Maps, "map_put")?;
+        self.check_entry(state, entry, value)?;
+        let mut at = self.map(state, key, "map_put")?;
+        let slot = &mut self.states[state.0 as usize];
+        let done = slot.memtable.map_put(&mut at, entry, value);
+        let done = done.map_err(|error| slot.locate(error));
+        self.names = at.into_buffer();
+        done
+    }
+
+    pub(super) fn map_remove(
+        &mut self,
+        state: StateId,
+        key: KeyRef<'_>,
+        entry: &[u8],
+    ) -> Result<()> {
+        let mut at = self.map(state, key, "map_remove")?;
+        let slot = &mut self.states[state.0 as usize];
+        let done = slot.memtable.map_remove(&mut at, entry);
+        let done = done.map_err(|error| slot.locate(error));
+        self.names = at.into_buffer();
+        done
+    }
+
+    pub(super) fn map_scan(
+        &mut self,
+        state: StateId,
+        key: KeyRef<'_>,
+        from: Bound<&[u8]>,
+        visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut at = self.map(state, key, "map_scan")?;
+        // Whether all were seen is for the caller to know.
+        let _ = self.states[state.0 as usize].memtable.map_scan(&mut at, from, visit);
+        self.names = at.into_buffer();
+        Ok(())
+    }
+
+    pub(super) fn map_is_empty(&mut self, state: StateId, key: KeyRef<'_>) -> Result<bool> {
+        let mut at = self.map(state, key, "map_is_empty")?;
+        let has_entries = self.states[state.0 as usize].memtable.has_map(&mut at);
+        self.names = at.into_buffer();
+        Ok(!has_entries)
+    }
+
+    /// A map of this shard, whole in memory if it exists at all.
+    #[inline]
+    fn map<'k>(
+        &mut self,
+        state: StateId,
+        key: KeyRef<'k>,
+        call: &'static str,
+    ) -> Result<MapAt<'k>> {
+        let group = self.check_call(state, key, Family::Maps, call)?;
+        self.warm_a_little(state)?;
+        let buffer = std::mem::take(&mut self.names);
+        let mut at = MapAt::new(group, key.key_bytes(), key.namespace_bytes(), buffer);
+        let slot = self.slot(state)?;
+        if slot.memtable.below() == Below::Tables && slot.memtable.wants_map(&mut at) {
+            slot.bring_up(group, key)?;
+        }
+        Ok(at)
+    }
+
+    fn check_entry(&mut self, state: StateId, entry: &[u8], value: &[u8]) -> Result<()> {
+        let done = if entry.len() > MAX_ENTRY_BYTES {
+            Err(Error::invalid("the key of a map entry is too long")
+                .expected(format_args!("at most {MAX_ENTRY_BYTES} bytes"))
+                .found(format_args!("{} bytes", entry.len()))
+                .remedy("use a digest as the key and keep the rest in the value"))
+        } else {
+            check_value(value)
+        };
+        match done {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.slot(state)?.locate(error)),
+        }
+    }
+}
+
+/// All kinds.
+impl ShardCore {
+    pub(super) fn clear(&mut self, state: StateId, key: KeyRef<'_>) -> Result<()> {
+        let family = self.slot(state)?.family;
+        let group = self.check_call(state, key, family, "clear")?;
+        if family == Family::Timers {
+            return Err(self.states[state.0 as usize].wrong_kind(Family::Values, "clear"));
+        }
+        self.warm_a_little(state)?;
+        let (key, namespace) = (key.key_bytes(), key.namespace_bytes());
+        let memtable = &mut self.slot(state)?.memtable;
+        if family != Family::Maps {
+            return memtable.delete(&memtable.probe(group, key, namespace)).map(drop);
+        }
+        let mut at = MapAt::new(group, key, namespace, std::mem::take(&mut self.names));
+        let memtable = &mut self.slot(state)?.memtable;
+        let done = memtable.map_clear(&mut at);
+        self.names = at.into_buffer();
+        done
+    }
+
+    pub(super) fn visit_keys(
+        &mut self,
+        state: StateId,
+        namespace: Option<&[u8]>,
+        mut visit: impl FnMut(KeyGroup, &[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let groups = self.groups;
+        let slot = self.slot(state)?;
+        if slot.family == Family::Timers {
+            return Err(slot.wrong_kind(Family::Values, "visit_keys"));
+        }
+        let mut visit = |group, key: &[u8], found: &[u8]| match namespace {
+            Some(wanted) if wanted != found => ControlFlow::Continue(()),
+            _ => visit(group, key, found),
+        };
+        let in_memory = slot.memtable.visit(|record| {
+            if slot.family != Family::Maps {
+                return visit(record.group, record.key, record.namespace);
+            }
+            match Part::of_name(record.namespace) {
+                (namespace, Part::Small | Part::Root) => visit(record.group, record.key, namespace),
+                (_, Part::Page(_) | Part::Marker) => ControlFlow::Continue(()),
+            }
+        });
+        if in_memory.is_break() || slot.memtable.below() == Below::Nothing {
+            return Ok(());
+        }
+        // What only the tables have. The entries of a collection are neighbours.
+        let mut scan = slot.base.scan(groups).map_err(|error| slot.locate(error))?;
+        let mut last: Option<(KeyGroup, Vec<u8>, Vec<u8>)> = None;
+        while let Some(record) = scan.next().map_err(|error| slot.locate(error))? {
+            let (group, key, namespace) = (record.group, record.key, record.namespace);
+            if last.as_ref().is_some_and(|(last_group, last_key, last_namespace)| {
+                (*last_group, &**last_key, &**last_namespace) == (group, key, namespace)
+            }) {
+                continue;
+            }
+            let only_below = match slot.family {
+                Family::Maps => {
+                    slot.memtable.wants_map(&mut MapAt::new(group, key, namespace, Vec::new()))
+                }
+                _ => {
+                    let probe = slot.memtable.probe(group, key, namespace);
+                    slot.memtable.get(&probe) == Lookup::Absent
+                }
+            };
+            if only_below && visit(group, key, namespace).is_break() {
+                break;
+            }
+            if slot.family.is_collection() {
+                last = Some((group, key.to_vec(), namespace.to_vec()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The group of a key, if it may be used on this shard and the state serves
+    /// the call.
+    fn check_call(
+        &mut self,
+        state: StateId,
+        key: KeyRef<'_>,
+        family: Family,
+        call: &'static str,
+    ) -> Result<KeyGroup> {
+        self.check(state, key.group(), key.key_bytes(), key.namespace_bytes(), family, call)
+    }
+
+    /// Takes in some of what the warm-up has ready.
+    #[inline]
+    fn warm_a_little(&mut self, state: StateId) -> Result<()> {
+        if self.slot(state)?.memtable.below() == Below::Tables {
+            self.warm(WARM_PER_OPERATION)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses a state that does not exist or is of another kind.
+    pub(super) fn check_kind(
+        &self,
+        state: StateId,
+        family: Family,
+        call: &'static str,
+    ) -> Result<()> {
+        match self.states.get(state.0 as usize) {
+            None => Err(no_such_state(&self.name, self.groups)),
+            Some(slot) if slot.family != family => Err(slot.wrong_kind(family, call)),
+            Some(_) => Ok(()),
+        }
+    }
+}
+
+impl StateSlot {
+    /// Brings a collection that tables have into memory, whole.
+    fn bring_up(&mut self, group: KeyGroup, key: KeyRef<'_>) -> Result<()> {
+        let (key, namespace) = (key.key_bytes(), key.namespace_bytes());
+        let mut bring_up = || {
+            let mut found = Assembly::new(self.meta.kind).expect("a state of collections");
+            let at = PlacedKey::in_group(group, key, namespace);
+            let mut scan = self.base.collection(at, None)?;
+            while let Some(record) = scan.next()? {
+                found.push(record.entry.unwrap_or_default(), record.value)?;
+            }
+            found.finish()?.promote(&mut self.memtable, group, key, namespace)
+        };
+        bring_up().map_err(|error| self.locate(error))
+    }
+
+    fn locate(&self, error: Error) -> Error {
+        error.at(format_args!("state {:?}", self.meta.name))
+    }
+
+    #[cold]
+    fn wrong_kind(&self, wanted: Family, call: &str) -> Error {
+        Error::invalid(format_args!("the call {call} does not fit the kind of the state"))
+            .at(format_args!("state {:?}", self.meta.name))
+            .expected(wanted)
+            .found(format_args!("one of kind {:?}", self.meta.kind))
+            .remedy("use the calls of that kind, or register the state as what it is to be")
+    }
+}

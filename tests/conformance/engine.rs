@@ -1,0 +1,100 @@
+//! The engine, on a simulated machine, as a store that claims are put to.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use alluvium::env::SimEnv;
+use alluvium::{Backend, KeyedStore, MaxParallelism, Shard, SnapshotHandle, SnapshotId};
+
+use crate::harness::{Deployment, Factory};
+
+const OPERATOR: &str = "conformance";
+
+/// The engine.
+pub(crate) struct Engine {
+    /// Whether a restored shard is in memory before the job goes on; otherwise
+    /// it reads its tables for each key.
+    pub(crate) warm: bool,
+}
+
+impl Factory for Engine {
+    fn deploy(&self, max_parallelism: MaxParallelism, shards: u32) -> Box<dyn Deployment> {
+        let backend = Backend::builder("/conformance")
+            .env(Arc::new(SimEnv::new(1)))
+            .max_parallelism(max_parallelism)
+            .background_threads(0)
+            .max_tables_per_shard(2)
+            .warm_up(self.warm)
+            .open()
+            .unwrap();
+        let mut job = Job {
+            warm: self.warm,
+            shards: Vec::new(),
+            backend,
+            snapshots: BTreeMap::new(),
+            last_snapshot: 0,
+        };
+        job.open(shards, &[]);
+        Box::new(job)
+    }
+}
+
+struct Job {
+    warm: bool,
+    shards: Vec<Shard>,
+    backend: Backend,
+    snapshots: BTreeMap<usize, Vec<SnapshotHandle>>,
+    last_snapshot: usize,
+}
+
+impl Job {
+    fn open(&mut self, shards: u32, handles: &[SnapshotHandle]) {
+        let max = self.backend.max_parallelism();
+        self.shards = (0..shards)
+            .map(|shard| {
+                let groups = max.range_of_subtask(shard, shards).unwrap();
+                let builder = self.backend.shard(OPERATOR, groups);
+                builder.restore(handles.iter().cloned()).open().unwrap()
+            })
+            .collect();
+        for shard in self.shards.iter_mut().filter(|_| self.warm) {
+            while !shard.warm_up(1000).unwrap() {
+                self.backend.run_background();
+            }
+        }
+    }
+}
+
+impl Deployment for Job {
+    fn shards(&self) -> u32 {
+        self.shards.len() as u32
+    }
+
+    fn store(&mut self, shard: u32) -> &mut dyn KeyedStore {
+        &mut self.shards[shard as usize]
+    }
+
+    fn snapshot(&mut self) -> usize {
+        self.last_snapshot += 1;
+        let id = SnapshotId(self.last_snapshot as u64);
+        let handles = self
+            .shards
+            .iter_mut()
+            .map(|shard| {
+                let report = shard.snapshot(id, b"").unwrap().wait().unwrap();
+                shard.notify_complete(id);
+                report.handle
+            })
+            .collect();
+        // Merges happen between snapshots.
+        while self.backend.run_background() {}
+        self.snapshots.insert(self.last_snapshot, handles);
+        self.last_snapshot
+    }
+
+    fn restore(&mut self, snapshot: usize, shards: u32) {
+        self.shards.clear();
+        let handles = self.snapshots[&snapshot].clone();
+        self.open(shards, &handles);
+    }
+}
