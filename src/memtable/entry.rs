@@ -1,0 +1,348 @@
+//! Finding a record by one look, and changing it in place.
+//!
+//! These are the paths that count. A processor overlaps the cache misses of two
+//! operations only if both fit its window, so every instruction of them is
+//! felt: nothing is computed that a hit does not need, such as the key group,
+//! and all that is rare goes the long way. Count instructions before and after
+//! any change here.
+
+use std::fmt;
+
+use crate::base::limits::check_value;
+use crate::base::{Error, KeyGroup, Result};
+
+use super::arena::Block;
+use super::index::LineRef;
+use super::record::{NO_EPOCH, NO_KEY, Pattern};
+use super::{Below, Found, Holds, Memtable, Probe};
+
+/// What is ored to the pattern of a lookup that wants to be told by one look.
+#[derive(Clone, Copy)]
+pub(super) struct AtHand {
+    /// For a change: the current epoch, or [`NO_EPOCH`] if there is more to an
+    /// operation than finding the record.
+    change: u64,
+    /// For a read: nothing, or [`NO_KEY`].
+    read: u64,
+}
+
+impl AtHand {
+    pub(super) const NOTHING: Self = Self { change: NO_EPOCH, read: NO_KEY };
+}
+
+impl Memtable {
+    /// Keeps `at_hand` true.
+    pub(super) fn note_at_hand(&mut self) {
+        let given = match self.below {
+            _ if self.holds != Holds::Values => AtHand::NOTHING,
+            Below::Nothing => AtHand { change: u64::from(self.epoch.0), read: 0 },
+            Below::Tables => AtHand::NOTHING,
+        };
+        // Whoever looks for a key without a group does not compare groups.
+        let computed = if self.groups_are_given { AtHand::NOTHING } else { given };
+        self.at_hand = [computed, given];
+    }
+
+    #[inline(always)]
+    fn at_hand(&self, group: Option<KeyGroup>) -> AtHand {
+        self.at_hand[usize::from(group.is_some())]
+    }
+    /// Asks the processor for the index line of a key.
+    #[inline(always)]
+    pub(crate) fn prefetch_line(&self, hash: u64) -> Line {
+        Line(self.index.prefetch(hash))
+    }
+
+    /// Asks the processor for the record of a key, whose index line has
+    /// arrived. Says where it most probably is.
+    #[inline(always)]
+    pub(crate) fn prefetch_record(&self, hash: u64, line: Line) -> Hint {
+        let block = self.arena.block(self.index.likely_in(line.0, hash));
+        self.arena.prefetch(block);
+        Hint(block)
+    }
+
+    /// How often memory of records was given back: a [`Hint`] from before
+    /// must not be used any more.
+    #[inline(always)]
+    pub(crate) fn releases(&self) -> u64 {
+        self.arena.releases()
+    }
+
+    /// Where a key most probably is.
+    #[inline(always)]
+    fn hint(&self, hash: u64) -> Option<Hint> {
+        self.index.likely(hash).map(|(_, addr)| Hint(self.arena.block(addr)))
+    }
+
+    /// The value of a key, if one look tells; that is the usual case. `None`
+    /// says nothing.
+    #[inline(always)]
+    pub(crate) fn value_at_hand(
+        &self,
+        group: Option<KeyGroup>,
+        key: &[u8],
+        namespace: &[u8],
+    ) -> Option<Hit> {
+        let hint = self.hint(self.hash(key, namespace))?;
+        self.hit_at_hand(hint, group, key, namespace)
+    }
+
+    /// The same for a key that was prefetched.
+    #[inline(always)]
+    pub(crate) fn hit_at_hand(
+        &self,
+        hint: Hint,
+        group: Option<KeyGroup>,
+        key: &[u8],
+        namespace: &[u8],
+    ) -> Option<Hit> {
+        let Hint(block) = hint;
+        let mut pattern = Pattern::live(group, key, namespace);
+        pattern.bits |= self.at_hand(group).read;
+        self.arena.matches(block, pattern, key, namespace).then_some(Hit(block))
+    }
+
+    /// The value of a key that was found at hand.
+    #[inline(always)]
+    pub(crate) fn value_of(&self, hit: Hit, key: &[u8], namespace: &[u8]) -> &[u8] {
+        self.arena.value_of(hit.0, key, namespace)
+    }
+
+    /// The record of a key, if one look tells that it is there and may be
+    /// changed where it is. `None` says nothing.
+    #[inline(always)]
+    pub(crate) fn entry_at_hand<'a>(
+        &'a mut self,
+        group: Option<KeyGroup>,
+        key: &'a [u8],
+        namespace: &'a [u8],
+    ) -> Option<ValueMut<'a>> {
+        let hash = self.hash(key, namespace);
+        self.entry_at_hint(self.hint(hash)?, group, hash, key, namespace)
+    }
+
+    /// The same for a key that was prefetched.
+    #[inline(always)]
+    pub(crate) fn entry_at_hint<'a>(
+        &'a mut self,
+        hint: Hint,
+        group: Option<KeyGroup>,
+        hash: u64,
+        key: &'a [u8],
+        namespace: &'a [u8],
+    ) -> Option<ValueMut<'a>> {
+        let Hint(block) = hint;
+        let pattern = Pattern::live(group, key, namespace).of_epoch(self.at_hand(group).change);
+        self.arena.matches(block, pattern, key, namespace).then_some(ValueMut {
+            memtable: self,
+            hash,
+            group,
+            key,
+            namespace,
+            place: Place::Current(block),
+            failed: false,
+        })
+    }
+
+    /// The record of a key, if one look tells that it is there, of whatever
+    /// epoch: after a freeze, an earlier one is the usual case for a while.
+    /// `None` says nothing.
+    #[inline]
+    pub(crate) fn entry_of_any_epoch<'a>(
+        &'a mut self,
+        group: Option<KeyGroup>,
+        key: &'a [u8],
+        namespace: &'a [u8],
+    ) -> Option<ValueMut<'a>> {
+        let hash = self.hash(key, namespace);
+        let (slot, addr) = self.index.likely(hash)?;
+        let block = self.arena.block(addr);
+        let mut pattern = Pattern::live(group, key, namespace);
+        pattern.bits |= self.at_hand(group).read;
+        if !self.arena.matches(block, pattern, key, namespace) {
+            return None;
+        }
+        let place = self.place_of(Found { slot, block });
+        Some(ValueMut { memtable: self, hash, group, key, namespace, place, failed: false })
+    }
+
+    /// The record of a key, present or not, to be read and changed.
+    #[inline]
+    pub(crate) fn entry<'a>(&'a mut self, probe: Probe<'a>) -> ValueMut<'a> {
+        let place = match self.find(&probe) {
+            None => Place::Absent,
+            Some(found) => self.place_of(found),
+        };
+        let Probe { hash, group, key, namespace } = probe;
+        ValueMut { memtable: self, hash, group: Some(group), key, namespace, place, failed: false }
+    }
+
+    #[inline]
+    fn place_of(&self, found: Found) -> Place {
+        let header = self.arena.header(found.block);
+        match (header.is_tombstone(), header.epoch() == self.epoch) {
+            (true, _) => Place::Absent,
+            (false, true) => Place::Current(found.block),
+            (false, false) => Place::Earlier(found),
+        }
+    }
+}
+
+/// The index line that a key is in, if it is in the first that it may be in.
+#[derive(Clone, Copy)]
+pub(crate) struct Line(LineRef);
+
+/// A record that may be the one looked for, or nothing, which matches no key.
+/// Good until [`Memtable::releases`] changes.
+#[derive(Clone, Copy)]
+pub(crate) struct Hint(Block);
+
+/// A record that was found to be the one looked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Hit(Block);
+
+/// Where the value of an entry is.
+#[derive(Clone, Copy)]
+enum Place {
+    /// Nowhere: there is none, or it was deleted.
+    Absent,
+    /// In a record of an earlier epoch, which is not to be changed just so.
+    Earlier(Found),
+    /// In a record of the current epoch.
+    Current(Block),
+}
+
+/// The value of one key, present or not, for a read-modify-write in place.
+///
+/// Given to the closure of an update. Reading costs nothing more; the record
+/// becomes dirty only by [`bytes_mut`](Self::bytes_mut), [`set`](Self::set) or
+/// [`delete`](Self::delete).
+///
+/// Running out of memory inside a closure makes the update return that error;
+/// the value is then as the last successful call left it.
+pub struct ValueMut<'a> {
+    memtable: &'a mut Memtable,
+    hash: u64,
+    /// `None` as long as the record, which is there, has it.
+    group: Option<KeyGroup>,
+    key: &'a [u8],
+    namespace: &'a [u8],
+    place: Place,
+    /// Whether the memtable has a failure for us. The error is not kept here:
+    /// without anything to drop, the whole struct can live in registers.
+    failed: bool,
+}
+
+impl ValueMut<'_> {
+    /// The value, if the key has one.
+    #[inline(always)]
+    pub fn get(&self) -> Option<&[u8]> {
+        match self.place {
+            Place::Absent => None,
+            Place::Earlier(Found { block, .. }) | Place::Current(block) => {
+                Some(self.memtable.arena.value_of(block, self.key, self.namespace))
+            }
+        }
+    }
+
+    /// The value, to be changed where it is, at its present length; `None` if
+    /// the key has none. The record counts as changed even if the bytes are
+    /// not.
+    #[inline(always)]
+    pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        let block = match self.place {
+            Place::Current(block) => block,
+            Place::Absent => return None,
+            Place::Earlier(found) => self.make_current(found)?,
+        };
+        Some(self.memtable.arena.value_of_mut(block, self.key, self.namespace))
+    }
+
+    /// Inserts or replaces the value; any length up to the limit is welcome.
+    #[inline(always)]
+    pub fn set(&mut self, value: &[u8]) {
+        if let Place::Current(block) = self.place {
+            let there = self.memtable.arena.value_of_mut(block, self.key, self.namespace);
+            if there.len() == value.len() {
+                there.copy_from_slice(value);
+                return;
+            }
+        }
+        self.replace(value);
+    }
+
+    /// Deletes the key.
+    #[inline(never)]
+    pub fn delete(&mut self) {
+        let group = self.key_group();
+        self.group = Some(group);
+        let Self { hash, key, namespace, .. } = *self;
+        match self.memtable.delete(&Probe { hash, group, key, namespace }) {
+            Ok(_) => self.place = Place::Absent,
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// The key group of the key.
+    pub fn key_group(&self) -> KeyGroup {
+        match (self.group, self.place) {
+            (Some(group), _) => group,
+            (None, Place::Earlier(Found { block, .. }) | Place::Current(block)) => {
+                self.memtable.arena.header(block).group()
+            }
+            (None, Place::Absent) => unreachable!("delete has noted the group of the record"),
+        }
+    }
+
+    fn found(&self) -> Option<Found> {
+        let Self { hash, key, namespace, .. } = *self;
+        self.memtable.find(&Probe { hash, group: self.key_group(), key, namespace })
+    }
+
+    #[inline(never)]
+    fn make_current(&mut self, found: Found) -> Option<Block> {
+        match self.memtable.first_touch(found.slot, found.block) {
+            Ok(block) => {
+                self.place = Place::Current(block);
+                Some(block)
+            }
+            Err(error) => {
+                self.fail(error);
+                None
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn replace(&mut self, value: &[u8]) {
+        let found = self.found();
+        let Self { hash, key, namespace, .. } = *self;
+        let probe = Probe { hash, group: self.key_group(), key, namespace };
+        let done = check_value(value).and_then(|()| match found {
+            Some(found) => self.memtable.overwrite(found, &probe, value),
+            None => self.memtable.insert(&probe, value),
+        });
+        match done {
+            Ok(block) => self.place = Place::Current(block),
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn fail(&mut self, error: Error) {
+        self.memtable.failure = Some(error);
+        self.failed = true;
+    }
+
+    /// The last failure inside the closure, if there was one.
+    #[inline(always)]
+    pub(crate) fn finish(self) -> Result<()> {
+        if self.failed { Err(self.memtable.take_failure()) } else { Ok(()) }
+    }
+}
+
+impl fmt::Debug for ValueMut<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ValueMut").field("value", &self.get()).finish_non_exhaustive()
+    }
+}
