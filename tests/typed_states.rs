@@ -334,7 +334,7 @@ fn lists_are_what_was_added_in_order() {
         let store = job.store(0);
         let list: ListState<String, u64> = ListState::register(store, "list").unwrap();
         let (key, other) = ("k".to_owned(), "other".to_owned());
-        assert_eq!(list.get(store, &key).unwrap(), []);
+        assert_eq!(list.get(store, &key).unwrap(), [0; 0]);
         list.add(store, &key, &3).unwrap();
         list.add_all(store, &key, &[1, 2]).unwrap();
         list.add_all(store, &other, &[]).unwrap();
@@ -350,7 +350,7 @@ fn lists_are_what_was_added_in_order() {
         assert_eq!(list.keys(store).unwrap(), Vec::<String>::new());
         list.add(store, &key, &1).unwrap();
         list.clear(store, &key).unwrap();
-        assert_eq!(list.get(store, &key).unwrap(), []);
+        assert_eq!(list.get(store, &key).unwrap(), [0; 0]);
     });
 }
 
