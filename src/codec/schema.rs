@@ -12,6 +12,7 @@
 //! asked ([`Codec::compatibility`]), once, when a state is registered, and what
 //! it answers is either nothing to do, a way to read the old bytes, or a reason.
 
+use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -249,16 +250,19 @@ pub(crate) fn guard<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     // What a codec leaves half done is its own output, which nobody looks at
     // after an error.
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let text = panic
-            .downcast_ref::<&str>()
-            .copied()
-            .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-            .unwrap_or("something that is not text")
-            .to_owned();
         Err(Error::invalid("a codec or a migration panicked")
-            .found(format_args!("{text:?}"))
+            .found(format_args!("{:?}", panic_text(&*panic)))
             .remedy("correct it: it has to return an error instead"))
     })
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("something that is not text")
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::base::{Error, Result};
+use crate::codec::schema::{guard, panic_text};
 use crate::codec::{Codec, CodecSpec, KeyRef};
 use crate::shard::store::{KeyedStore, StateId, StateSpec};
 
@@ -53,6 +54,7 @@ impl<K: 'static, N: 'static, KC: Codec<K>, NC: Codec<N>> Keyed<K, N, KC, NC> {
     }
 
     /// Appends the bytes of a value of this state to `out`.
+    #[inline]
     pub(super) fn encode<T, C: Codec<T>>(
         &self,
         codec: &C,
@@ -60,21 +62,24 @@ impl<K: 'static, N: 'static, KC: Codec<K>, NC: Codec<N>> Keyed<K, N, KC, NC> {
         out: &mut Vec<u8>,
     ) -> Result<()> {
         let encoded = if C::MAY_PANIC {
-            self.call("a codec", || codec.encode(value, out))?
+            guard(|| codec.encode(value, out))
         } else {
             codec.encode(value, out)
         };
-        encoded.map_err(|error| self.named(error))
+        encoded.map_err(|error| self.failed("encoded", error))
     }
 
     /// The value that bytes of this state stand for.
+    #[inline]
     pub(super) fn decode<T, C: Codec<T>>(&self, codec: &C, bytes: &[u8]) -> Result<T> {
-        let decoded = if C::MAY_PANIC {
-            self.call("a codec", || codec.decode(bytes))?
-        } else {
-            codec.decode(bytes)
-        };
-        decoded.map_err(|error| self.named(error))
+        let decoded =
+            if C::MAY_PANIC { guard(|| codec.decode(bytes)) } else { codec.decode(bytes) };
+        decoded.map_err(|error| self.failed("decoded", error))
+    }
+
+    #[cold]
+    fn failed(&self, what: &str, error: Error) -> Error {
+        error.at(format_args!("state {:?}, being {what}", self.name))
     }
 
     /// Runs code of the user; a panic in it becomes an error.
@@ -82,25 +87,16 @@ impl<K: 'static, N: 'static, KC: Codec<K>, NC: Codec<N>> Keyed<K, N, KC, NC> {
         // What it leaves half done are its own arguments and results, which
         // nobody looks at after an error.
         catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
-            let text = panic
-                .downcast_ref::<&str>()
-                .copied()
-                .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-                .unwrap_or("something that is not text");
-            self.named(
-                Error::invalid(format_args!("{what} of a state panicked"))
-                    .found(format_args!("the panic {text:?}"))
-                    .remedy("correct it; the state is as it was before the call"),
-            )
+            let text = panic_text(&*panic);
+            Error::invalid(format_args!("{what} of a state panicked"))
+                .at(format_args!("state {:?}", self.name))
+                .found(format_args!("the panic {text:?}"))
+                .remedy("correct it; the state is as it was before the call")
         })
     }
 
-    #[cold]
-    fn named(&self, error: Error) -> Error {
-        error.at(format_args!("state {:?}", self.name))
-    }
-
     /// Encodes a key and runs `work` with it and an empty buffer.
+    #[inline]
     pub(super) fn with_key<T>(
         &self,
         key: &K,
@@ -122,6 +118,26 @@ impl<K: 'static, N: 'static, KC: Codec<K>, NC: Codec<N>> Keyed<K, N, KC, NC> {
             });
         self.scratch.set(scratch);
         done
+    }
+
+    /// Encodes many keys and runs `work` with them and an empty buffer.
+    pub(super) fn with_keys<T>(
+        &self,
+        keys: &[K],
+        namespace: &N,
+        work: impl FnOnce(&[KeyRef<'_>], &mut Vec<u8>) -> Result<T>,
+    ) -> Result<T> {
+        let mut encoded = Vec::new();
+        let mut ends = Vec::with_capacity(keys.len());
+        for key in keys {
+            self.encode(&self.keys, key, &mut encoded)?;
+            ends.push(encoded.len());
+        }
+        let mut in_namespace = Vec::new();
+        self.encode(&self.namespaces, namespace, &mut in_namespace)?;
+        let refs: Vec<KeyRef<'_>> =
+            pieces(&encoded, &ends).map(|key| KeyRef::new(key).namespace(&in_namespace)).collect();
+        work(&refs, &mut Vec::new())
     }
 
     /// Encodes one key in the namespaces of a merge and runs `work` with the
@@ -256,7 +272,7 @@ impl<K: 'static, N: 'static, KC: Codec<K>, NC: Codec<N>> Keyed<K, N, KC, NC> {
 }
 
 /// Enumerates a state with a visitor that may fail, which ends it.
-pub(super) fn visit_decoded<S: KeyedStore + ?Sized>(
+fn visit_decoded<S: KeyedStore + ?Sized>(
     store: &mut S,
     id: StateId,
     namespace: Option<&[u8]>,

@@ -1,14 +1,12 @@
 //! One value for each key.
 
-use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
-use std::ops::ControlFlow;
 
-use super::keyed::visit_decoded;
-use crate::base::{Error, Result};
+use super::keyed::{Keyed, keyed_methods, plain_keyed_methods};
+use crate::base::Result;
 use crate::codec::schema::guard;
-use crate::codec::{Codec, CodecSpec, HasCodec, KeyRef};
+use crate::codec::{Codec, CodecSpec, HasCodec};
 use crate::memtable::ValueMut;
 use crate::shard::store::{KeyedStore, NewKey, StateId, StateSpec};
 
@@ -45,21 +43,9 @@ pub struct ValueState<
     VC = <V as HasCodec>::Codec,
     NC = <N as HasCodec>::Codec,
 > {
-    id: StateId,
-    name: String,
-    keys: KC,
+    keyed: Keyed<K, N, KC, NC>,
     values: VC,
-    namespaces: NC,
-    /// Encoded keys and values on their way; kept to save the allocations.
-    scratch: Cell<Scratch>,
-    types: PhantomData<fn(&K, &N, &V)>,
-}
-
-#[derive(Default)]
-struct Scratch {
-    key: Vec<u8>,
-    namespace: Vec<u8>,
-    value: Vec<u8>,
+    types: PhantomData<fn(&V)>,
 }
 
 impl<K: HasCodec + 'static, V: HasCodec + 'static, N: HasCodec + 'static> ValueState<K, V, N> {
@@ -101,21 +87,12 @@ where
         namespaces: NC,
         values: VC,
     ) -> Result<Self> {
-        let spec = StateSpec::value(name)
-            .key_codec(CodecSpec::of(&keys))
-            .namespace_codec(CodecSpec::of(&namespaces))
-            .value_codec(CodecSpec::of(&values));
-        let id = store.register(spec)?;
-        Ok(Self {
-            id,
-            name: name.to_owned(),
-            keys,
-            values,
-            namespaces,
-            scratch: Cell::default(),
-            types: PhantomData,
-        })
+        let spec = StateSpec::value(name).value_codec(CodecSpec::of(&values));
+        let keyed = Keyed::register(store, spec, keys, namespaces)?;
+        Ok(Self { keyed, values, types: PhantomData })
     }
+
+    keyed_methods!(K, N);
 
     /// Registers a state whose keys or namespaces were of other types or codecs
     /// before, and writes it anew under those that `rename` makes of them. Does no
@@ -181,11 +158,6 @@ where
         Self::with_codecs(store, name, keys, namespaces, values)
     }
 
-    /// The state's number, for calls at the level of bytes.
-    pub fn id(&self) -> StateId {
-        self.id
-    }
-
     /// The value of a key in a namespace.
     pub fn get_in<S: KeyedStore + ?Sized>(
         &self,
@@ -193,9 +165,7 @@ where
         key: &K,
         namespace: &N,
     ) -> Result<Option<V>> {
-        self.with_key(key, namespace, |key, _| {
-            store.get(self.id, key)?.map(|bytes| self.decode(bytes)).transpose()
-        })
+        self.keyed.with_key(key, namespace, |key, _| self.keyed.get_value(store, &self.values, key))
     }
 
     /// Inserts or replaces the value of a key in a namespace.
@@ -206,9 +176,9 @@ where
         namespace: &N,
         value: &V,
     ) -> Result<()> {
-        self.with_key(key, namespace, |key, bytes| {
-            self.encode(&self.values, value, bytes)?;
-            store.put(self.id, key, bytes)
+        self.keyed.with_key(key, namespace, |key, bytes| {
+            self.keyed.encode(&self.values, value, bytes)?;
+            store.put(self.keyed.id(), key, bytes)
         })
     }
 
@@ -219,7 +189,7 @@ where
         key: &K,
         namespace: &N,
     ) -> Result<()> {
-        self.with_key(key, namespace, |key, _| store.delete(self.id, key))
+        self.keyed.with_key(key, namespace, |key, _| store.delete(self.keyed.id(), key))
     }
 
     /// Reads the value of a key in a namespace, lets `change` make another of
@@ -232,9 +202,9 @@ where
         change: impl FnOnce(Option<V>) -> Option<V>,
     ) -> Result<()> {
         let mut change = Some(change);
-        self.with_key(key, namespace, |key, bytes| {
+        self.keyed.with_key(key, namespace, |key, bytes| {
             let mut outcome = Ok(());
-            store.update(self.id, key, &mut |value| {
+            store.update(self.keyed.id(), key, &mut |value| {
                 let change = change.take().expect("a store calls the closure once");
                 outcome = self.change(value, bytes, change);
             })?;
@@ -251,10 +221,10 @@ where
         namespace: &N,
     ) -> Result<Vec<Option<V>>> {
         let mut values = Vec::with_capacity(keys.len());
-        self.with_keys(keys, namespace, |keys, _| {
+        self.keyed.with_keys(keys, namespace, |keys, _| {
             let mut outcome = Ok(());
-            store.get_many(self.id, keys, &mut |_, bytes| match bytes
-                .map(|bytes| self.decode(bytes))
+            store.get_many(self.keyed.id(), keys, &mut |_, bytes| match bytes
+                .map(|bytes| self.keyed.decode(&self.values, bytes))
                 .transpose()
             {
                 Ok(value) => values.push(value),
@@ -274,9 +244,9 @@ where
         namespace: &N,
         mut change: impl FnMut(usize, Option<V>) -> Option<V>,
     ) -> Result<()> {
-        self.with_keys(keys, namespace, |keys, bytes| {
+        self.keyed.with_keys(keys, namespace, |keys, bytes| {
             let mut outcome = Ok(());
-            store.update_many(self.id, keys, &mut |at, value| {
+            store.update_many(self.keyed.id(), keys, &mut |at, value| {
                 // After a failure the rest is left alone.
                 if outcome.is_ok() {
                     outcome = self.change(value, bytes, |value| change(at, value));
@@ -293,96 +263,18 @@ where
         bytes: &mut Vec<u8>,
         change: impl FnOnce(Option<V>) -> Option<V>,
     ) -> Result<()> {
-        let old = value.get().map(|bytes| self.decode(bytes)).transpose()?;
+        let old = value.get().map(|bytes| self.keyed.decode(&self.values, bytes)).transpose()?;
         let existed = old.is_some();
         match change(old) {
             Some(new) => {
                 bytes.clear();
-                self.encode(&self.values, &new, bytes)?;
+                self.keyed.encode(&self.values, &new, bytes)?;
                 value.set(bytes);
             }
             None if existed => value.delete(),
             None => {}
         }
         Ok(())
-    }
-
-    #[inline]
-    fn decode(&self, bytes: &[u8]) -> Result<V> {
-        self.decode_with(&self.values, bytes)
-    }
-
-    #[inline]
-    fn decode_with<T, C: Codec<T>>(&self, codec: &C, bytes: &[u8]) -> Result<T> {
-        let decoded =
-            if C::MAY_PANIC { guard(|| codec.decode(bytes)) } else { codec.decode(bytes) };
-        decoded.map_err(|error| self.failed("decoded", error))
-    }
-
-    #[inline]
-    fn encode<T, C: Codec<T>>(&self, codec: &C, value: &T, out: &mut Vec<u8>) -> Result<()> {
-        let encoded = if C::MAY_PANIC {
-            guard(|| codec.encode(value, out))
-        } else {
-            codec.encode(value, out)
-        };
-        encoded.map_err(|error| self.failed("encoded", error))
-    }
-
-    #[cold]
-    fn failed(&self, what: &str, error: Error) -> Error {
-        error.at(format_args!("state {:?}, being {what}", self.name))
-    }
-
-    /// Encodes a key and runs `work` with it and an empty buffer.
-    fn with_key<T>(
-        &self,
-        key: &K,
-        namespace: &N,
-        work: impl FnOnce(KeyRef<'_>, &mut Vec<u8>) -> Result<T>,
-    ) -> Result<T> {
-        // Taken, not borrowed: a closure that comes back here finds an empty
-        // one instead of a panic.
-        let mut scratch = self.scratch.take();
-        scratch.key.clear();
-        scratch.namespace.clear();
-        scratch.value.clear();
-        let done = self
-            .encode(&self.keys, key, &mut scratch.key)
-            .and_then(|()| self.encode(&self.namespaces, namespace, &mut scratch.namespace))
-            .and_then(|()| {
-                let key = KeyRef::new(&scratch.key).namespace(&scratch.namespace);
-                work(key, &mut scratch.value)
-            });
-        self.scratch.set(scratch);
-        done
-    }
-
-    /// Encodes many keys and runs `work` with them and an empty buffer.
-    fn with_keys<T>(
-        &self,
-        keys: &[K],
-        namespace: &N,
-        work: impl FnOnce(&[KeyRef<'_>], &mut Vec<u8>) -> Result<T>,
-    ) -> Result<T> {
-        let mut encoded = Vec::new();
-        let mut ends = Vec::with_capacity(keys.len());
-        for key in keys {
-            self.encode(&self.keys, key, &mut encoded)?;
-            ends.push(encoded.len());
-        }
-        let mut in_namespace = Vec::new();
-        self.encode(&self.namespaces, namespace, &mut in_namespace)?;
-        let mut start = 0;
-        let refs: Vec<KeyRef<'_>> = ends
-            .into_iter()
-            .map(|end| {
-                let key = &encoded[start..end];
-                start = end;
-                KeyRef::new(key).namespace(&in_namespace)
-            })
-            .collect();
-        work(&refs, &mut Vec::new())
     }
 }
 
@@ -392,6 +284,8 @@ where
     VC: Codec<V>,
     NC: Codec<()>,
 {
+    plain_keyed_methods!(K);
+
     /// The value of a key.
     pub fn get<S: KeyedStore + ?Sized>(&self, store: &mut S, key: &K) -> Result<Option<V>> {
         self.get_in(store, key, &())
@@ -439,76 +333,8 @@ where
     }
 }
 
-impl<K: 'static, V: 'static, N: 'static, KC, VC, NC> ValueState<K, V, N, KC, VC, NC>
-where
-    KC: Codec<K>,
-    VC: Codec<V>,
-    NC: Codec<N>,
-{
-    /// Every key and namespace that has a value, each once, in no particular
-    /// order, until `visit` breaks. Blocks while the state is read.
-    pub fn visit_keys<S: KeyedStore + ?Sized>(
-        &self,
-        store: &mut S,
-        mut visit: impl FnMut(K, N) -> ControlFlow<()>,
-    ) -> Result<()> {
-        visit_decoded(store, self.id, None, |key, namespace| {
-            let key = self.decode_with(&self.keys, key)?;
-            Ok(visit(key, self.decode_with(&self.namespaces, namespace)?))
-        })
-    }
-
-    /// The keys that have a value in a namespace, in no particular order.
-    pub fn keys_in<S: KeyedStore + ?Sized>(&self, store: &mut S, namespace: &N) -> Result<Vec<K>> {
-        let mut bytes = Vec::new();
-        self.encode(&self.namespaces, namespace, &mut bytes)?;
-        let mut found = Vec::new();
-        visit_decoded(store, self.id, Some(&bytes), |key, _| {
-            found.push(self.decode_with(&self.keys, key)?);
-            Ok(ControlFlow::Continue(()))
-        })?;
-        Ok(found)
-    }
-
-    /// Calls `work` with the store and each key that had a value in a
-    /// namespace when the call began; `work` may change this state and others.
-    /// Stops at the first error; what was done before it remains done.
-    pub fn for_each_key_in<S: KeyedStore + ?Sized>(
-        &self,
-        store: &mut S,
-        namespace: &N,
-        mut work: impl FnMut(&mut S, &K) -> Result<()>,
-    ) -> Result<()> {
-        let keys = self.keys_in(store, namespace)?;
-        keys.iter().try_for_each(|key| work(store, key))
-    }
-}
-
-impl<K: 'static, V: 'static, KC, VC, NC> ValueState<K, V, (), KC, VC, NC>
-where
-    KC: Codec<K>,
-    VC: Codec<V>,
-    NC: Codec<()>,
-{
-    /// The keys that have a value, in no particular order.
-    pub fn keys<S: KeyedStore + ?Sized>(&self, store: &mut S) -> Result<Vec<K>> {
-        self.keys_in(store, &())
-    }
-
-    /// Calls `work` with the store and each key that had a value when the call
-    /// began; `work` may change this state and others. Stops at the first
-    /// error; what was done before it remains done.
-    pub fn for_each_key<S: KeyedStore + ?Sized>(
-        &self,
-        store: &mut S,
-        work: impl FnMut(&mut S, &K) -> Result<()>,
-    ) -> Result<()> {
-        self.for_each_key_in(store, &(), work)
-    }
-}
-
 impl<K, V, N, KC, VC, NC> fmt::Debug for ValueState<K, V, N, KC, VC, NC> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ValueState").field(&self.name).field(&self.id).finish()
+        f.debug_tuple("ValueState").field(&self.keyed).finish()
     }
 }
