@@ -65,7 +65,7 @@ const SWEEP_BLOCKS: u32 = 4096;
 pub(super) const MIN_UNITS: u32 = 2;
 
 /// A block of the arena: what its address comes to in memory.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Block {
     ptr: NonNull<u8>,
 }
@@ -244,7 +244,8 @@ impl Arena {
     }
 
     /// Whether the first word of a record is as in `pattern`, which has the
-    /// lengths of `key` and whether there is a `namespace`, and it has these.
+    /// lengths of `key` and whether there is a `namespace`, and it has these; if
+    /// so, whether it is of another epoch than the pattern.
     #[inline(always)]
     pub(super) fn matches(
         &self,
@@ -252,12 +253,10 @@ impl Arena {
         pattern: Pattern,
         key: &[u8],
         namespace: &[u8],
-    ) -> bool {
+    ) -> Option<bool> {
         // SAFETY: a block is at least 32 bytes and 16-byte aligned.
         let a = unsafe { block.ptr.cast::<u64>().read() };
-        if !pattern.matches(a) {
-            return false;
-        }
+        let earlier = pattern.matches(a)?;
         let mut at = HEADER_BYTES;
         // SAFETY: the pattern matched, so the record has a namespace if the
         // wanted one is not empty, and a key of the wanted length; by
@@ -267,15 +266,16 @@ impl Arena {
             if !namespace.is_empty() {
                 let len = block.ptr.add(HEADER_BYTES).cast::<u32>().read() as usize;
                 if len != namespace.len() {
-                    return false;
+                    return None;
                 }
                 at += NAMESPACE_LEN_BYTES;
                 let stored = slice::from_raw_parts(block.ptr.add(at + key.len()).as_ptr(), len);
                 if !same_bytes(stored, namespace) {
-                    return false;
+                    return None;
                 }
             }
-            same_bytes(slice::from_raw_parts(block.ptr.add(at).as_ptr(), key.len()), key)
+            let stored = slice::from_raw_parts(block.ptr.add(at).as_ptr(), key.len());
+            same_bytes(stored, key).then_some(earlier)
         }
     }
 

@@ -12,22 +12,18 @@ use crate::base::limits::check_value;
 use crate::base::{Error, KeyGroup, Result};
 
 use super::arena::Block;
-use super::index::LineRef;
-use super::record::{NO_EPOCH, NO_KEY, Pattern};
+use super::index::{LineRef, Slot};
+use super::record::{NO_KEY, Pattern};
 use super::{Below, Found, Holds, Memtable, Probe};
 
-/// What is ored to the pattern of a lookup that wants to be told by one look.
+/// What is ored to the pattern of a lookup that wants to be told by one look:
+/// the current epoch, or [`NO_KEY`] if there is more to an operation than finding
+/// the record.
 #[derive(Clone, Copy)]
-pub(super) struct AtHand {
-    /// For a change: the current epoch, or [`NO_EPOCH`] if there is more to an
-    /// operation than finding the record.
-    change: u64,
-    /// For a read: nothing, or [`NO_KEY`].
-    read: u64,
-}
+pub(super) struct AtHand(u64);
 
 impl AtHand {
-    pub(super) const NOTHING: Self = Self { change: NO_EPOCH, read: NO_KEY };
+    pub(super) const NOTHING: Self = Self(NO_KEY);
 }
 
 impl Memtable {
@@ -35,7 +31,7 @@ impl Memtable {
     pub(super) fn note_at_hand(&mut self) {
         let given = match self.below {
             _ if self.holds != Holds::Values => AtHand::NOTHING,
-            Below::Nothing => AtHand { change: u64::from(self.epoch.0), read: 0 },
+            Below::Nothing => AtHand(u64::from(self.epoch.0)),
             Below::Tables => AtHand::NOTHING,
         };
         // Whoever looks for a key without a group does not compare groups.
@@ -43,10 +39,13 @@ impl Memtable {
         self.at_hand = [computed, given];
     }
 
+    /// What the first word of a record must be for the record to be at hand.
     #[inline(always)]
-    fn at_hand(&self, group: Option<KeyGroup>) -> AtHand {
-        self.at_hand[usize::from(group.is_some())]
+    fn pattern(&self, group: Option<KeyGroup>, key: &[u8], namespace: &[u8]) -> Pattern {
+        let AtHand(also) = self.at_hand[usize::from(group.is_some())];
+        Pattern::live(group, key, namespace).with(also)
     }
+
     /// Asks the processor for the index line of a key.
     #[inline(always)]
     pub(crate) fn prefetch_line(&self, hash: u64) -> Line {
@@ -98,9 +97,8 @@ impl Memtable {
         namespace: &[u8],
     ) -> Option<Hit> {
         let Hint(block) = hint;
-        let mut pattern = Pattern::live(group, key, namespace);
-        pattern.bits |= self.at_hand(group).read;
-        self.arena.matches(block, pattern, key, namespace).then_some(Hit(block))
+        let pattern = self.pattern(group, key, namespace);
+        self.arena.matches(block, pattern, key, namespace).map(|_| Hit(block))
     }
 
     /// The value of a key that was found at hand.
@@ -109,8 +107,8 @@ impl Memtable {
         self.arena.value_of(hit.0, key, namespace)
     }
 
-    /// The record of a key, if one look tells that it is there and may be
-    /// changed where it is. `None` says nothing.
+    /// The record of a key, if one look tells that it is there. `None` says
+    /// nothing.
     #[inline(always)]
     pub(crate) fn entry_at_hand<'a>(
         &'a mut self,
@@ -133,37 +131,9 @@ impl Memtable {
         namespace: &'a [u8],
     ) -> Option<ValueMut<'a>> {
         let Hint(block) = hint;
-        let pattern = Pattern::live(group, key, namespace).of_epoch(self.at_hand(group).change);
-        self.arena.matches(block, pattern, key, namespace).then_some(ValueMut {
-            memtable: self,
-            hash,
-            group,
-            key,
-            namespace,
-            place: Place::Current(block),
-            failed: false,
-        })
-    }
-
-    /// The record of a key, if one look tells that it is there, of whatever
-    /// epoch: after a freeze, an earlier one is the usual case for a while.
-    /// `None` says nothing.
-    #[inline]
-    pub(crate) fn entry_of_any_epoch<'a>(
-        &'a mut self,
-        group: Option<KeyGroup>,
-        key: &'a [u8],
-        namespace: &'a [u8],
-    ) -> Option<ValueMut<'a>> {
-        let hash = self.hash(key, namespace);
-        let (slot, addr) = self.index.likely(hash)?;
-        let block = self.arena.block(addr);
-        let mut pattern = Pattern::live(group, key, namespace);
-        pattern.bits |= self.at_hand(group).read;
-        if !self.arena.matches(block, pattern, key, namespace) {
-            return None;
-        }
-        let place = self.place_of(Found { slot, block });
+        let pattern = self.pattern(group, key, namespace);
+        let earlier = self.arena.matches(block, pattern, key, namespace)?;
+        let place = Place::Here { block, earlier };
         Some(ValueMut { memtable: self, hash, group, key, namespace, place, failed: false })
     }
 
@@ -171,21 +141,48 @@ impl Memtable {
     #[inline]
     pub(crate) fn entry<'a>(&'a mut self, probe: Probe<'a>) -> ValueMut<'a> {
         let place = match self.find(&probe) {
-            None => Place::Absent,
-            Some(found) => self.place_of(found),
+            Some(Found { block, .. }) if self.is_live(block) => {
+                let earlier = self.arena.header(block).epoch() != self.epoch;
+                Place::Here { block, earlier }
+            }
+            _ => Place::Absent,
         };
         let Probe { hash, group, key, namespace } = probe;
         ValueMut { memtable: self, hash, group: Some(group), key, namespace, place, failed: false }
     }
 
-    #[inline]
-    fn place_of(&self, found: Found) -> Place {
-        let header = self.arena.header(found.block);
-        match (header.is_tombstone(), header.epoch() == self.epoch) {
-            (true, _) => Place::Absent,
-            (false, true) => Place::Current(found.block),
-            (false, false) => Place::Earlier(found),
+    /// Makes a record of an earlier epoch one that may be changed in place. If
+    /// there is no memory for that, leaves the reason in `failure`.
+    ///
+    /// Takes what it needs in registers, lest its caller's entry must lie in
+    /// memory.
+    #[inline(never)]
+    fn make_current(&mut self, hash: u64, block: Block) -> Option<Block> {
+        let slot = self.slot_of(hash, block);
+        match self.first_touch(slot, block) {
+            Ok(block) => Some(block),
+            Err(error) => {
+                self.failure = Some(error);
+                None
+            }
         }
+    }
+
+    /// The slot of a record that is in the index under this hash.
+    #[inline(always)]
+    fn slot_of(&self, hash: u64, block: Block) -> Slot {
+        match self.index.likely(hash) {
+            Some((slot, addr)) if self.arena.block(addr) == block => slot,
+            _ => self.slot_elsewhere(hash, block),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn slot_elsewhere(&self, hash: u64, block: Block) -> Slot {
+        let same = |addr| (self.arena.block(addr) == block).then_some(());
+        let found = self.index.find(hash, same).or_else(|| self.index.find_beyond(hash, same));
+        found.expect("a record that was found is in the index").0
     }
 }
 
@@ -207,10 +204,8 @@ pub(crate) struct Hit(Block);
 enum Place {
     /// Nowhere: there is none, or it was deleted.
     Absent,
-    /// In a record of an earlier epoch, which is not to be changed just so.
-    Earlier(Found),
-    /// In a record of the current epoch.
-    Current(Block),
+    /// In this record; one of an `earlier` epoch is not to be changed just so.
+    Here { block: Block, earlier: bool },
 }
 
 /// The value of one key, present or not, for a read-modify-write in place.
@@ -240,7 +235,7 @@ impl ValueMut<'_> {
     pub fn get(&self) -> Option<&[u8]> {
         match self.place {
             Place::Absent => None,
-            Place::Earlier(Found { block, .. }) | Place::Current(block) => {
+            Place::Here { block, .. } => {
                 Some(self.memtable.arena.value_of(block, self.key, self.namespace))
             }
         }
@@ -251,23 +246,26 @@ impl ValueMut<'_> {
     /// not.
     #[inline(always)]
     pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
-        let block = match self.place {
-            Place::Current(block) => block,
-            Place::Absent => return None,
-            Place::Earlier(found) => self.make_current(found)?,
-        };
+        let Place::Here { mut block, earlier } = self.place else { return None };
+        if earlier {
+            let Some(current) = self.memtable.make_current(self.hash, block) else {
+                self.failed = true;
+                return None;
+            };
+            block = current;
+            self.place = Place::Here { block, earlier: false };
+        }
         Some(self.memtable.arena.value_of_mut(block, self.key, self.namespace))
     }
 
     /// Inserts or replaces the value; any length up to the limit is welcome.
     #[inline(always)]
     pub fn set(&mut self, value: &[u8]) {
-        if let Place::Current(block) = self.place {
-            let there = self.memtable.arena.value_of_mut(block, self.key, self.namespace);
-            if there.len() == value.len() {
+        if self.get().is_some_and(|there| there.len() == value.len()) {
+            if let Some(there) = self.bytes_mut() {
                 there.copy_from_slice(value);
-                return;
             }
+            return;
         }
         self.replace(value);
     }
@@ -288,9 +286,7 @@ impl ValueMut<'_> {
     pub fn key_group(&self) -> KeyGroup {
         match (self.group, self.place) {
             (Some(group), _) => group,
-            (None, Place::Earlier(Found { block, .. }) | Place::Current(block)) => {
-                self.memtable.arena.header(block).group()
-            }
+            (None, Place::Here { block, .. }) => self.memtable.arena.header(block).group(),
             (None, Place::Absent) => unreachable!("delete has noted the group of the record"),
         }
     }
@@ -298,20 +294,6 @@ impl ValueMut<'_> {
     fn found(&self) -> Option<Found> {
         let Self { hash, key, namespace, .. } = *self;
         self.memtable.find(&Probe { hash, group: self.key_group(), key, namespace })
-    }
-
-    #[inline(never)]
-    fn make_current(&mut self, found: Found) -> Option<Block> {
-        match self.memtable.first_touch(found.slot, found.block) {
-            Ok(block) => {
-                self.place = Place::Current(block);
-                Some(block)
-            }
-            Err(error) => {
-                self.fail(error);
-                None
-            }
-        }
     }
 
     #[inline(never)]
@@ -324,7 +306,7 @@ impl ValueMut<'_> {
             None => self.memtable.insert(&probe, value),
         });
         match done {
-            Ok(block) => self.place = Place::Current(block),
+            Ok(block) => self.place = Place::Here { block, earlier: false },
             Err(error) => self.fail(error),
         }
     }

@@ -484,15 +484,21 @@ impl Memtable {
 
     /// Makes a record of an earlier epoch one of the current epoch, which may
     /// be changed in place, and marks it dirty.
-    #[inline(never)]
+    #[inline]
     fn first_touch(&mut self, slot: Slot, block: Block) -> Result<Block> {
         let epoch = self.arena.header(block).epoch();
-        let addr = self.index.addr(slot);
         if self.is_thawed(epoch) {
             self.arena.touch(block, self.epoch);
-            self.mark_dirty(addr);
+            self.mark_dirty(self.index.addr(slot));
             return Ok(block);
         }
+        self.touch_a_copy(slot, block, epoch)
+    }
+
+    /// The same for a record that is still frozen: a copy takes its place.
+    #[inline(never)]
+    fn touch_a_copy(&mut self, slot: Slot, block: Block, epoch: Epoch) -> Result<Block> {
+        let addr = self.index.addr(slot);
         let (copy_addr, copy) = self.arena.copy(block, self.epoch)?;
         self.index.replace(slot, copy_addr);
         self.mark_dirty(copy_addr);

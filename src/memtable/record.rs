@@ -64,8 +64,6 @@ const GROUP: u64 = 0x7fff << 32;
 pub(super) const NO_KEY: u64 = 0x1ffff << 47;
 /// The last epoch that a record can have: at one freeze a second, 34 years.
 pub(super) const LAST_EPOCH: Epoch = Epoch(EPOCH as u32 - 1);
-/// In word a: an epoch that no record has.
-pub(super) const NO_EPOCH: u64 = EPOCH;
 
 /// A key with everything that is computed from it once per access; made by
 /// [`Memtable::probe`](super::Memtable::probe).
@@ -105,15 +103,19 @@ impl Pattern {
         }
     }
 
-    /// The same, and of an epoch.
+    /// The same with bits that it does not have: an epoch, which is not compared,
+    /// but [told](Self::matches); or [`NO_KEY`], so that nothing matches.
     #[inline(always)]
-    pub(super) fn of_epoch(self, epoch: u64) -> Self {
-        Self { bits: self.bits | epoch, mask: self.mask | EPOCH }
+    pub(super) fn with(self, also: u64) -> Self {
+        Self { bits: self.bits | also, ..self }
     }
 
+    /// Whether a record with this word a is one that is looked for; and if so,
+    /// whether it is of another epoch.
     #[inline(always)]
-    pub(super) fn matches(self, a: u64) -> bool {
-        (a ^ self.bits) & self.mask == 0
+    pub(super) fn matches(self, a: u64) -> Option<bool> {
+        let differs = a ^ self.bits;
+        (differs & self.mask == 0).then_some(differs & EPOCH != 0)
     }
 }
 

@@ -595,12 +595,6 @@ impl ShardCore {
         namespace: &[u8],
         change: &mut dyn FnMut(&mut ValueMut<'_>),
     ) -> Result<()> {
-        if let Some(slot) = self.states.get_mut(state.0 as usize)
-            && let Some(mut entry) = slot.memtable.entry_of_any_epoch(group, key, namespace)
-        {
-            change(&mut entry);
-            return entry.finish();
-        }
         let group = self.check(state, group, key, namespace, Family::Values, "update")?;
         let (memtable, probe) = self.settled(state, group, key, namespace)?;
         let mut value = memtable.entry(probe);
