@@ -156,3 +156,39 @@ fn a_key_without_a_group_is_not_taken_for_one_that_came_with_another() {
     let update = shard.update_batch(state, &[b"k"], |_, _| panic!("called for another's key"));
     assert_eq!(update.unwrap_err().kind(), ErrorKind::Invalid);
 }
+
+/// The first change of a frozen record moves it: what a batch has looked up
+/// before must not be taken for the record any more.
+#[test]
+fn a_key_that_comes_again_in_a_batch_after_a_barrier_is_changed_again() {
+    let dir = tempfile::tempdir().unwrap();
+    // No thread: the records stay frozen until somebody waits.
+    let backend = Backend::builder(dir.path()).background_threads(0).open().unwrap();
+    let groups = backend.max_parallelism().all_groups();
+    let mut shard = backend.shard("count", groups).open().unwrap();
+    let state = shard.register(StateSpec::value("counts")).unwrap();
+    let keys: Vec<[u8; 8]> = (0..48_u64).map(|number| (number % 5).to_le_bytes()).collect();
+    let count = |shard: &mut Shard| {
+        shard.update_batch(state, &keys, |_, value| match value.bytes_mut() {
+            Some(bytes) => bytes[0] += 1,
+            None => value.set(&[1]),
+        })
+    };
+    count(&mut shard).unwrap();
+    let ticket = shard.snapshot(SnapshotId(1), b"").unwrap();
+    count(&mut shard).unwrap();
+    shard
+        .get_batch(state, &keys, |at, value| {
+            let times = keys.iter().filter(|key| **key == keys[at]).count() as u8;
+            assert_eq!(value, Some(&[2 * times][..]));
+        })
+        .unwrap();
+
+    let handle = ticket.wait().unwrap().handle;
+    let mut restored = backend.shard("count", groups).restore([handle]).open().unwrap();
+    let state = restored.register(StateSpec::value("counts")).unwrap();
+    for key in &keys {
+        let times = keys.iter().filter(|other| *other == key).count() as u8;
+        assert_eq!(restored.get(state, KeyRef::new(key)).unwrap(), Some(&[times][..]));
+    }
+}

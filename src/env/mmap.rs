@@ -31,6 +31,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::ops::{Deref, DerefMut};
 
 use memmap2::{Advice, Mmap, MmapOptions, MmapRaw};
 
@@ -262,6 +263,41 @@ impl Pages {
 impl fmt::Debug for Pages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Pages({} bytes at {:p})", self.len, self.as_ptr())
+    }
+}
+
+/// Bytes with one owner on [`Pages`]: a boxed slice on huge pages. Zeros at
+/// first.
+#[derive(Debug)]
+pub struct PageBuf(Pages);
+
+impl PageBuf {
+    /// A buffer of `len` bytes.
+    ///
+    /// # Errors
+    /// As [`Pages::new`].
+    pub fn new(len: usize) -> io::Result<Self> {
+        Ok(Self(Pages::new(len)?))
+    }
+}
+
+impl Deref for PageBuf {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the pages are mapped and initialised for `len` bytes as long as
+        // `self` lives; nobody else has their pointer, and whoever writes them
+        // borrows `self` mutably.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr(), self.0.len()) }
+    }
+}
+
+impl DerefMut for PageBuf {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`, and `self` is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_ptr(), self.0.len()) }
     }
 }
 

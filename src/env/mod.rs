@@ -10,6 +10,7 @@
 //! - [`mmap`], [`pages`]: memory taken from the system directly. Both worlds
 //!   share it: memory has no crash to simulate.
 
+pub mod buffers;
 pub mod executor;
 pub mod mmap;
 mod nap;

@@ -23,6 +23,7 @@ use std::time::Duration;
 use crossbeam::queue::ArrayQueue;
 
 use super::Env;
+use super::buffers::BufferPool;
 use super::mmap::{HUGE_PAGE_BYTES, Pages};
 use super::nap::{NapLength, Naps};
 use super::sync::{AtomicBool, AtomicU64, Mutex, Ordering, thread};
@@ -33,6 +34,8 @@ const READY_AT_REST: usize = 1;
 /// a second together: a state that grows by a page or more in that time keeps
 /// its supply.
 const CALM_LOOKS: u32 = 20;
+/// Spare buffers that are kept for the next snapshot: 256 MiB.
+const MOST_SPARE_BUFFERS: usize = 128;
 /// The nap of a thread whose pages nobody takes. Who takes the last one calls,
 /// so it may be long.
 const LONGEST_NAP: Duration = Duration::from_millis(80);
@@ -42,6 +45,7 @@ const LONGEST_NAP: Duration = Duration::from_millis(80);
 pub struct PagePool {
     ready: ArrayQueue<Pages>,
     most_ready: usize,
+    buffers: BufferPool,
     demand: Mutex<Demand>,
     naps: Naps,
     /// The thread was called and has not begun to look since.
@@ -98,6 +102,7 @@ impl PagePool {
         Self {
             ready: ArrayQueue::new(most_ready.max(1)),
             most_ready,
+            buffers: BufferPool::new(MOST_SPARE_BUFFERS),
             demand: Mutex::new(Demand { wanted: READY_AT_REST, taken: 0, calm_looks: 0 }),
             naps: Naps::new(),
             called: AtomicBool::new(false),
@@ -165,6 +170,11 @@ impl PagePool {
         Ok(changed)
     }
 
+    /// Memory for copies, which comes round; this pool's thread looks after it.
+    pub fn buffers(&self) -> &BufferPool {
+        &self.buffers
+    }
+
     fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
     }
@@ -189,7 +199,7 @@ impl PagePool {
             match self.refill() {
                 Ok(changed) => {
                     failed_before = false;
-                    if changed {
+                    if self.buffers.look() || changed {
                         nap.has_worked();
                     }
                 }

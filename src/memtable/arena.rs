@@ -144,9 +144,9 @@ pub(super) struct Arena {
     sweep: (usize, u32),
     pool: Arc<PagePool>,
     bytes: ArenaBytes,
-    /// How often a block was given back: whoever has kept a [`Block`] must
-    /// not look at it after that.
-    releases: u64,
+    /// How often a block was given back or its record moved: whoever has kept a
+    /// [`Block`] must not look at it after that.
+    moves: u64,
 }
 
 // SAFETY: the raw pointers in `bases` point into chunks owned by `chunks`, and
@@ -167,14 +167,26 @@ impl Arena {
             sweep: (1, 0),
             pool,
             bytes: ArenaBytes::default(),
-            releases: 0,
+            moves: 0,
         }
     }
 
-    /// How often a block was given back.
+    /// How often a block was given back, or its record moved to another.
     #[inline(always)]
-    pub(super) fn releases(&self) -> u64 {
-        self.releases
+    pub(super) fn moves(&self) -> u64 {
+        self.moves
+    }
+
+    /// Notes that the record of a block, which stays for its extractor, has
+    /// moved to another.
+    #[inline]
+    pub(super) fn note_move(&mut self) {
+        self.moves += 1;
+    }
+
+    /// Where its chunks come from.
+    pub(super) fn pool(&self) -> &Arc<PagePool> {
+        &self.pool
     }
 
     pub(super) fn bytes(&self) -> ArenaBytes {
@@ -496,7 +508,7 @@ impl Arena {
     /// Gives a block back. The caller has removed every reference to it, and
     /// no unextracted epoch holds it.
     pub(super) fn release(&mut self, addr: Addr) {
-        self.releases += 1;
+        self.moves += 1;
         let units = self.header(self.block(addr)).capacity_units();
         let bytes = u64::from(units) * UNIT_BYTES as u64;
         self.bytes.used -= bytes;

@@ -11,6 +11,7 @@ use std::fmt;
 use crate::base::limits::check_value;
 use crate::base::{Error, KeyGroup, Result};
 
+use super::addr::Addr;
 use super::arena::Block;
 use super::index::{LineRef, Slot};
 use super::record::{NO_KEY, Pattern};
@@ -61,11 +62,11 @@ impl Memtable {
         Hint(block)
     }
 
-    /// How often memory of records was given back: a [`Hint`] from before
-    /// must not be used any more.
+    /// How often records have moved, or their memory was given back: a [`Hint`]
+    /// from before must not be used any more.
     #[inline(always)]
-    pub(crate) fn releases(&self) -> u64 {
-        self.arena.releases()
+    pub(crate) fn moves(&self) -> u64 {
+        self.arena.moves()
     }
 
     /// Where a key most probably is.
@@ -118,6 +119,12 @@ impl Memtable {
     ) -> Option<ValueMut<'a>> {
         let hash = self.hash(key, namespace);
         self.entry_at_hint(self.hint(hash)?, group, hash, key, namespace)
+    }
+
+    /// A hint in the place of one that must not be used any more.
+    #[inline(never)]
+    pub(crate) fn hint_again(&self, hash: u64) -> Hint {
+        self.hint(hash).unwrap_or(Hint(self.arena.block(Addr(0))))
     }
 
     /// The same for a key that was prefetched.
@@ -191,7 +198,7 @@ impl Memtable {
 pub(crate) struct Line(LineRef);
 
 /// A record that may be the one looked for, or nothing, which matches no key.
-/// Good until [`Memtable::releases`] changes.
+/// Good until [`Memtable::moves`] changes.
 #[derive(Clone, Copy)]
 pub(crate) struct Hint(Block);
 

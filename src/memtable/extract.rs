@@ -2,24 +2,29 @@
 //!
 //! 1. Walk the dirty map in address order, a few records ahead of ourselves
 //!    with prefetches, and copy each record, header and all, to the end of one
-//!    buffer. Note its hash, group and place.
-//!    Of a list or a page only what changed in the epoch is copied, so the
-//!    value of a page in a run is a row of entries.
+//!    buffer. Of a list or a page only what changed in the epoch is copied, so
+//!    the value of a page in a run is a row of entries.
 //! 2. Publish the epoch as extracted: from now on the writer may change those
 //!    records in place again.
-//! 3. Sort the notes by (group, hash, key, namespace).
+//! 3. Walk the copies, and note the hash, group and place of each.
+//! 4. Sort the notes by (group, hash, key, namespace).
 //!
-//! Only the first step holds records frozen; it runs at the speed of memory.
+//! Only the first step holds records frozen. It runs at the speed of memory, and
+//! does nothing that can wait: as long as it lasts, the writer copies what it
+//! changes.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::base::{Epoch, KeyGroup, hash};
+use crate::env::mmap::prefetch_read;
+use crate::env::pages::PagePool;
 
 use super::addr::Addr;
 use super::arena::ChunkSet;
 use super::collection::list::List;
 use super::collection::map::MapPage;
+use super::copies::{Copies, CopyAt};
 use super::dirty::DirtyMap;
 use super::hasher::IndexHasher;
 use super::record::{self, Record};
@@ -41,26 +46,19 @@ pub(super) struct Buried {
 /// It has no `put`. It must be [extracted](Self::extract), in the order of
 /// epochs, or the writer will copy its records at every first touch for ever.
 pub(crate) struct Frozen {
-    epoch: Epoch,
-    dirty: DirtyMap,
-    chunks: ChunkSet,
-    hasher: IndexHasher,
-    shared: Arc<Shared>,
-    holds: Holds,
+    pub(super) epoch: Epoch,
+    pub(super) dirty: DirtyMap,
+    pub(super) chunks: ChunkSet,
+    pub(super) hasher: IndexHasher,
+    pub(super) shared: Arc<Shared>,
+    pub(super) holds: Holds,
+    /// What a record of the memtable takes on average.
+    pub(super) record_bytes: usize,
+    /// Where there is memory for copies.
+    pub(super) pool: Arc<PagePool>,
 }
 
 impl Frozen {
-    pub(super) fn new(
-        epoch: Epoch,
-        holds: Holds,
-        dirty: DirtyMap,
-        chunks: ChunkSet,
-        hasher: IndexHasher,
-        shared: Arc<Shared>,
-    ) -> Self {
-        Self { epoch, dirty, chunks, hasher, shared, holds }
-    }
-
     /// Number of records that changed in it.
     pub(crate) fn records(&self) -> u64 {
         self.dirty.records()
@@ -68,21 +66,26 @@ impl Frozen {
 
     /// Copies the records out and lets the writer have them back.
     pub(crate) fn extract(self) -> Run {
-        let Self { epoch, dirty, chunks, hasher, shared, holds } = self;
+        let Self { epoch, dirty, chunks, hasher, shared, holds, record_bytes, pool } = self;
         let records = dirty.records() as usize;
-        let mut run =
-            Run { epoch, notes: Vec::with_capacity(records), bytes: Vec::new(), raw_bytes: 0 };
+        let likely_bytes = match holds {
+            Holds::Values | Holds::Others => records * record_bytes,
+            // Mostly a small part of each.
+            Holds::Lists | Holds::Maps => 0,
+        };
+        let copies = Copies::new(likely_bytes, pool);
+        let mut run = Run { epoch, records, copies, scratch: Vec::new() };
         let mut buried = Vec::new();
         let mut ahead = std::collections::VecDeque::with_capacity(AHEAD);
         let mut take = |addr: Addr| {
             let bytes = chunks.record_bytes(addr);
-            let record = Record::parse(bytes);
-            match (holds, record.value) {
-                (Holds::Lists, Some(list)) => run.push_list(record, bytes, list),
-                (Holds::Maps, Some(page)) => run.push_page(record, bytes, page),
-                (_, _) => run.push(record, bytes),
+            match holds {
+                Holds::Lists => run.push_list(bytes),
+                Holds::Maps => run.push_page(bytes),
+                Holds::Values | Holds::Others => run.copies.push(bytes),
             }
-            if record.value.is_none() {
+            if record::is_tombstone(bytes) {
+                let record = Record::parse(bytes);
                 let hash = hasher.hash(record.key, record.namespace);
                 buried.push(Buried { hash, addr: addr.0 });
             }
@@ -115,34 +118,23 @@ impl fmt::Debug for Frozen {
     }
 }
 
-#[derive(Clone, Copy)]
-struct Note {
-    hash: u64,
-    group: KeyGroup,
-    at: u64,
-}
-
-/// Copied records of one epoch of one state.
+/// Copied records of one epoch of one state, in no particular order.
 pub(crate) struct Run {
     epoch: Epoch,
-    notes: Vec<Note>,
-    bytes: Vec<u8>,
-    raw_bytes: u64,
+    records: usize,
+    copies: Copies,
+    scratch: Vec<u8>,
 }
 
 impl Run {
-    /// Takes in a copy of a record.
-    fn push(&mut self, record: Record<'_>, bytes: &[u8]) {
-        self.note(record);
-        self.bytes.extend_from_slice(bytes);
-        self.raw_bytes += record.value.map_or(0, <[u8]>::len) as u64;
-    }
-
     /// Takes in a copy of a record whose value is a list: all of it but the
     /// elements of earlier epochs.
-    fn push_list(&mut self, record: Record<'_>, bytes: &[u8], list: &[u8]) {
+    fn push_list(&mut self, bytes: &[u8]) {
+        let Some(list) = Record::parse(bytes).value else {
+            return self.copies.push(bytes);
+        };
         let (header, elements) = List::new(list).only_changes_in(self.epoch);
-        self.push_with(record, &bytes[..bytes.len() - list.len()], |out| {
+        self.push_with(&bytes[..bytes.len() - list.len()], |out| {
             out.extend_from_slice(&header);
             out.extend_from_slice(elements);
         });
@@ -150,33 +142,24 @@ impl Run {
 
     /// Takes in a copy of a record whose value is a page of a map: the entries
     /// that changed, in the place of the page.
-    fn push_page(&mut self, record: Record<'_>, bytes: &[u8], page: &[u8]) {
+    fn push_page(&mut self, bytes: &[u8]) {
+        let Some(page) = Record::parse(bytes).value else {
+            return self.copies.push(bytes);
+        };
         let epoch = self.epoch;
-        self.push_with(record, &bytes[..bytes.len() - page.len()], |out| {
+        self.push_with(&bytes[..bytes.len() - page.len()], |out| {
             MapPage::new(page).copy_changes_in(epoch, out);
         });
     }
 
     /// Takes in a record with another value, which `append` appends.
-    fn push_with(&mut self, record: Record<'_>, head: &[u8], append: impl FnOnce(&mut Vec<u8>)) {
-        self.note(record);
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(head);
-        append(&mut self.bytes);
-        let value_len = self.bytes.len() - start - head.len();
-        record::set_value_len(&mut self.bytes[start..], value_len);
-        self.raw_bytes += value_len as u64;
-    }
-
-    /// Notes a record that is appended next.
-    fn note(&mut self, record: Record<'_>) {
-        let hash = hash::with_namespace(hash::hash_key(record.key), record.namespace);
-        self.notes.push(Note { hash, group: record.group, at: self.bytes.len() as u64 });
-        self.raw_bytes += (record.key.len() + record.namespace.len()) as u64;
-    }
-
-    fn record(&self, note: Note) -> Record<'_> {
-        Record::parse(&self.bytes[note.at as usize..])
+    fn push_with(&mut self, head: &[u8], append: impl FnOnce(&mut Vec<u8>)) {
+        self.scratch.clear();
+        self.scratch.extend_from_slice(head);
+        append(&mut self.scratch);
+        let value_len = self.scratch.len() - head.len();
+        record::set_value_len(&mut self.scratch, value_len);
+        self.copies.push(&self.scratch);
     }
 
     /// The epoch whose changes these are.
@@ -184,6 +167,65 @@ impl Run {
         self.epoch
     }
 
+    /// Number of records.
+    pub(crate) fn len(&self) -> usize {
+        self.records
+    }
+
+    /// The records, as they were copied.
+    pub(crate) fn records(&self) -> impl Iterator<Item = Record<'_>> {
+        let places = self.copies.places(record::copied_bytes);
+        places.map(|at| Record::parse(self.copies.at(at)))
+    }
+
+    /// Brings the records into the order of a table: by group and hash, and only
+    /// where those are equal by the keys themselves.
+    pub(crate) fn sort(self) -> SortedRun {
+        let mut notes = Vec::with_capacity(self.records);
+        let mut raw_bytes = 0;
+        for at in self.copies.places(record::copied_bytes) {
+            let record = Record::parse(self.copies.at(at));
+            let hash = hash::with_namespace(hash::hash_key(record.key), record.namespace);
+            notes.push(Note { hash, group: record.group, at });
+            let value_bytes = record.value.map_or(0, <[u8]>::len);
+            raw_bytes += (record.key.len() + record.namespace.len() + value_bytes) as u64;
+        }
+        notes.sort_unstable_by_key(|note| (note.group, note.hash));
+        let parse = |note: &Note| Record::parse(self.copies.at(note.at));
+        for equals in notes.chunk_by_mut(|a, b| (a.group, a.hash) == (b.group, b.hash)) {
+            if equals.len() > 1 {
+                equals.sort_unstable_by(|a, b| {
+                    let (a, b) = (parse(a), parse(b));
+                    (a.key, a.namespace).cmp(&(b.key, b.namespace))
+                });
+            }
+        }
+        SortedRun { epoch: self.epoch, notes, copies: self.copies, raw_bytes }
+    }
+}
+
+impl fmt::Debug for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Run({:?}, {} records)", self.epoch, self.records)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Note {
+    hash: u64,
+    group: KeyGroup,
+    at: CopyAt,
+}
+
+/// Copied records of one epoch of one state, in the order of a table.
+pub(crate) struct SortedRun {
+    epoch: Epoch,
+    notes: Vec<Note>,
+    copies: Copies,
+    raw_bytes: u64,
+}
+
+impl SortedRun {
     /// Number of records.
     pub(crate) fn len(&self) -> usize {
         self.notes.len()
@@ -194,31 +236,33 @@ impl Run {
         self.raw_bytes
     }
 
-    /// Sorts the records into the order of a table: by group and hash, which
-    /// the notes hold, and only where those are equal by the keys themselves.
-    pub(crate) fn sort(&mut self) {
-        let mut notes = std::mem::take(&mut self.notes);
-        notes.sort_unstable_by_key(|note| (note.group, note.hash));
-        for equals in notes.chunk_by_mut(|a, b| (a.group, a.hash) == (b.group, b.hash)) {
-            if equals.len() > 1 {
-                equals.sort_unstable_by(|a, b| {
-                    let (a, b) = (self.record(*a), self.record(*b));
-                    (a.key, a.namespace).cmp(&(b.key, b.namespace))
-                });
-            }
+    /// The records with their hashes, in order. In that order they are all over
+    /// the memory that they were copied to, so it is asked for some records
+    /// ahead.
+    pub(crate) fn records(&self) -> impl Iterator<Item = (u64, Record<'_>)> {
+        for note in self.notes.iter().take(AHEAD) {
+            self.prefetch(note);
         }
-        self.notes = notes;
+        self.notes.iter().enumerate().map(|(at, note)| {
+            if let Some(ahead) = self.notes.get(at + AHEAD) {
+                self.prefetch(ahead);
+            }
+            (note.hash, Record::parse(self.copies.at(note.at)))
+        })
     }
 
-    /// The records with their hashes, in the order that [`sort`](Self::sort)
-    /// left them in.
-    pub(crate) fn records(&self) -> impl Iterator<Item = (u64, Record<'_>)> {
-        self.notes.iter().map(|&note| (note.hash, self.record(note)))
+    /// Asks the processor for the beginning of a record, where its lengths and
+    /// most of a small one are.
+    fn prefetch(&self, note: &Note) {
+        let start = self.copies.at(note.at).as_ptr();
+        prefetch_read(start);
+        prefetch_read(start.wrapping_add(64));
+        prefetch_read(start.wrapping_add(128));
     }
 }
 
-impl fmt::Debug for Run {
+impl fmt::Debug for SortedRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Run({:?}, {} records, {} bytes)", self.epoch, self.len(), self.raw_bytes)
+        write!(f, "SortedRun({:?}, {} records, {} bytes)", self.epoch, self.len(), self.raw_bytes)
     }
 }

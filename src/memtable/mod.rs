@@ -36,6 +36,7 @@ mod addr;
 mod arena;
 mod buffer;
 pub(crate) mod collection;
+mod copies;
 mod dirty;
 mod entry;
 pub(crate) mod extract;
@@ -369,16 +370,16 @@ impl Memtable {
         }
         self.epoch = frozen.next();
         self.note_at_hand();
-        let dirty = std::mem::take(&mut self.dirty);
-        let chunks = self.arena.chunk_set();
-        Ok(Frozen::new(
-            frozen,
-            self.holds,
-            dirty,
-            chunks,
-            self.hasher.clone(),
-            Arc::clone(&self.shared),
-        ))
+        Ok(Frozen {
+            epoch: frozen,
+            dirty: std::mem::take(&mut self.dirty),
+            chunks: self.arena.chunk_set(),
+            hasher: self.hasher.clone(),
+            shared: Arc::clone(&self.shared),
+            holds: self.holds,
+            record_bytes: (self.arena.bytes().used / self.index.len().max(1)) as usize,
+            pool: Arc::clone(self.arena.pool()),
+        })
     }
 
     /// Frees what earlier epochs left behind, a bounded amount of it; says
@@ -507,6 +508,7 @@ impl Memtable {
     }
 
     fn retire(&mut self, addr: Addr, epoch: Epoch) {
+        self.arena.note_move();
         // Epochs in the queue need not ascend (an older frozen record may be
         // touched after a younger one); waiting for the youngest in front of
         // it delays a block a little and never frees one too early.

@@ -220,23 +220,47 @@ impl<'a> Record<'a> {
     /// Takes apart the bytes of a record, header included, as
     /// [`ChunkSet::record_bytes`] gave them.
     pub(super) fn parse(bytes: &'a [u8]) -> Self {
-        let word = |at: usize| {
-            u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("eight bytes were taken"))
-        };
-        let header = Header { a: word(0), b: word(8) };
-        let mut rest = &bytes[HEADER_BYTES..];
-        let mut namespace_len = 0;
-        if header.is_namespaced() {
-            let (len, tail) = rest.split_at(NAMESPACE_LEN_BYTES);
-            namespace_len =
-                u32::from_ne_bytes(len.try_into().expect("four bytes were taken")) as usize;
-            rest = tail;
-        }
-        let (key, rest) = rest.split_at(header.key_len());
+        let header = Header::of_copy(bytes);
+        let namespace_len = namespace_len_of_copy(header, bytes);
+        let at = HEADER_BYTES + if header.is_namespaced() { NAMESPACE_LEN_BYTES } else { 0 };
+        let (key, rest) = bytes[at..].split_at(header.key_len());
         let (namespace, rest) = rest.split_at(namespace_len);
         let value = (!header.is_tombstone()).then(|| &rest[..header.value_len()]);
         Self { group: header.group(), key, namespace, value }
     }
+}
+
+impl Header {
+    /// The header of a copied record.
+    fn of_copy(bytes: &[u8]) -> Self {
+        let word = |at: usize| {
+            u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("eight bytes were taken"))
+        };
+        Self { a: word(0), b: word(8) }
+    }
+}
+
+fn namespace_len_of_copy(header: Header, bytes: &[u8]) -> usize {
+    if !header.is_namespaced() {
+        return 0;
+    }
+    let len = bytes[HEADER_BYTES..].first_chunk().expect("a length follows the header");
+    u32::from_ne_bytes(*len) as usize
+}
+
+/// Bytes of the copied record that `bytes` begin with.
+pub(super) fn copied_bytes(bytes: &[u8]) -> usize {
+    let header = Header::of_copy(bytes);
+    let mut len = HEADER_BYTES + header.key_len() + header.value_len();
+    if header.is_namespaced() {
+        len += NAMESPACE_LEN_BYTES + namespace_len_of_copy(header, bytes);
+    }
+    len
+}
+
+/// Whether a copied record is a tombstone.
+pub(super) fn is_tombstone(bytes: &[u8]) -> bool {
+    Header::of_copy(bytes).is_tombstone()
 }
 
 /// Says in a copy of a record that its value has another length.

@@ -49,7 +49,7 @@ fn memtable() -> Memtable {
 
 /// What a run says, applied to a model.
 fn apply(run: &Run, model: &mut Model) {
-    for (_, record) in run.records() {
+    for record in run.records() {
         let key = (record.key.to_vec(), record.namespace.to_vec());
         match record.value {
             Some(value) => drop(model.insert(key, value.to_vec())),
@@ -164,8 +164,7 @@ fn random_life(seed: u64) {
             }
             _ => {
                 if let Some((frozen, image)) = in_flight.pop_front() {
-                    let mut run = frozen.extract();
-                    run.sort();
+                    let run = frozen.extract();
                     apply(&run, &mut durable);
                     assert_eq!(durable, image, "the delta differs from the image at the freeze");
                 }
@@ -239,7 +238,7 @@ fn tombstones_are_dropped_after_extraction_and_their_memory_is_reused() {
         assert!(memtable.delete(&probe(&numbered(number))).unwrap());
     }
     let run = memtable.freeze().unwrap().extract();
-    assert_eq!(run.records().filter(|(_, record)| record.value.is_none()).count(), 5_000);
+    assert_eq!(run.records().filter(|record| record.value.is_none()).count(), 5_000);
     while memtable.chores() {}
     assert_eq!(memtable.stats().records, 0);
     assert_eq!(memtable.stats().arena_used_bytes, 0);
@@ -281,7 +280,7 @@ fn values_up_to_megabytes_grow_shrink_and_give_their_memory_back() {
     };
     memtable.put(&probe(&key), &vec![2; 5 << 20]).unwrap();
     let run = frozen.extract();
-    let (_, record) = run.records().next().unwrap();
+    let record = run.records().next().unwrap();
     assert_eq!(record.value, Some(&vec![1; 3 << 20][..]));
     memtable.put(&probe(&key), b"small").unwrap();
     while memtable.chores() {}
@@ -311,7 +310,7 @@ fn the_writer_may_go_on_while_an_epoch_is_extracted_on_another_thread() {
                 entry.finish().unwrap();
                 model.insert(key, value.to_vec());
             }
-            for (_, record) in extractor.join().unwrap().records() {
+            for record in extractor.join().unwrap().records() {
                 let key = (record.key.to_vec(), Vec::new());
                 assert_eq!(record.value, image.get(&key).map(Vec::as_slice), "seed {seed}");
             }
@@ -325,8 +324,7 @@ fn a_run_is_sorted_by_group_then_hash() {
     for number in 0..3_000 {
         memtable.put(&probe(&numbered(number)), b"").unwrap();
     }
-    let mut run = memtable.freeze().unwrap().extract();
-    run.sort();
+    let run = memtable.freeze().unwrap().extract().sort();
     let order: Vec<(KeyGroup, u64)> =
         run.records().map(|(hash, record)| (record.group, hash)).collect();
     assert!(order.windows(2).all(|pair| pair[0] < pair[1]));

@@ -25,7 +25,7 @@ pub(super) fn entries_of(kind: StateKind, run: &Run, sequence: u64) -> EntryRun 
 }
 
 fn changes_of_lists(run: &Run, sequence: u64, entries: &mut EntryRun) {
-    for (_, record) in run.records() {
+    for record in run.records() {
         let at = PlacedKey::in_group(record.group, record.key, record.namespace);
         let Some(value) = record.value else {
             entries.push(at, Subkey::Marker, None);
@@ -43,7 +43,7 @@ fn changes_of_lists(run: &Run, sequence: u64, entries: &mut EntryRun) {
 }
 
 fn changes_of_maps(run: &Run, entries: &mut EntryRun) {
-    for (_, record) in run.records() {
+    for record in run.records() {
         let (namespace, part) = Part::of_name(record.namespace);
         let at = PlacedKey::in_group(record.group, record.key, namespace);
         match (part, record.value) {

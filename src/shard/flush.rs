@@ -9,7 +9,7 @@ use crate::env::Fs;
 use crate::format::Placement;
 use crate::format::manifest::StateKind;
 use crate::format::table::TableMeta;
-use crate::memtable::extract::Run;
+use crate::memtable::extract::{Run, SortedRun};
 use crate::table::{TableOptions, TableWriter};
 
 /// Records written between two breaths: well below a megabyte of usual ones.
@@ -42,38 +42,56 @@ struct StateChanges {
 
 #[derive(Debug)]
 enum Changes {
-    Single(Run),
-    /// Records of lists or maps, as they were in memory.
-    Unpacked(StateKind, Run),
+    /// As they were copied, of a state of this kind.
+    Copied(StateKind, Run),
+    Single(SortedRun),
     Collections(EntryRun),
 }
 
 impl Changes {
     fn records(&self) -> usize {
         match self {
-            Self::Single(run) | Self::Unpacked(_, run) => run.len(),
+            Self::Copied(_, run) => run.len(),
+            Self::Single(run) => run.len(),
             Self::Collections(run) => run.len(),
         }
     }
 
+    /// Bytes of keys, namespaces and values. To be asked when they are sorted.
     fn raw_bytes(&self) -> u64 {
         match self {
-            Self::Single(run) | Self::Unpacked(_, run) => run.raw_bytes(),
+            Self::Copied(..) => unreachable!("{UNSORTED}"),
+            Self::Single(run) => run.raw_bytes(),
             Self::Collections(run) => run.raw_bytes(),
         }
     }
+
+    /// Puts them into the order of a table; see [`Delta::sort`].
+    fn sort(self, sequence: u64, breathe: &mut impl FnMut()) -> Self {
+        let mut entries = match self {
+            Self::Copied(kind, run) => match Placement::of(kind) {
+                Placement::Single => return Self::Single(run.sort()),
+                Placement::Collection => changes::entries_of(kind, &run, sequence),
+            },
+            Self::Single(run) => return Self::Single(run),
+            Self::Collections(entries) => entries,
+        };
+        breathe();
+        entries.sort();
+        Self::Collections(entries)
+    }
 }
+
+const UNSORTED: &str = "a delta is sorted before it is counted and written";
 
 impl Delta {
     /// A delta of the runs that hold anything; they are still to be
     /// [sorted](Self::sort).
     pub(crate) fn unsorted(runs: Vec<StateRun>) -> Self {
-        let of_state = |StateRun { state, kind, value_schema, run }| {
-            let changes = match Placement::of(kind) {
-                Placement::Collection => Changes::Unpacked(kind, run),
-                Placement::Single => Changes::Single(run),
-            };
-            StateChanges { state, value_schema, changes }
+        let of_state = |StateRun { state, kind, value_schema, run }| StateChanges {
+            state,
+            value_schema,
+            changes: Changes::Copied(kind, run),
         };
         Self::of(runs.into_iter().map(of_state).collect())
     }
@@ -99,17 +117,10 @@ impl Delta {
     /// changed in lists and maps. `sequence` is above that of every delta of the
     /// shard before this one.
     pub(crate) fn sort(&mut self, sequence: u64, mut breathe: impl FnMut()) {
-        for StateChanges { changes, .. } in &mut self.states {
-            if let Changes::Unpacked(kind, records) = changes {
-                let entries = changes::entries_of(*kind, records, sequence);
-                *changes = Changes::Collections(entries);
-                breathe();
-            }
-            match changes {
-                Changes::Single(run) => run.sort(),
-                Changes::Collections(run) => run.sort(),
-                Changes::Unpacked(..) => unreachable!("all were unpacked"),
-            }
+        let states = std::mem::take(&mut self.states);
+        for StateChanges { state, value_schema, changes } in states {
+            let changes = changes.sort(sequence, &mut breathe);
+            self.states.push(StateChanges { state, value_schema, changes });
             breathe();
         }
         // Records may have changed in epochs before and moved in this one.
@@ -148,8 +159,9 @@ impl Delta {
         let mut writer = TableWriter::new(out, file, max_parallelism, options)?;
         for StateChanges { state, value_schema, changes } in &self.states {
             let placement = match changes {
+                Changes::Copied(..) => unreachable!("{UNSORTED}"),
                 Changes::Single(_) => Placement::Single,
-                Changes::Unpacked(..) | Changes::Collections(_) => Placement::Collection,
+                Changes::Collections(_) => Placement::Collection,
             };
             writer.begin_placed_state(state, placement)?;
             writer.set_value_schema(*value_schema)?;
@@ -166,7 +178,7 @@ impl Delta {
                         breathe_at(number);
                     }
                 }
-                Changes::Unpacked(..) => unreachable!("a delta is sorted before it is written"),
+                Changes::Copied(..) => unreachable!("{UNSORTED}"),
                 Changes::Collections(run) => {
                     for (number, record) in run.records().enumerate() {
                         let (key, name) = (record.key, record.name);

@@ -520,14 +520,17 @@ impl ShardCore {
             return Ok(());
         }
         let hints = Self::prefetch(&self.slot(state)?.memtable, keys, key_of);
-        let releases = self.slot(state)?.memtable.releases();
+        let moves = self.slot(state)?.memtable.moves();
         let mut at = 0;
         loop {
             // The memtable is looked for once, not for each key.
             let memtable = &mut self.slot(state)?.memtable;
-            // A change before this one may have moved the record.
-            while at < keys.len() && memtable.releases() == releases {
-                let (hash, hint) = hints[at];
+            while at < keys.len() {
+                let (hash, mut hint) = hints[at];
+                // A change before this one may have moved the record.
+                if memtable.moves() != moves {
+                    hint = memtable.hint_again(hash);
+                }
                 let (group, key, namespace) = key_of(&keys[at]).parts();
                 let Some(mut entry) = memtable.entry_at_hint(hint, group, hash, key, namespace)
                 else {

@@ -1,0 +1,175 @@
+//! Copies of records, one behind the other, in memory that comes round.
+//!
+//! Few of them lie on the heap. More go into buffers of a huge page each, which
+//! are taken from the backend's [`BufferPool`](crate::env::buffers::BufferPool)
+//! and given back when the copies are dropped. A record lies in one piece.
+
+use std::alloc::{Layout, handle_alloc_error};
+use std::fmt;
+use std::sync::Arc;
+
+use crate::env::mmap::PageBuf;
+use crate::env::pages::PagePool;
+
+/// Up to so many bytes are kept on the heap: a huge page costs more to zero than
+/// the copying of those.
+const MOST_ON_THE_HEAP: usize = 256 << 10;
+
+/// Where a copy is: the number of a piece in the upper half, and an offset.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct CopyAt(u64);
+
+impl CopyAt {
+    fn new(piece: usize, offset: usize) -> Self {
+        // No record is as long as what 32 bits can count.
+        Self((piece as u64) << 32 | offset as u64)
+    }
+}
+
+/// See the [module documentation](self).
+pub(super) struct Copies {
+    /// Piece 0.
+    small: Vec<u8>,
+    /// The others, each with the number of its bytes that are in use.
+    large: Vec<(PageBuf, usize)>,
+    pool: Arc<PagePool>,
+}
+
+impl Copies {
+    /// None yet; most likely they will come to so many bytes.
+    pub(super) fn new(likely_bytes: usize, pool: Arc<PagePool>) -> Self {
+        let small = if likely_bytes <= MOST_ON_THE_HEAP { likely_bytes } else { 0 };
+        Self { small: Vec::with_capacity(small), large: Vec::new(), pool }
+    }
+
+    /// Appends a copy.
+    #[inline]
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        if let Some((buffer, used)) = self.large.last_mut()
+            && let Some(room) = buffer.get_mut(*used..*used + bytes.len())
+        {
+            room.copy_from_slice(bytes);
+            *used += bytes.len();
+        } else {
+            self.push_elsewhere(bytes);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn push_elsewhere(&mut self, bytes: &[u8]) {
+        if self.large.is_empty() && self.small.len() + bytes.len() <= MOST_ON_THE_HEAP {
+            self.small.extend_from_slice(bytes);
+            return;
+        }
+        // As a vector would do, for whose memory this stands.
+        let mut buffer = self.pool.buffers().take(bytes.len()).unwrap_or_else(|error| {
+            tracing::error!(%error, "no memory for the records of a snapshot");
+            handle_alloc_error(Layout::for_value(bytes))
+        });
+        buffer[..bytes.len()].copy_from_slice(bytes);
+        self.large.push((buffer, bytes.len()));
+    }
+
+    /// The copy there, and what follows it in its piece.
+    #[inline]
+    pub(super) fn at(&self, CopyAt(at): CopyAt) -> &[u8] {
+        &self.piece((at >> 32) as usize)[at as u32 as usize..]
+    }
+
+    /// The places of all copies in the order in which they were appended;
+    /// `bytes_of` says how long the one is that a slice begins with.
+    pub(super) fn places(&self, bytes_of: impl Fn(&[u8]) -> usize) -> impl Iterator<Item = CopyAt> {
+        let (mut piece, mut offset) = (0, 0);
+        std::iter::from_fn(move || {
+            while offset == self.piece(piece).len() {
+                if piece == self.large.len() {
+                    return None;
+                }
+                (piece, offset) = (piece + 1, 0);
+            }
+            let at = CopyAt::new(piece, offset);
+            offset += bytes_of(&self.piece(piece)[offset..]);
+            Some(at)
+        })
+    }
+
+    #[inline]
+    fn piece(&self, number: usize) -> &[u8] {
+        match number.checked_sub(1) {
+            None => &self.small,
+            Some(number) => {
+                let (buffer, used) = &self.large[number];
+                &buffer[..*used]
+            }
+        }
+    }
+}
+
+impl Drop for Copies {
+    fn drop(&mut self) {
+        for (buffer, _) in self.large.drain(..) {
+            self.pool.buffers().give_back(buffer);
+        }
+    }
+}
+
+impl fmt::Debug for Copies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Copies({} bytes and {} buffers)", self.small.len(), self.large.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::buffers::BUFFER_BYTES;
+
+    /// A copy of `len` bytes that says how long it is.
+    fn copy(len: usize) -> Vec<u8> {
+        let mut bytes = vec![len as u8; len];
+        bytes[..4].copy_from_slice(&(len as u32).to_le_bytes());
+        bytes
+    }
+
+    fn len_of(bytes: &[u8]) -> usize {
+        u32::from_le_bytes(*bytes.first_chunk().unwrap()) as usize
+    }
+
+    /// Lengths that fill the heap's part to the last byte, cross into buffers,
+    /// fill one to the last byte, and need one of their own.
+    #[test]
+    fn copies_come_back_as_they_were_wherever_they_lie() {
+        let filling = BUFFER_BYTES - 70_000;
+        let lens: [&[usize]; 4] = [
+            &[4, 5, 6],
+            &[MOST_ON_THE_HEAP - 4, 4, 70_000, filling, 4, 300],
+            &[BUFFER_BYTES + 1, 4, 4],
+            &[MOST_ON_THE_HEAP + 1, BUFFER_BYTES, 9, 3 * BUFFER_BYTES, 9],
+        ];
+        for lens in lens {
+            for likely_bytes in [0, 1, MOST_ON_THE_HEAP, usize::MAX / 2] {
+                let mut copies = Copies::new(likely_bytes, Arc::new(PagePool::new(0)));
+                lens.iter().for_each(|&len| copies.push(&copy(len)));
+                let found: Vec<Vec<u8>> = copies
+                    .places(len_of)
+                    .map(|at| copies.at(at)[..len_of(copies.at(at))].to_vec())
+                    .collect();
+                assert_eq!(found, lens.iter().map(|&len| copy(len)).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[test]
+    fn the_memory_of_copies_serves_the_next_ones() {
+        let pool = Arc::new(PagePool::new(0));
+        let mut copies = Copies::new(0, Arc::clone(&pool));
+        (0..10).for_each(|_| copies.push(&copy(BUFFER_BYTES / 2)));
+        assert_eq!(pool.buffers().spare_bytes(), 0);
+        drop(copies);
+        assert_eq!(pool.buffers().spare_bytes(), 5 * BUFFER_BYTES);
+        let mut copies = Copies::new(0, Arc::clone(&pool));
+        copies.push(&copy(BUFFER_BYTES));
+        assert_eq!(pool.buffers().spare_bytes(), 4 * BUFFER_BYTES);
+    }
+}
