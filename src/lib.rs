@@ -17,7 +17,8 @@
 //!    [`ReducingState`] and [`AggregatingState`] are typed, through a
 //!    [`Codec`](codec::Codec) for keys and one for values; [`KeyedStore`] is
 //!    the level of bytes beneath them. [`Timers`] call back later, by event time
-//!    or by the clock.
+//!    or by the clock. [`OperatorListState`] and [`BroadcastState`] belong to the
+//!    subtask instead of a key.
 //! 4. At a barrier call [`Shard::snapshot`], which returns a
 //!    [`SnapshotTicket`] at once. Its [`SnapshotReport`] has the
 //!    [`SnapshotHandle`] that restores the shard: keep it with those of the
@@ -94,8 +95,11 @@ pub use crate::base::{
     Error, ErrorKind, KeyGroup, KeyGroupRange, MaxParallelism, Result, SnapshotId,
 };
 pub use crate::codec::KeyRef;
-pub use crate::format::{SnapshotHandle, StateKind};
+pub use crate::format::{OperatorStateMode, SnapshotHandle, StateKind};
 pub use crate::memtable::ValueMut;
+pub use crate::shard::operator::store::{
+    OperatorStateId, OperatorStateInfo, OperatorStateSpec, OperatorStore,
+};
 pub use crate::shard::store::{KeyedStore, NewKey, OldKey, StateId, StateSpec};
 pub use crate::shard::timers::store::{TimeDomain, TimerRef, TimerSpec, TimerStore, TimersId};
 pub use crate::snapshot::sink::{SnapshotSink, SnapshotSource, StoreSink, TableUpload};
@@ -103,7 +107,8 @@ pub use crate::snapshot::ticket::{
     SnapshotPhase, SnapshotProgress, SnapshotReport, SnapshotTicket,
 };
 pub use crate::state::{
-    Aggregate, AggregatingState, ListState, MapState, ReducingState, Timer, Timers, ValueState,
+    Aggregate, AggregatingState, BroadcastState, ListState, MapState, OperatorListState,
+    ReducingState, Timer, Timers, ValueState,
 };
 
 /// The fuzzers' door to what is not public.

@@ -16,7 +16,8 @@ use std::path::Path;
 use alluvium::base::SnapshotId;
 use alluvium::codec::{CodecId, Schema};
 use alluvium::format::{
-    Compression, Manifest, SnapshotHandle, StateKind, StateMeta, TableMeta, TableRef,
+    Compression, Manifest, OperatorPart, OperatorState, OperatorStateMode, SnapshotHandle,
+    StateKind, StateMeta, TableMeta, TableRef,
 };
 use alluvium::table::{TableOptions, TableReader};
 use table_support::*;
@@ -54,8 +55,32 @@ fn manifest(table: TableMeta) -> Manifest {
         max_parallelism: alluvium::base::MaxParallelism::DEFAULT,
         states: states.keys().map(state).collect(),
         tables: vec![TableRef { slice: table.groups, location: "t/0-3".into(), meta: table }],
+        operator_states: operator_states(),
         user_meta: b"kafka offsets: 17".to_vec(),
     }
+}
+
+fn operator_states() -> Vec<OperatorState> {
+    let part = |version, items: &[&str]| OperatorPart {
+        value_schema: Schema::new(CodecId::new("string", version), *b"parts"),
+        items: items.iter().collect(),
+    };
+    let list = |name: &str, mode, parts| OperatorState {
+        name: name.into(),
+        mode,
+        key_schema: None,
+        parts,
+    };
+    vec![
+        OperatorState {
+            name: "operator broadcast".into(),
+            mode: OperatorStateMode::Broadcast,
+            key_schema: Some(CodecId::new("string", 2).into()),
+            parts: vec![part(1, &["", "no key", "key", "value"])],
+        },
+        list("operator list", OperatorStateMode::List, vec![part(1, &["one"]), part(2, &["two"])]),
+        list("operator union", OperatorStateMode::UnionList, vec![part(3, &[])]),
+    ]
 }
 
 fn check_table(bytes: &[u8], meta: &TableMeta, model: &Model) {

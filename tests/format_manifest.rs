@@ -5,7 +5,10 @@ use alluvium::base::checksum::{ContentHash, of_contents};
 use alluvium::base::{ErrorKind, FileId, KeyGroup, KeyGroupRange, MaxParallelism, SnapshotId};
 use alluvium::codec::{CodecId, MAX_SCHEMA_DETAIL_BYTES, Schema};
 use alluvium::format::envelope::ENVELOPE_BYTES;
-use alluvium::format::{Manifest, SnapshotHandle, StateKind, StateMeta, TableMeta, TableRef};
+use alluvium::format::{
+    Items, Manifest, OperatorPart, OperatorState, OperatorStateMode, SnapshotHandle, StateKind,
+    StateMeta, TableMeta, TableRef,
+};
 
 fn groups(first: u16, last: u16) -> KeyGroupRange {
     KeyGroupRange::new(KeyGroup(first), KeyGroup(last)).unwrap()
@@ -54,6 +57,35 @@ fn table(number: u64, in_table: KeyGroupRange, slice: KeyGroupRange) -> TableRef
     }
 }
 
+fn part(schema: Schema, items: &[&str]) -> OperatorPart {
+    OperatorPart { value_schema: schema, items: items.iter().collect() }
+}
+
+fn operator_states() -> Vec<OperatorState> {
+    let list = |name: &str, mode, parts| OperatorState {
+        name: name.into(),
+        mode,
+        key_schema: None,
+        parts,
+    };
+    let rules = part(order(2), &["", "none", "heron", "stay", "heronry", ""]);
+    vec![
+        list("aa list", OperatorStateMode::List, vec![part(order(1), &["one", "", "three"])]),
+        OperatorState {
+            name: "ab rules".into(),
+            mode: OperatorStateMode::Broadcast,
+            key_schema: Some(CodecId::new("string", 4).into()),
+            parts: vec![rules],
+        },
+        list("ac empty", OperatorStateMode::List, vec![part(order(1), &[])]),
+        list(
+            "ad union",
+            OperatorStateMode::UnionList,
+            vec![part(order(1), &["x"]), part(order(2), &["y", "z"]), part(order(1), &["w"])],
+        ),
+    ]
+}
+
 fn sample() -> Manifest {
     Manifest {
         snapshot: SnapshotId(42),
@@ -68,14 +100,23 @@ fn sample() -> Manifest {
             table(3, groups(60, 127), groups(64, 95)),
             table(11, groups(40, 41), groups(40, 41)),
         ],
+        operator_states: operator_states(),
         user_meta: b"offsets".to_vec(),
     }
 }
 
 #[test]
 fn a_manifest_comes_back_and_encodes_to_the_same_bytes() {
-    let empty = Manifest { states: vec![], tables: vec![], user_meta: vec![], ..sample() };
-    let large = Manifest { user_meta: vec![7; 1 << 20], ..sample() };
+    let empty = Manifest {
+        states: vec![],
+        tables: vec![],
+        operator_states: vec![],
+        user_meta: vec![],
+        ..sample()
+    };
+    let mut large = Manifest { user_meta: vec![7; 1 << 20], ..sample() };
+    let items: Items = (0..700_usize).map(|len| vec![len as u8; len * len % 30_000]).collect();
+    large.operator_states[0].parts[0].items = items;
     for manifest in [sample(), empty, large] {
         let bytes = manifest.encode().unwrap();
         let back = Manifest::decode(&bytes).unwrap();
@@ -123,6 +164,40 @@ fn a_manifest_that_contradicts_itself_is_not_written() {
         ("slice outside the shard", |m| m.tables[0].slice = groups(31, 63)),
         ("slice apart from the table", |m| m.tables[2].slice = groups(50, 60)),
         ("table outside the job", |m| m.tables[1].meta.groups = groups(60, 128)),
+        ("an operator state without a name", |m| m.operator_states[0].name.clear()),
+        ("operator states out of order", |m| m.operator_states.swap(0, 1)),
+        ("an operator state twice", |m| m.operator_states[1].name = "aa list".into()),
+        ("one name for states of both sorts", |m| m.operator_states[0].name = "a".into()),
+        ("a list with keys", |m| {
+            m.operator_states[0].key_schema = Some(CodecId::new("string", 1).into());
+        }),
+        ("a broadcast state without keys", |m| m.operator_states[1].key_schema = None),
+        ("no part", |m| m.operator_states[0].parts.clear()),
+        ("an empty part among others", |m| m.operator_states[3].parts[1] = part(order(3), &[])),
+        ("two parts of one schema", |m| {
+            m.operator_states[3].parts[1].value_schema = order(1);
+        }),
+        ("a broadcast state of two parts", |m| {
+            m.operator_states[1].parts.push(part(order(1), &["later", ""]));
+        }),
+        ("a key without a value", |m| {
+            m.operator_states[1].parts[0].items.push(b"zebra");
+        }),
+        ("a key twice", |m| {
+            m.operator_states[1].parts[0].items = ["a", "", "a", ""].iter().collect();
+        }),
+        ("keys out of order", |m| {
+            m.operator_states[1].parts[0].items = ["b", "", "a", ""].iter().collect();
+        }),
+        ("a key too long", |m| {
+            m.operator_states[1].parts[0].items = ["k".repeat(65_537), "v".into()].iter().collect();
+        }),
+        ("a codec of an operator state without a name", |m| {
+            m.operator_states[0].parts[0].value_schema = CodecId::new("", 1).into();
+        }),
+        ("a codec of keys without a name", |m| {
+            m.operator_states[1].key_schema = Some(CodecId::new("", 1).into());
+        }),
         ("user meta too long", |m| m.user_meta = vec![0; (16 << 20) + 1]),
     ];
     for (name, damage) in damages {
@@ -202,6 +277,27 @@ fn forged_manifests_with_sound_hashes_are_refused() {
         ErrorKind::Corrupt,
         "as many states as there are numbers"
     );
+    assert_eq!(
+        forged(b"\x07aa list\x01", b"\x07aa list\x04"),
+        ErrorKind::Incompatible,
+        "an unknown mode"
+    );
+    assert_eq!(
+        forged(b"\x03one\x00\x05three", b"\x03one\x00\xff\xff\x7fthree"),
+        ErrorKind::Corrupt,
+        "an element longer than all that follows"
+    );
+    assert_eq!(
+        forged(b"\x03\x03one\x00", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\x03one\x00"),
+        ErrorKind::Corrupt,
+        "as many elements as there are numbers"
+    );
+    assert_eq!(
+        forged(b"\x01\x01w\x07offsets", b"\x00\x01w\x07offsets"),
+        ErrorKind::Corrupt,
+        "fewer elements than there are"
+    );
+    assert_eq!(forged(b"\x05heron", b"\x05herpn"), ErrorKind::Corrupt, "keys out of order");
     assert_eq!(forged(b"\x07offsets", b"\x06offsets"), ErrorKind::Corrupt, "a byte too many");
     assert_eq!(forged(b"\x07offsets", b"\x87\x00offsets"), ErrorKind::Corrupt, "a long varint");
     assert_eq!(forged(b"count per user", b"count per \xff\xffer"), ErrorKind::Corrupt, "not UTF-8");

@@ -25,6 +25,7 @@ use crate::env::{Env, Fs};
 use crate::format::handle::SnapshotHandle;
 use crate::format::manifest::MAX_OPERATOR_BYTES;
 use crate::object::LocalStore;
+use crate::restore::operator::Subtask;
 use crate::restore::warm::WarmUp;
 use crate::restore::{Plan, Target, read_manifest};
 use crate::shard::ShardCore;
@@ -249,6 +250,7 @@ impl Backend {
             groups,
             handles: Vec::new(),
             source: None,
+            subtask: None,
         }
     }
 
@@ -292,14 +294,33 @@ pub struct ShardBuilder {
     groups: KeyGroupRange,
     handles: Vec<SnapshotHandle>,
     source: Option<Arc<dyn SnapshotSource>>,
+    subtask: Option<Subtask>,
 }
 
 impl ShardBuilder {
-    /// Restores the shard from the snapshots of one checkpoint: those of all
-    /// old shards that share a key group with this one; others may be given
-    /// as well and are not read for data.
+    /// Restores the shard from the snapshots of one checkpoint: best those of
+    /// all old shards of the operator, each once.
+    ///
+    /// Keyed state and timers need only those that share a key group with this
+    /// shard; the others are not read for data. [Operator
+    /// states](crate::OperatorStore) need all: if the snapshots have any, fewer
+    /// handles are refused, and if they have none, fewer handles leave a shard
+    /// that opens none.
     pub fn restore(mut self, handles: impl IntoIterator<Item = SnapshotHandle>) -> Self {
         self.handles.extend(handles);
+        self
+    }
+
+    /// Says that the shard is subtask `index` of `parallelism`, counted from 0 in
+    /// the order of the key groups: which share of [operator
+    /// states](crate::OperatorStore) it has when it is restored.
+    ///
+    /// Without it, that follows from the key groups if they are those of
+    /// [`MaxParallelism::range_of_subtask`] for one parallelism only, as they are
+    /// as long as each subtask has many. If they are not, snapshots with operator
+    /// states are refused until it is said.
+    pub fn subtask(mut self, index: u32, parallelism: u32) -> Self {
+        self.subtask = Some(Subtask { index, parallelism });
         self
     }
 
@@ -316,8 +337,10 @@ impl ShardBuilder {
     /// when the states are registered.
     ///
     /// # Errors
-    /// `Invalid` if the key groups do not fit the backend or the handles do
-    /// not cover them once each; `Incompatible` if the snapshots are of
+    /// `Invalid` if the key groups do not fit the backend or the
+    /// [subtask](Self::subtask), or the handles do not cover them once each, or if
+    /// there are operator states and a handle is missing or it is not known which
+    /// subtask this is; `Incompatible` if the snapshots are of
     /// another operator, number of key groups or format; `Corrupt` if a
     /// manifest or table is missing or damaged; `Unavailable` if it cannot be
     /// read. Nothing is changed then.
@@ -337,12 +360,18 @@ impl ShardBuilder {
                 .found(format_args!("{} bytes", self.operator.len()))
                 .remedy("give the operator a short name"));
         }
+        if let Some(subtask) = self.subtask {
+            subtask.check(self.groups, inner.max_parallelism).map_err(|error| {
+                error.at(format_args!("shard {} of operator {:?}", self.groups, self.operator))
+            })?;
+        }
         let mut restored = crate::restore::Restored::default();
         if !self.handles.is_empty() {
             let target = Target {
                 operator: &self.operator,
                 groups: self.groups,
                 max_parallelism: inner.max_parallelism,
+                subtask: self.subtask,
             };
             let source = self.source.as_ref().unwrap_or(&inner.source);
             restored = Plan::new(target, &**source, &self.handles)?.open(&**source)?;
@@ -356,6 +385,7 @@ impl ShardBuilder {
             restored.states,
             &restored.base,
         );
+        core.start_with(restored.operator);
         if inner.warm_up && !restored.base.is_empty() {
             core.start_warming(Box::new(WarmUp::new(inner.executor.clone())));
         }

@@ -1,5 +1,7 @@
 //! The handle that a task thread works with.
 
+mod operator;
+
 use std::fmt;
 use std::ops::{Bound, ControlFlow};
 
@@ -49,6 +51,8 @@ pub struct ShardStats {
     pub arena_free_bytes: u64,
     /// Bytes of the queues of timers.
     pub timer_queue_bytes: u64,
+    /// Bytes that operator states take in a snapshot.
+    pub operator_state_bytes: u64,
     /// Whether all records of the registered states are in memory; not yet so
     /// after a restore.
     pub is_warm: bool,
@@ -74,9 +78,10 @@ impl Shard {
     }
 
     /// The names of all its states, restored ones that nobody has asked for
-    /// included.
+    /// included; those of operator states come last.
     pub fn state_names(&self) -> impl Iterator<Item = &str> {
-        self.core.states().iter().map(|state| state.name.as_str())
+        let keyed = self.core.states().iter().map(|state| state.name.as_str());
+        keyed.chain(self.core.operator().names())
     }
 
     /// Takes a snapshot of the shard as it is now.
@@ -192,6 +197,7 @@ impl Shard {
             arena_used_bytes: memory.arena_used_bytes,
             arena_free_bytes: memory.arena_free_bytes,
             timer_queue_bytes: self.core.timer_queue_bytes() as u64,
+            operator_state_bytes: self.core.operator().bytes(),
             is_warm: self.core.is_warm(),
             tables,
             table_bytes,

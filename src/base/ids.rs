@@ -71,6 +71,20 @@ impl MaxParallelism {
         Ok(KeyGroupRange { first: KeyGroup(first as u16), last: KeyGroup(last as u16) })
     }
 
+    /// The smallest and the largest parallelism whose
+    /// [`range_of_subtask`](Self::range_of_subtask) gives `groups` to some
+    /// subtask, if there is any. When they are one and the same, `groups` say
+    /// which subtask of how many owns them; short ranges often do not. Tries
+    /// every parallelism.
+    pub fn parallelisms_of_range(self, groups: KeyGroupRange) -> Option<(u32, u32)> {
+        let has_range = |&parallelism: &u32| {
+            let index = self.subtask_of_group(groups.first, parallelism);
+            self.range_of_subtask(index, parallelism).is_ok_and(|range| range == groups)
+        };
+        let all = 1..=self.get();
+        Some((all.clone().find(has_range)?, all.rev().find(has_range)?))
+    }
+
     /// Which of `parallelism` subtasks owns `group`: the inverse of
     /// [`range_of_subtask`](Self::range_of_subtask).
     pub const fn subtask_of_group(self, group: KeyGroup, parallelism: u32) -> u32 {

@@ -24,6 +24,15 @@ pub const MAX_STATE_NAME_BYTES: usize = 1024;
 /// sink commit data).
 pub const MAX_USER_META_BYTES: usize = 16 * 1024 * 1024;
 
+/// Most bytes of all operator states of a shard together: 256 MiB, each element,
+/// key and value counted with its length.
+///
+/// They are written whole with every snapshot, into its manifest, and read whole
+/// by every shard that is restored from it. A write that would exceed this is
+/// refused. What a restore brings together from several shards may be larger; it
+/// can then be read and made smaller, not larger.
+pub const MAX_OPERATOR_STATE_BYTES: u64 = 256 * 1024 * 1024;
+
 /// Refuses a key or namespace that is too long.
 ///
 /// # Errors

@@ -7,16 +7,18 @@
 //!            0              8                     16             24
 //!            | max_parallelism u16 | first group u16 | last group u16 |
 //!            24                    26                28               30
-//!            | operator | state count | state ... | table count | table ... | user meta |
+//!            | operator | state count | state ... | table count | table ... |
+//!            | operator state count | operator state ... | user meta |
 //! state:     | name | kind u8 | key schema | namespace schema | value schema |
 //!            | has map keys u8: 0, or 1 and | map key schema | older count | older value schema ... |
 //! schema:    | codec name | version | detail | (see schema.rs)
+//! operator state: see operator_state.rs
 //! table:     | meta 68 bytes (see table.rs) | location | slice first group u16 | slice last group u16 |
 //! ```
 //!
 //! Names, details, locations and the user meta are a varint length and bytes;
 //! counts and versions are varints. The same manifest always has the same bytes:
-//! states ascend by name, older schemas by fingerprint, tables go from the
+//! states of both sorts ascend by name, older schemas by fingerprint, tables go from the
 //! oldest to the newest.
 //!
 //! A table names, for each of its states, the fingerprint of the schema that the
@@ -25,14 +27,15 @@
 //! read or merged, and until then those of several versions stand side by side.
 //!
 //! Promises that a decoded manifest keeps (and an encoded one, or encoding
-//! fails): every limit below holds, names of states are unique, and so are the
-//! value schemas of a state, each slice lies within the groups of its table and
+//! fails): every limit below holds, no two states of any sort have one name, the
+//! value schemas of a state are unique, operator states keep promises of their own, each slice lies within the groups of its table and
 //! of the manifest, and slices of the same table do not overlap. Where a location
 //! points, and whether it may, is for the store to judge.
 
 use std::fmt::Display;
 
 use super::envelope::Envelope;
+use super::operator_state::{self, MAX_OPERATOR_STATES, MIN_OPERATOR_STATE_BYTES, OperatorState};
 use super::properties::{
     decode_groups, decode_max_parallelism, encode_groups, encode_max_parallelism,
 };
@@ -84,6 +87,8 @@ pub struct Manifest {
     /// The tables, from the oldest to the newest: a record in a later one
     /// replaces those in earlier ones.
     pub tables: Vec<TableRef>,
+    /// The operator states, in ascending order of their names.
+    pub operator_states: Vec<OperatorState>,
     /// What the runtime attached: source offsets, watermarks.
     pub user_meta: Vec<u8>,
 }
@@ -165,6 +170,10 @@ impl Manifest {
                 encode_bytes(table.location.as_bytes(), out);
                 encode_groups(table.slice, out);
             }
+            varint::put_u64(out, self.operator_states.len() as u64);
+            for state in &self.operator_states {
+                state.encode(out);
+            }
             encode_bytes(&self.user_meta, out);
             Ok(())
         })
@@ -197,6 +206,10 @@ impl Manifest {
                 })
             })
             .collect::<Result<_>>()?;
+        let count = "operator state count";
+        let count = reader.count(count, MAX_OPERATOR_STATES, MIN_OPERATOR_STATE_BYTES)?;
+        let operator_states =
+            (0..count).map(|_| OperatorState::decode(&mut reader)).collect::<Result<_>>()?;
         let user_meta = reader.bytes("user meta", MAX_USER_META_BYTES)?.to_vec();
         reader.finish()?;
         let manifest = Self {
@@ -208,6 +221,7 @@ impl Manifest {
             max_parallelism,
             states,
             tables,
+            operator_states,
             user_meta,
         };
         manifest.check().map_err(|broken| broken.error(ErrorKind::Corrupt))?;
@@ -240,6 +254,13 @@ impl Manifest {
             if !meta.groups.covers(*slice) || !self.groups.covers(*slice) {
                 let expected = format_args!("within {} and {}", meta.groups, self.groups);
                 return broken("slice of a table", expected, slice);
+            }
+        }
+        operator_state::check_all(&self.operator_states)?;
+        for OperatorState { name, .. } in &self.operator_states {
+            if self.states.binary_search_by(|state| state.name.cmp(name)).is_ok() {
+                let found = format_args!("{name:?} of both sorts");
+                return broken("names of states and operator states", "each once", found);
             }
         }
         self.check_shared_tables()
@@ -354,7 +375,7 @@ impl StateKind {
 }
 
 /// A promise that a manifest does not keep.
-struct Broken {
+pub(super) struct Broken {
     what: &'static str,
     expected: String,
     found: String,
@@ -368,11 +389,20 @@ impl Broken {
     }
 }
 
-fn broken<T>(what: &'static str, expected: impl Display, found: impl Display) -> Result<T, Broken> {
+pub(super) fn broken<T>(
+    what: &'static str,
+    expected: impl Display,
+    found: impl Display,
+) -> Result<T, Broken> {
     Err(Broken { what, expected: expected.to_string(), found: found.to_string() })
 }
 
-fn check_len(what: &'static str, len: usize, least: usize, most: usize) -> Result<(), Broken> {
+pub(super) fn check_len(
+    what: &'static str,
+    len: usize,
+    least: usize,
+    most: usize,
+) -> Result<(), Broken> {
     if (least..=most).contains(&len) {
         Ok(())
     } else {
@@ -380,7 +410,7 @@ fn check_len(what: &'static str, len: usize, least: usize, most: usize) -> Resul
     }
 }
 
-pub(super) fn encode_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn encode_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     varint::put_u64(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }

@@ -10,6 +10,7 @@
 //! index       where each block of a table lies and where it starts
 //! properties  what a table holds, counted
 //! table       header, footer and the order of the parts
+//! operator    states that a subtask keeps beside its keys
 //! manifest    which tables make a shard's snapshot
 //! handle      how to find and recognise a manifest
 //! ```
@@ -36,6 +37,7 @@ pub mod frame;
 pub mod handle;
 pub mod index;
 pub mod manifest;
+pub mod operator_state;
 pub mod properties;
 pub mod table;
 
@@ -43,6 +45,7 @@ pub use collection::Placement;
 pub use frame::Compression;
 pub use handle::SnapshotHandle;
 pub use manifest::{Manifest, StateKind, StateMeta, TableRef};
+pub use operator_state::{Items, OperatorPart, OperatorState, OperatorStateMode};
 pub use table::TableMeta;
 
 // Lengths from files are at most 32 bits wide and are added up in `usize`.

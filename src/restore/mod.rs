@@ -8,6 +8,7 @@
 //!
 //! Nothing is changed by a restore, in the store or anywhere else.
 
+pub(crate) mod operator;
 pub(crate) mod warm;
 
 use std::sync::Arc;
@@ -15,12 +16,16 @@ use std::sync::Arc;
 use crate::base::{Error, KeyGroup, KeyGroupRange, MaxParallelism, Result};
 use crate::codec::Schema;
 use crate::env::ReadAt;
+use crate::format::OperatorState;
 use crate::format::handle::SnapshotHandle;
 use crate::format::manifest::{Manifest, StateMeta, TableRef};
+use crate::shard::operator::RestoredOperatorStates;
 use crate::shard::{BaseTable, migration};
 use crate::snapshot::sink::SnapshotSource;
 use crate::table::TableReader;
 use crate::version::{Places, Stored, TableEntry, Version};
+
+use self::operator::{Distribution, Subtask};
 
 /// No shard takes so many snapshots.
 const MAX_SEQUENCE: u64 = u64::MAX / 2;
@@ -31,6 +36,8 @@ pub(crate) struct Target<'a> {
     pub(crate) operator: &'a str,
     pub(crate) groups: KeyGroupRange,
     pub(crate) max_parallelism: MaxParallelism,
+    /// Which subtask of how many it is, if the runtime has said so.
+    pub(crate) subtask: Option<Subtask>,
 }
 
 /// Which tables, and which key groups of each, make up a restored shard.
@@ -41,6 +48,7 @@ pub(crate) struct Plan {
     /// Oldest first within each old shard; those of different old shards hold
     /// different key groups, so their order does not matter.
     tables: Vec<(TableRef, KeyGroupRange)>,
+    operator: RestoredOperatorStates,
 }
 
 /// The tables of a restored shard.
@@ -51,6 +59,7 @@ pub(crate) struct Restored {
     pub(crate) sequence: u64,
     pub(crate) version: Version,
     pub(crate) base: Vec<BaseTable>,
+    pub(crate) operator: RestoredOperatorStates,
 }
 
 /// Reads and checks the manifest that a handle names.
@@ -87,7 +96,8 @@ impl Plan {
     /// `Incompatible` if the handles are of another operator or number of key
     /// groups, or a state is of another kind or has other keys in one than in
     /// another; `Invalid` if they do not
-    /// cover the target, or overlap; and as [`read_manifest`].
+    /// cover the target, or overlap, and as [`Distribution::add`] and
+    /// [`read_manifest`].
     pub(crate) fn new(
         target: Target<'_>,
         source: &dyn SnapshotSource,
@@ -97,9 +107,14 @@ impl Plan {
         let mut states: Vec<StateMeta> = Vec::new();
         let mut sequence = 0;
         let mut tables = Vec::new();
-        for handle in handles {
-            // A handle that shares no key group has nothing to say about data,
-            // but it may know a state that nobody else does.
+        let mut handles: Vec<&SnapshotHandle> = handles.iter().collect();
+        handles.sort_by_key(|handle| handle.groups().first());
+        let old = handles.iter().map(|handle| handle.groups()).collect();
+        let mut operator = Distribution::new(target, old);
+        for (number, handle) in handles.into_iter().enumerate() {
+            // A handle that shares no key group has nothing to say about keyed
+            // data, but it may know a state that nobody else does, and operator
+            // states go by other ways.
             let manifest = read_manifest(source, handle)?;
             check_sequence(manifest.sequence, handle)?;
             sequence = sequence.max(manifest.sequence);
@@ -116,9 +131,22 @@ impl Plan {
                     tables.push((table, slice));
                 }
             }
+            operator.add(number as u32, manifest.operator_states).map_err(|error| {
+                error.at(format_args!("snapshot {}, {}", handle.snapshot(), handle.groups()))
+            })?;
+        }
+        let operator = operator.finish()?;
+        for OperatorState { name, mode, .. } in operator.states.iter().map(|of| &of.state) {
+            if let Some(state) = states.iter().find(|state| state.name == *name) {
+                return Err(Error::incompatible("two states of one checkpoint have one name")
+                    .at(format_args!("state {name:?}"))
+                    .expected(format_args!("a state of kind {:?}, as in one snapshot", state.kind))
+                    .found(format_args!("{mode}, as in another"))
+                    .remedy("give the handles of one and the same checkpoint"));
+            }
         }
         states.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Self { states, sequence, tables })
+        Ok(Self { states, sequence, tables, operator })
     }
 
     /// Opens the planned tables, without reading their data.
@@ -160,7 +188,8 @@ impl Plan {
             state.older_value_schemas.retain(used);
         }
         let version = Version::new(entries);
-        Ok(Restored { states: self.states, sequence: self.sequence, version, base })
+        let Self { states, sequence, operator, .. } = self;
+        Ok(Restored { states, sequence, version, base, operator })
     }
 }
 

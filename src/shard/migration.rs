@@ -288,7 +288,7 @@ fn check_kind(have: &StateMeta, want: &StateSpec) -> Result<()> {
         .remedy("register the state as it was written, or use another name"))
 }
 
-fn differ(
+pub(super) fn differ(
     what: &str,
     state: &str,
     stored: impl Display,

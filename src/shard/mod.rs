@@ -16,6 +16,7 @@ pub(crate) mod contents;
 pub(crate) mod entry_run;
 pub(crate) mod flush;
 pub(crate) mod migration;
+pub(crate) mod operator;
 mod rekey;
 pub(crate) mod store;
 pub(crate) mod timers;
@@ -43,6 +44,7 @@ use self::base_tables::StateBase;
 use self::collections::Family;
 use self::contents::Contents;
 use self::migration::{Migration, Migrations};
+use self::operator::{OneState, OperatorStates};
 use self::store::{KeyedStore, NewKey, OldKey, StateId, StateSpec};
 use self::timers::TimerState;
 use self::warm::{Wanted, Warm, WarmBatch, WarmSource, Warmed, WarmedWhat};
@@ -114,6 +116,8 @@ pub(crate) struct ShardCore {
     warming: Option<Warming>,
     /// What the states of timers have besides their records.
     timers: Vec<TimerState>,
+    /// What the subtask keeps beside its keys.
+    operator: OperatorStates,
     /// Where values from tables are put on their way into memory.
     value: Vec<u8>,
     /// Where the elements of a list are packed.
@@ -129,6 +133,7 @@ pub(crate) struct FrozenShard {
     pub(crate) states: Vec<Frozen>,
     /// What the states are, in the order of `states`.
     pub(crate) metas: Arc<Vec<StateMeta>>,
+    pub(crate) operator: Vec<OneState>,
 }
 
 impl ShardCore {
@@ -156,6 +161,7 @@ impl ShardCore {
             seed,
             warming: None,
             timers: Vec::new(),
+            operator: OperatorStates::default(),
             value: Vec::new(),
             elements: ElementsBuf::new(false),
             names: Vec::new(),
@@ -274,7 +280,8 @@ impl ShardCore {
         for state in &mut self.states {
             states.push(state.memtable.freeze()?);
         }
-        Ok(FrozenShard { states, metas: Arc::clone(&self.metas) })
+        let operator = self.operator.freeze();
+        Ok(FrozenShard { states, metas: Arc::clone(&self.metas), operator })
     }
 
     fn add_state(&mut self, meta: StateMeta, base: StateBase, registered: bool) -> StateId {
@@ -625,6 +632,7 @@ impl KeyedStore for ShardCore {
 
     fn register(&mut self, spec: StateSpec) -> Result<StateId> {
         spec.check()?;
+        self.operator.check_name_is_free(&spec)?;
         if let Some(&id) = self.by_name.get(&spec.name) {
             let position = id as usize;
             let slot = &self.states[position];

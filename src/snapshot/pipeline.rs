@@ -43,6 +43,7 @@ use crate::format::table::TableMeta;
 use crate::object::Contents;
 use crate::shard::flush::{Delta, StateRun};
 use crate::shard::migration::Migrations;
+use crate::shard::operator::OneState;
 use crate::shard::{FrozenShard, compact};
 use crate::table::TableOptions;
 use crate::table::TableReader;
@@ -112,6 +113,7 @@ struct Extracted {
     /// The number of the delta.
     sequence: u64,
     metas: Arc<Vec<StateMeta>>,
+    operator: Vec<OneState>,
     user_meta: Vec<u8>,
     frozen_at_ns: u64,
     extract_ns: u64,
@@ -234,7 +236,7 @@ impl Pipeline {
             let Some(request) = self.extracting.pop() else { return };
             let unsound = Unsound(&self.broken);
             let Request { snapshot, frozen, user_meta, frozen_at_ns, promise } = request;
-            let FrozenShard { states, metas } = frozen;
+            let FrozenShard { states, metas, operator } = frozen;
             let runs: Vec<_> = states
                 .into_iter()
                 .zip(metas.iter())
@@ -257,6 +259,7 @@ impl Pipeline {
                 delta,
                 sequence,
                 metas,
+                operator,
                 user_meta,
                 frozen_at_ns,
                 extract_ns,
@@ -298,6 +301,7 @@ impl Pipeline {
             mut delta,
             sequence,
             metas,
+            operator,
             user_meta,
             frozen_at_ns,
             extract_ns,
@@ -312,7 +316,7 @@ impl Pipeline {
         }
         let published = self.write_waiting(&promise).and_then(|()| {
             let next = sequence + 1;
-            self.upload_and_publish(snapshot, next, &metas, user_meta, &promise)
+            self.upload_and_publish(snapshot, next, &metas, operator, user_meta, &promise)
         });
         let result = published.map(|published| SnapshotReport {
             handle: published.handle,
@@ -379,6 +383,7 @@ impl Pipeline {
         snapshot: SnapshotId,
         sequence: u64,
         metas: &[StateMeta],
+        operator: Vec<OneState>,
         user_meta: Vec<u8>,
         promise: &Promise,
     ) -> Result<Published> {
@@ -391,7 +396,7 @@ impl Pipeline {
             uploaded.iter().map(|table| (table.meta.file, table.meta.bytes)).collect();
         let tables_bytes: u64 = files.values().sum();
         let tables = uploaded.len();
-        let manifest = self.manifest(snapshot, sequence, metas, uploaded, user_meta);
+        let manifest = self.manifest(snapshot, sequence, metas, operator, uploaded, user_meta);
         let bytes = manifest.encode()?;
         let config = &self.config;
         let name = format!(
@@ -476,11 +481,14 @@ impl Pipeline {
         snapshot: SnapshotId,
         sequence: u64,
         metas: &[StateMeta],
+        operator: Vec<OneState>,
         tables: Vec<UploadedTable>,
         user_meta: Vec<u8>,
     ) -> Manifest {
         let mut states = metas.to_vec();
         states.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let mut operator_states: Vec<_> = operator.into_iter().map(OneState::into_stored).collect();
+        operator_states.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Manifest {
             snapshot,
             operator: self.config.operator.clone(),
@@ -497,6 +505,7 @@ impl Pipeline {
                     slice: table.slice,
                 })
                 .collect(),
+            operator_states,
             user_meta,
         }
     }

@@ -1,4 +1,4 @@
-//! Typed views of keyed state.
+//! Typed views of keyed state, and of operator states.
 //!
 //! A typed state is a small handle: the number of the state in its shard, and
 //! the codecs. It holds no reference to the shard, which every call is given;
@@ -10,16 +10,20 @@
 //! state, which is then as it was.
 
 mod aggregating;
+mod broadcast;
 mod keyed;
 mod list;
 mod map;
+mod operator;
 mod reducing;
 mod timers;
 mod value;
 
 pub use self::aggregating::{Aggregate, AggregatingState};
+pub use self::broadcast::BroadcastState;
 pub use self::list::ListState;
 pub use self::map::MapState;
+pub use self::operator::OperatorListState;
 pub use self::reducing::ReducingState;
 pub use self::timers::{Timer, Timers};
 pub use self::value::ValueState;
