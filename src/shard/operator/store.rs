@@ -173,7 +173,7 @@ pub struct OperatorStateInfo {
 /// # Snapshots
 /// They are part of every snapshot of the shard, as they were at its barrier, and
 /// written whole with each. Taking one copies nothing. The first change of a state
-/// after it copies the list of its pieces (eight bytes for each 2 to 16 KiB) as
+/// after it copies the list of its pieces (8 or 16 bytes for each 2 to 16 KiB) as
 /// long as the snapshot is under way, and each change the piece that it meets.
 ///
 /// A restored state that nobody opens is carried on, as it was, in every further
