@@ -25,7 +25,7 @@ use super::ShardCore;
 use super::base_tables::StateBase;
 use super::collections::Family;
 use super::migration::{self, Migration};
-use super::store::{KeyedStore, NewKey, OldKey, StateId, StateSpec};
+use super::store::{NewKey, OldKey, StateId, StateSpec};
 
 /// One record, by the places of its parts in [`Records::bytes`].
 struct Record {
@@ -74,7 +74,7 @@ impl Records {
 }
 
 impl ShardCore {
-    /// See [`KeyedStore::register_rekeyed`].
+    /// See [`KeyedStore::register_rekeyed`](super::store::KeyedStore::register_rekeyed).
     pub(super) fn rekey(
         &mut self,
         spec: StateSpec,

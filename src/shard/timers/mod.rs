@@ -38,7 +38,7 @@ use self::queue::{Entry, TimerQueue};
 use self::store::{TIME_BYTES, TimeDomain, TimerRef, TimerSpec, TimerStore, TimersId};
 use super::base_tables::StateBase;
 use super::collections::Family;
-use super::store::{KeyedStore, StateId};
+use super::store::StateId;
 use super::{ShardCore, StateSlot, WARM_PER_OPERATION};
 
 /// What the hashes of timers' records are seeded with: always the same, since

@@ -1,0 +1,100 @@
+//! Which states a shard has: adding one, and beginning to use a restored one.
+
+use std::sync::Arc;
+
+use crate::base::Result;
+use crate::format::manifest::{StateKind, StateMeta};
+use crate::memtable::{Below, Holds, Memtable};
+
+use super::base_tables::StateBase;
+use super::collections::Family;
+use super::migration::{self, Migration};
+use super::store::{StateId, StateSpec};
+use super::timers::{self, TimerState};
+use super::warm::Wanted;
+use super::{ShardCore, StateSlot};
+
+impl ShardCore {
+    /// See [`KeyedStore::register`](super::store::KeyedStore::register).
+    pub(super) fn register(&mut self, spec: StateSpec) -> Result<StateId> {
+        spec.check()?;
+        self.operator.check_name_is_free(&spec)?;
+        if let Some(&id) = self.by_name.get(&spec.name) {
+            let position = id as usize;
+            let slot = &self.states[position];
+            if slot.registered {
+                migration::check_again(&slot.meta, &spec)?;
+            } else {
+                let migration = migration::compare(&slot.meta, &spec)?;
+                self.adopt(position, &spec, migration);
+            }
+            return Ok(StateId(id));
+        }
+        Ok(self.add_state(spec.meta(), StateBase::default(), true))
+    }
+
+    pub(super) fn add_state(
+        &mut self,
+        meta: StateMeta,
+        base: StateBase,
+        registered: bool,
+    ) -> StateId {
+        let id = self.states.len() as u32;
+        let below = if base.is_empty() { Below::Nothing } else { Below::Tables };
+        let seed = match meta.kind {
+            StateKind::Timers => timers::HASH_SEED,
+            // A function of its own for each state, too: records often go from
+            // one state to another in the order of their hashes.
+            _ => self.seed ^ u64::from(id),
+        };
+        let mut memtable = Memtable::new(Arc::clone(&self.pool), below, seed);
+        let family = Family::of(meta.kind);
+        memtable.hold(match family {
+            Family::Values => Holds::Values,
+            Family::Lists => Holds::Lists,
+            Family::Maps => Holds::Maps,
+            Family::Timers => Holds::Others,
+        });
+        self.by_name.insert(meta.name.clone(), id);
+        Arc::make_mut(&mut self.metas).push(meta.clone());
+        self.timers.extend(TimerState::new(&meta, id));
+        let no_room = false;
+        self.states.push(StateSlot { meta, family, memtable, base, registered, no_room });
+        StateId(id)
+    }
+
+    /// Begins to use a restored state as what it was asked for as. Nothing of it
+    /// is in memory yet.
+    fn adopt(&mut self, position: usize, spec: &StateSpec, migration: Migration) {
+        let migration = self.take_over(position, spec, migration);
+        let slot = &mut self.states[position];
+        slot.base.set_migration(Arc::clone(&migration));
+        if let Some(warming) = self.warming.as_mut().filter(|_| !slot.base.is_empty()) {
+            warming.wanted += 1;
+            let kind = slot.meta.kind;
+            let tables = slot.base.tables().iter().rev().cloned().collect();
+            warming.source.want(Wanted { state: position, kind, tables, migration });
+        }
+    }
+
+    /// Notes what a restored state is from now on.
+    pub(super) fn take_over(
+        &mut self,
+        position: usize,
+        spec: &StateSpec,
+        migration: Migration,
+    ) -> Arc<Migration> {
+        let migration = Arc::new(migration);
+        let slot = &mut self.states[position];
+        let meta = spec.meta();
+        let older = slot.meta.value_schemas().filter(|schema| {
+            **schema != meta.value_schema && slot.base.names(schema.fingerprint())
+        });
+        slot.meta =
+            StateMeta { older_value_schemas: migration::sorted(older.cloned().collect()), ..meta };
+        slot.registered = true;
+        Arc::make_mut(&mut self.metas)[position] = slot.meta.clone();
+        self.migrations.add(&migration);
+        migration
+    }
+}
