@@ -54,7 +54,12 @@ fn manifest(table: TableMeta) -> Manifest {
         groups: groups(0, 127),
         max_parallelism: alluvium::base::MaxParallelism::DEFAULT,
         states: states.keys().map(state).collect(),
-        tables: vec![TableRef { slice: table.groups, location: "t/0-3".into(), meta: table }],
+        tables: vec![TableRef {
+            slice: table.groups,
+            location: "t/0-3".into(),
+            meta: table,
+            dropped: vec!["orders".into(), "was here".into()],
+        }],
         operator_states: operator_states(),
         user_meta: b"kafka offsets: 17".to_vec(),
     }

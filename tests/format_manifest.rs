@@ -54,6 +54,7 @@ fn table(number: u64, in_table: KeyGroupRange, slice: KeyGroupRange) -> TableRef
         },
         location: format!("shared/{number}.tbl"),
         slice,
+        dropped: Vec::new(),
     }
 }
 
@@ -97,7 +98,10 @@ fn sample() -> Manifest {
         states: vec![state("a"), state("b"), state_with_history("ba")],
         tables: vec![
             table(9, groups(0, 63), groups(32, 63)),
-            table(3, groups(60, 127), groups(64, 95)),
+            TableRef {
+                dropped: vec!["a".into(), "gone".into()],
+                ..table(3, groups(60, 127), groups(64, 95))
+            },
             table(11, groups(40, 41), groups(40, 41)),
         ],
         operator_states: operator_states(),
@@ -198,6 +202,10 @@ fn a_manifest_that_contradicts_itself_is_not_written() {
         ("a codec of keys without a name", |m| {
             m.operator_states[1].key_schema = Some(CodecId::new("", 1).into());
         }),
+        ("dropped states out of order", |m| m.tables[1].dropped.swap(0, 1)),
+        ("a state dropped twice", |m| m.tables[1].dropped[1] = "a".into()),
+        ("a dropped state without a name", |m| m.tables[1].dropped[0].clear()),
+        ("a dropped state with too long a name", |m| m.tables[1].dropped[1] = "x".repeat(1025)),
         ("user meta too long", |m| m.user_meta = vec![0; (16 << 20) + 1]),
     ];
     for (name, damage) in damages {
@@ -298,6 +306,11 @@ fn forged_manifests_with_sound_hashes_are_refused() {
         "fewer elements than there are"
     );
     assert_eq!(forged(b"\x05heron", b"\x05herpn"), ErrorKind::Corrupt, "keys out of order");
+    assert_eq!(
+        forged(b"\x02\x01a\x04gone", b"\xff\xff\x03\x01a\x04gone"),
+        ErrorKind::Corrupt,
+        "more dropped states than there are bytes"
+    );
     assert_eq!(forged(b"\x07offsets", b"\x06offsets"), ErrorKind::Corrupt, "a byte too many");
     assert_eq!(forged(b"\x07offsets", b"\x87\x00offsets"), ErrorKind::Corrupt, "a long varint");
     assert_eq!(forged(b"count per user", b"count per \xff\xffer"), ErrorKind::Corrupt, "not UTF-8");

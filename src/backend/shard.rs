@@ -9,7 +9,7 @@ use crate::base::{Error, KeyGroup, KeyGroupRange, MaxParallelism, Result, Snapsh
 use crate::codec::{CodecSpec, KeyRef};
 use crate::memtable::ValueMut;
 use crate::shard::ShardCore;
-use crate::shard::store::{KeyedStore, NewKey, OldKey, StateId, StateSpec};
+use crate::shard::store::{KeyedStore, NewKey, OldKey, StateId, StateInfo, StateSpec};
 use crate::shard::timers::store::{TimerRef, TimerSpec, TimerStore, TimersId};
 use crate::snapshot::pipeline::Pipeline;
 use crate::snapshot::ticket::SnapshotTicket;
@@ -212,6 +212,14 @@ impl KeyedStore for Shard {
 
     fn register(&mut self, spec: StateSpec) -> Result<StateId> {
         self.core.register(spec)
+    }
+
+    fn drop_state(&mut self, name: &str) -> Result<bool> {
+        self.core.drop_state(name)
+    }
+
+    fn states(&self) -> Vec<StateInfo> {
+        self.core.state_infos()
     }
 
     fn register_rekeyed(

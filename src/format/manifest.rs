@@ -14,12 +14,17 @@
 //! schema:    | codec name | version | detail | (see schema.rs)
 //! operator state: see operator_state.rs
 //! table:     | meta 68 bytes (see table.rs) | location | slice first group u16 | slice last group u16 |
+//!            | dropped count | name of a dropped state ... |
 //! ```
 //!
 //! Names, details, locations and the user meta are a varint length and bytes;
 //! counts and versions are varints. The same manifest always has the same bytes:
-//! states of both sorts ascend by name, older schemas by fingerprint, tables go from the
-//! oldest to the newest.
+//! states of both sorts ascend by name, older schemas by fingerprint, dropped
+//! states by name, tables go from the oldest to the newest.
+//!
+//! A table may hold records of a state that was dropped since. It is then named
+//! with that state, and these records do not count: not even if there is a state
+//! of the same name again, whose records are in tables that do not name it so.
 //!
 //! A table names, for each of its states, the fingerprint of the schema that the
 //! values in it were written under (see properties.rs). The manifest has every
@@ -64,8 +69,11 @@ const MIN_SCHEMA_BYTES: usize = 4;
 /// Fewest bytes of a state: a name of one byte, its length, the kind, three
 /// schemas, the absence of map keys and the number of older schemas.
 const MIN_STATE_BYTES: usize = 5 + 3 * MIN_SCHEMA_BYTES;
-/// Fewest bytes of a table: its meta, a location of one byte, its slice.
-const MIN_TABLE_BYTES: usize = TableMeta::ENCODED_BYTES + 2 + 4;
+/// Fewest bytes of a table: its meta, a location of one byte, its slice, the
+/// number of dropped states.
+const MIN_TABLE_BYTES: usize = TableMeta::ENCODED_BYTES + 2 + 4 + 1;
+/// Fewest bytes of a dropped state: a name of one byte, its length.
+const MIN_DROPPED_BYTES: usize = 2;
 
 /// One shard's snapshot: which tables, and what they mean.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -144,6 +152,9 @@ pub struct TableRef {
     pub location: String,
     /// The groups of it that belong to the shard.
     pub slice: KeyGroupRange,
+    /// Names of states whose records in it do not count, ascending: the states
+    /// were dropped after they were written.
+    pub dropped: Vec<String>,
 }
 
 impl Manifest {
@@ -169,6 +180,10 @@ impl Manifest {
                 table.meta.encode(out);
                 encode_bytes(table.location.as_bytes(), out);
                 encode_groups(table.slice, out);
+                varint::put_u64(out, table.dropped.len() as u64);
+                for name in &table.dropped {
+                    encode_bytes(name.as_bytes(), out);
+                }
             }
             varint::put_u64(out, self.operator_states.len() as u64);
             for state in &self.operator_states {
@@ -203,6 +218,7 @@ impl Manifest {
                     meta: TableMeta::decode(&mut reader)?,
                     location: reader.str("table location", MAX_LOCATION_BYTES)?.to_owned(),
                     slice: decode_groups(&mut reader, all)?,
+                    dropped: decode_dropped(&mut reader)?,
                 })
             })
             .collect::<Result<_>>()?;
@@ -246,8 +262,9 @@ impl Manifest {
             let found = format_args!("{:?} before {:?}", pair[0].name, pair[1].name);
             return broken("names of the states", "each once, ascending", found);
         }
-        for TableRef { meta, location, slice } in &self.tables {
+        for TableRef { meta, location, slice, dropped } in &self.tables {
             check_len("location of a table", location.len(), 1, MAX_LOCATION_BYTES)?;
+            check_dropped(dropped)?;
             if !all.covers(meta.groups) {
                 return broken("groups of a table", format_args!("within {all}"), meta.groups);
             }
@@ -371,6 +388,27 @@ impl StateKind {
                 .found(other)
                 .remedy("read it with the version of alluvium that wrote it, or a newer one")),
         }
+    }
+}
+
+fn decode_dropped(reader: &mut Reader<'_>) -> Result<Vec<String>> {
+    let count = reader.count("dropped states of a table", MAX_STATES, MIN_DROPPED_BYTES)?;
+    (0..count)
+        .map(|_| Ok(reader.str("name of a dropped state", MAX_STATE_NAME_BYTES)?.to_owned()))
+        .collect()
+}
+
+fn check_dropped(dropped: &[String]) -> Result<(), Broken> {
+    check_len("number of dropped states of a table", dropped.len(), 0, MAX_STATES)?;
+    for name in dropped {
+        check_len("name of a dropped state", name.len(), 1, MAX_STATE_NAME_BYTES)?;
+    }
+    match dropped.windows(2).find(|pair| pair[0] >= pair[1]) {
+        Some(pair) => {
+            let found = format_args!("{:?} before {:?}", pair[0], pair[1]);
+            broken("dropped states of a table", "each once, ascending", found)
+        }
+        None => Ok(()),
     }
 }
 

@@ -164,8 +164,11 @@ impl Plan {
                 source.open(&table.location).map_err(|error| error.at(place()))?;
             let reader = TableReader::open(Arc::clone(&bytes), &table.meta)
                 .map_err(|error| error.at(place()))?;
-            check_schemas(&self.states, &reader).map_err(|error| error.at(place()))?;
-            base.push(BaseTable { reader: Arc::new(reader), slice });
+            check_schemas(&self.states, &reader, &table.dropped)
+                .map_err(|error| error.at(place()))?;
+            let states = reader.states().iter().map(|state| state.name.clone()).collect();
+            let dropped = Arc::from(table.dropped.clone());
+            base.push(BaseTable { reader: Arc::new(reader), slice, dropped });
             let stored = Stored {
                 store: store.clone(),
                 location: table.location.clone(),
@@ -173,15 +176,14 @@ impl Plan {
                 confirmed: true,
             };
             let places = Places { local: None, restored: Some(bytes), stored: Some(stored) };
-            entries.push(TableEntry::new(table.meta, slice, places));
+            entries.push(TableEntry::new(table.meta, slice, states, &table.dropped, places));
         }
         for state in &mut self.states {
             let name = &state.name;
             let used = |schema: &Schema| {
                 base.iter().any(|table| {
                     table
-                        .reader
-                        .state_ordinal(name)
+                        .ordinal(name)
                         .is_some_and(|ordinal| table.value_schema(ordinal) == schema.fingerprint())
                 })
             };
@@ -206,9 +208,10 @@ fn check_sequence(sequence: u64, handle: &SnapshotHandle) -> Result<()> {
         .remedy("restore from another copy of the snapshot"))
 }
 
-/// Whether the manifests know what the values in a table are written under.
-fn check_schemas(states: &[StateMeta], table: &TableReader) -> Result<()> {
-    for held in table.states() {
+/// Whether the manifests know what the values in a table are written under, but
+/// for those of states that were dropped.
+fn check_schemas(states: &[StateMeta], table: &TableReader, dropped: &[String]) -> Result<()> {
+    for held in table.states().iter().filter(|held| !dropped.contains(&held.name)) {
         let known = states.iter().find(|state| state.name == held.name);
         let mut schemas = known.into_iter().flat_map(StateMeta::value_schemas);
         if !schemas.any(|schema| schema.fingerprint() == held.value_schema) {

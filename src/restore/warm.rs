@@ -184,7 +184,8 @@ impl Scan {
     fn open(wanted: Wanted) -> Result<Self> {
         let Wanted { state, kind, tables, migration } = wanted;
         let sources = tables.into_iter().map(|(table, ordinal)| {
-            (MergeSource { reader: table.reader, slice: table.slice }, ordinal)
+            let dropped = Vec::new();
+            (MergeSource { reader: table.reader, slice: table.slice, dropped }, ordinal)
         });
         let records = MergeScan::of_state(sources.collect())?;
         Ok(Self { state, kind, records, migration, migrated: Vec::new(), open: None })

@@ -25,6 +25,8 @@ pub(crate) struct BaseTable {
     pub(crate) reader: Arc<TableReader>,
     /// The key groups of it that belong to the shard.
     pub(crate) slice: KeyGroupRange,
+    /// Names of the states whose records in it do not count: they were dropped.
+    pub(crate) dropped: Arc<[String]>,
 }
 
 /// The tables that one state of a shard was restored from, newest first, with
@@ -39,14 +41,13 @@ pub(super) struct StateBase {
 }
 
 impl StateBase {
-    /// Those of `tables` (oldest first) that know the state.
+    /// Those of `tables` (oldest first) that hold records of the state which
+    /// count.
     pub(super) fn new(name: &str, tables: &[BaseTable]) -> Self {
         let tables = tables
             .iter()
             .rev()
-            .filter_map(|table| {
-                table.reader.state_ordinal(name).map(|ordinal| (table.clone(), ordinal))
-            })
+            .filter_map(|table| Some((table.clone(), table.ordinal(name)?)))
             .collect();
         Self { tables, ..Self::default() }
     }
@@ -99,6 +100,12 @@ impl StateBase {
 }
 
 impl BaseTable {
+    /// The ordinal of a state of which it holds records that count.
+    pub(crate) fn ordinal(&self, name: &str) -> Option<u16> {
+        let counts = self.dropped.iter().all(|dropped| dropped != name);
+        counts.then(|| self.reader.state_ordinal(name)).flatten()
+    }
+
     /// What the values of a state are written under.
     pub(crate) fn value_schema(&self, ordinal: u16) -> u64 {
         self.reader.states().get(usize::from(ordinal)).map_or(0, |state| state.value_schema)

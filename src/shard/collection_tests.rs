@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::base_tables::{BaseTable, StateBase};
-use super::compact::{self, Failure, Output};
+use super::compact::{self, Failure, Merged, Output};
 use super::entry_run::EntryRun;
 use super::flush::{self, Delta};
 use super::migration::MigrationsNow;
@@ -198,7 +198,8 @@ impl Shard {
         let wanted = if rng.one_in(2) { groups(0, GROUPS - 1) } else { groups(a.min(b), a.max(b)) };
         let Some(slice) = meta.groups.intersection(wanted) else { return };
         let layer = layer.into_iter().filter(|(place, _)| slice.contains(place.1)).collect();
-        self.tables.push(Table { base: BaseTable { reader, slice }, layer });
+        self.tables
+            .push(Table { base: BaseTable { reader, slice, dropped: Arc::from([]) }, layer });
     }
 
     fn write(&self, file: FileId, path: &Path, layer: &Layer) -> Result<TableMeta> {
@@ -253,6 +254,7 @@ impl Shard {
             .map(|table| MergeSource {
                 reader: Arc::clone(&table.base.reader),
                 slice: table.base.slice,
+                dropped: Vec::new(),
             })
             .collect();
         let (file, path) = self.next_file();
@@ -269,8 +271,10 @@ impl Shard {
         )
         .unwrap();
         assert_eq!(meta.is_some(), !expected.is_empty());
-        let table = meta.map(|meta| {
+        let table = meta.map(|Merged { meta, states }| {
             let reader = self.open(&path, &meta);
+            let held: Vec<_> = reader.states().iter().map(|state| &*state.name).collect();
+            assert_eq!(states, held);
             let mut found = Layer::new();
             let mut scan = reader.scan(meta.groups);
             while let Some(record) = scan.next().unwrap() {
@@ -286,7 +290,10 @@ impl Shard {
                 assert_eq!(meta.tombstones, 0);
                 assert!(!found.keys().any(is_marker));
             }
-            Table { base: BaseTable { reader, slice: meta.groups }, layer: found }
+            Table {
+                base: BaseTable { reader, slice: meta.groups, dropped: Arc::from([]) },
+                layer: found,
+            }
         });
         self.tables.splice(first..first + count, table);
     }
@@ -462,7 +469,7 @@ fn one_record(shard: &mut Shard, collections: bool, subkey: Subkey<'_>) -> BaseT
     let (_, group, hash, key, namespace) = place(2, at, subkey);
     writer.add(group, hash, &key, &namespace, Some(b"value")).unwrap();
     let meta = writer.finish().unwrap();
-    BaseTable { reader: shard.open(&path, &meta), slice: meta.groups }
+    BaseTable { reader: shard.open(&path, &meta), slice: meta.groups, dropped: Arc::from([]) }
 }
 
 #[test]
@@ -483,7 +490,7 @@ fn tables_that_disagree_about_a_state_are_not_read_as_one() {
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Incompatible, "{error}");
     let sources = tables
-        .map(|table| MergeSource { reader: table.reader, slice: table.slice })
+        .map(|table| MergeSource { reader: table.reader, slice: table.slice, dropped: Vec::new() })
         .into_iter()
         .collect();
     let (file, path) = shard.next_file();

@@ -34,6 +34,8 @@ pub(super) enum Family {
     Maps,
     /// Records that stand in a queue, too, and are served by calls of their own.
     Timers,
+    /// Nothing any more: the state was dropped.
+    Dropped,
 }
 
 impl Family {
@@ -58,6 +60,7 @@ impl fmt::Display for Family {
             Self::Lists => "a state of kind List",
             Self::Maps => "a state of kind Map",
             Self::Timers => "a state of kind Timers",
+            Self::Dropped => "a state that was dropped",
         })
     }
 }
@@ -247,10 +250,10 @@ impl ShardCore {
 impl ShardCore {
     pub(super) fn clear(&mut self, state: StateId, key: KeyRef<'_>) -> Result<()> {
         let family = self.slot(state)?.family;
-        let group = self.check_call(state, key, family, "clear")?;
-        if family == Family::Timers {
-            return Err(self.states[state.0 as usize].wrong_kind(Family::Values, "clear"));
+        if matches!(family, Family::Timers | Family::Dropped) {
+            return Err(self.slot(state)?.wrong_kind(Family::Values, "clear"));
         }
+        let group = self.check_call(state, key, family, "clear")?;
         self.warm_a_little(state)?;
         let (key, namespace) = (key.key_bytes(), key.namespace_bytes());
         let memtable = &mut self.slot(state)?.memtable;
@@ -272,7 +275,7 @@ impl ShardCore {
     ) -> Result<()> {
         let groups = self.groups;
         let slot = self.slot(state)?;
-        if slot.family == Family::Timers {
+        if matches!(slot.family, Family::Timers | Family::Dropped) {
             return Err(slot.wrong_kind(Family::Values, "visit_keys"));
         }
         let mut visit = |group, key: &[u8], found: &[u8]| match namespace {
@@ -377,11 +380,20 @@ impl StateSlot {
     }
 
     #[cold]
-    fn wrong_kind(&self, wanted: Family, call: &str) -> Error {
+    pub(super) fn wrong_kind(&self, wanted: Family, call: &str) -> Error {
+        if self.family == Family::Dropped {
+            return self.was_dropped();
+        }
         Error::invalid(format_args!("the call {call} does not fit the kind of the state"))
             .at(format_args!("state {:?}", self.meta.name))
             .expected(wanted)
             .found(format_args!("one of kind {:?}", self.meta.kind))
             .remedy("use the calls of that kind, or register the state as what it is to be")
+    }
+
+    #[cold]
+    pub(super) fn was_dropped(&self) -> Error {
+        self.locate(Error::invalid("the state was dropped"))
+            .remedy("register it again, and use what that gives")
     }
 }

@@ -27,6 +27,14 @@ pub(crate) struct Output {
     pub(crate) options: TableOptions,
 }
 
+/// A merged table.
+#[derive(Debug)]
+pub(crate) struct Merged {
+    pub(crate) meta: TableMeta,
+    /// Names of the states in it, ascending.
+    pub(crate) states: Vec<String>,
+}
+
 /// Why there is no merged table.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -48,7 +56,7 @@ impl From<Error> for Failure {
 pub(crate) fn that_mix(inputs: &[MergeSource], migrations: &MigrationsNow) -> usize {
     let mut schemas: BTreeMap<&str, u64> = BTreeMap::new();
     for (newer, input) in inputs.iter().rev().enumerate() {
-        for state in input.reader.states() {
+        for state in input.states() {
             let schema = *schemas.entry(&state.name).or_insert(state.value_schema);
             if schema != state.value_schema && !migrations.contains_key(&state.name) {
                 return newer;
@@ -60,7 +68,7 @@ pub(crate) fn that_mix(inputs: &[MergeSource], migrations: &MigrationsNow) -> us
 
 /// Merges `inputs` (oldest first) into a table at `path`. `None`, and
 /// no file worth keeping, if nothing is left: the tables held only deletions,
-/// or only other shards' groups. With `to_the_bottom`, deletions and the markers
+/// or only other shards' groups, or dropped states. With `to_the_bottom`, deletions and the markers
 /// of collections are dropped. Values of the states that `migrations` has are
 /// migrated; those of others are of one schema each.
 ///
@@ -75,10 +83,11 @@ pub(crate) fn merge(
     path: &Path,
     output: Output,
     mut go_on: impl FnMut() -> Result<()>,
-) -> Result<Option<TableMeta>, Failure> {
+) -> Result<Option<Merged>, Failure> {
     let mut scan = MergeScan::new(inputs)?;
     let mut writer: Option<TableWriter> = None;
     let mut open_state: Option<(Arc<str>, u64)> = None;
+    let mut states = Vec::new();
     let mut migrated = Vec::new();
     let mut seen = 0_u64;
     while let Some(record) = scan.next()? {
@@ -106,6 +115,7 @@ pub(crate) fn merge(
                 writer.begin_placed_state(record.state, record.placement)?;
                 writer.set_value_schema(schema)?;
                 open_state = Some((Arc::from(record.state), schema));
+                states.push(record.state.to_owned());
                 schema
             }
         };
@@ -126,5 +136,6 @@ pub(crate) fn merge(
         }
         writer.add(record.group, record.hash, record.key, record.namespace, value)?;
     }
-    Ok(writer.map(TableWriter::finish).transpose()?)
+    let Some(writer) = writer else { return Ok(None) };
+    Ok(Some(Merged { meta: writer.finish()?, states }))
 }

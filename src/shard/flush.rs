@@ -127,6 +127,16 @@ impl Delta {
         self.states.retain(|state| state.changes.records() > 0);
     }
 
+    /// Forgets the changes of these states.
+    pub(crate) fn drop_states(&mut self, names: &[String]) {
+        self.states.retain(|state| !names.contains(&state.state));
+    }
+
+    /// The names of the states that changed, ascending.
+    pub(crate) fn states(&self) -> Vec<String> {
+        self.states.iter().map(|state| state.state.clone()).collect()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.states.is_empty()
     }

@@ -44,7 +44,7 @@ use self::collections::Family;
 use self::contents::Contents;
 use self::migration::Migrations;
 use self::operator::{OneState, OperatorStates};
-use self::store::{KeyedStore, NewKey, OldKey, StateId, StateSpec};
+use self::store::{KeyedStore, NewKey, OldKey, StateId, StateInfo, StateSpec};
 use self::timers::TimerState;
 use self::warm::{Warm, WarmBatch, WarmSource, Warmed, WarmedWhat};
 
@@ -105,8 +105,11 @@ pub(crate) struct ShardCore {
     max_parallelism: MaxParallelism,
     states: Vec<StateSlot>,
     by_name: HashMap<String, u32>,
-    /// What the states are, for manifests; replaced when a state is added.
+    /// What the states are, for manifests, in the order of `states`, but without
+    /// those that were dropped; replaced when a state is added or dropped.
     metas: Arc<Vec<StateMeta>>,
+    /// Names of states that were dropped since the last freeze.
+    dropped: Vec<String>,
     /// How the background migrates values.
     migrations: Arc<Migrations>,
     pool: Arc<PagePool>,
@@ -133,6 +136,9 @@ pub(crate) struct FrozenShard {
     /// What the states are, in the order of `states`.
     pub(crate) metas: Arc<Vec<StateMeta>>,
     pub(crate) operator: Vec<OneState>,
+    /// Names of states that were dropped since the freeze before: what was frozen
+    /// of them until then does not count from this epoch on.
+    pub(crate) dropped: Vec<String>,
 }
 
 impl ShardCore {
@@ -155,6 +161,7 @@ impl ShardCore {
             states: Vec::new(),
             by_name: HashMap::new(),
             metas: Arc::default(),
+            dropped: Vec::new(),
             migrations: Arc::default(),
             pool,
             seed,
@@ -276,11 +283,12 @@ impl ShardCore {
     /// Ends the epoch of every state. Constant time in the size of the state.
     pub(crate) fn freeze(&mut self) -> Result<FrozenShard> {
         let mut states = Vec::with_capacity(self.states.len());
-        for state in &mut self.states {
+        for state in self.states.iter_mut().filter(|state| state.family != Family::Dropped) {
             states.push(state.memtable.freeze()?);
         }
         let operator = self.operator.freeze();
-        Ok(FrozenShard { states, metas: Arc::clone(&self.metas), operator })
+        let dropped = std::mem::take(&mut self.dropped);
+        Ok(FrozenShard { states, metas: Arc::clone(&self.metas), operator, dropped })
     }
 
     /// The group of a key, if it may be used on this shard, and the state
@@ -571,6 +579,14 @@ impl KeyedStore for ShardCore {
 
     fn register(&mut self, spec: StateSpec) -> Result<StateId> {
         Self::register(self, spec)
+    }
+
+    fn drop_state(&mut self, name: &str) -> Result<bool> {
+        Self::drop_state(self, name)
+    }
+
+    fn states(&self) -> Vec<StateInfo> {
+        self.state_infos()
     }
 
     fn register_rekeyed(

@@ -1,4 +1,16 @@
-//! Which states a shard has: adding one, and beginning to use a restored one.
+//! Which states a shard has: adding one, beginning to use a restored one, and
+//! dropping one.
+//!
+//! # Dropping
+//!
+//! A dropped state leaves its place among the states empty, for ever: whoever
+//! has its number is told. Its name is free at once. What tables and deltas hold
+//! under the name does not count from the next freeze on, and the frozen shard
+//! carries the name to where the tables are
+//! ([`Pipeline`](crate::snapshot::pipeline)), in order with its changes: a
+//! snapshot from before has all of the state, one from after nothing. What a
+//! later state of the name changes is frozen after that, so it is in tables that
+//! count.
 
 use std::sync::Arc;
 
@@ -9,7 +21,7 @@ use crate::memtable::{Below, Holds, Memtable};
 use super::base_tables::StateBase;
 use super::collections::Family;
 use super::migration::{self, Migration};
-use super::store::{StateId, StateSpec};
+use super::store::{StateId, StateInfo, StateSpec};
 use super::timers::{self, TimerState};
 use super::warm::Wanted;
 use super::{ShardCore, StateSlot};
@@ -53,7 +65,7 @@ impl ShardCore {
             Family::Values => Holds::Values,
             Family::Lists => Holds::Lists,
             Family::Maps => Holds::Maps,
-            Family::Timers => Holds::Others,
+            Family::Timers | Family::Dropped => Holds::Others,
         });
         self.by_name.insert(meta.name.clone(), id);
         Arc::make_mut(&mut self.metas).push(meta.clone());
@@ -93,8 +105,49 @@ impl ShardCore {
         slot.meta =
             StateMeta { older_value_schemas: migration::sorted(older.cloned().collect()), ..meta };
         slot.registered = true;
-        Arc::make_mut(&mut self.metas)[position] = slot.meta.clone();
+        let at = self.place_of_meta(position);
+        Arc::make_mut(&mut self.metas)[at] = self.states[position].meta.clone();
         self.migrations.add(&migration);
         migration
+    }
+
+    /// See [`KeyedStore::drop_state`](super::store::KeyedStore::drop_state).
+    pub(super) fn drop_state(&mut self, name: &str) -> Result<bool> {
+        let Some(id) = self.by_name.remove(name) else { return Ok(false) };
+        let position = id as usize;
+        let at = self.place_of_meta(position);
+        Arc::make_mut(&mut self.metas).remove(at);
+        // What is frozen of the memtable shares its memory until it is extracted.
+        let mut empty = Memtable::new(Arc::clone(&self.pool), Below::Nothing, 0);
+        empty.hold(Holds::Others);
+        let slot = &mut self.states[position];
+        slot.memtable = empty;
+        slot.base = StateBase::default();
+        slot.family = Family::Dropped;
+        slot.registered = false;
+        for timers in self.timers.iter_mut().filter(|timers| timers.is_of(position)) {
+            timers.drop_all();
+        }
+        self.migrations.give_up(name);
+        if self.dropped.iter().all(|dropped| dropped != name) {
+            self.dropped.push(name.to_owned());
+        }
+        Ok(true)
+    }
+
+    /// Every state that there is, by name.
+    pub(crate) fn state_infos(&self) -> Vec<StateInfo> {
+        let live = self.states.iter().filter(|slot| slot.family != Family::Dropped);
+        let mut infos: Vec<_> = live
+            .map(|slot| StateInfo { meta: slot.meta.clone(), is_registered: slot.registered })
+            .collect();
+        infos.sort_unstable_by(|a, b| a.meta.name.cmp(&b.meta.name));
+        infos
+    }
+
+    /// Where among `metas` that of a state is.
+    fn place_of_meta(&self, position: usize) -> usize {
+        let before = self.states[..position].iter();
+        before.filter(|slot| slot.family != Family::Dropped).count()
     }
 }

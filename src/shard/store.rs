@@ -143,7 +143,7 @@ impl StateSpec {
     }
 
     /// What a manifest says of the state, except for older values.
-    pub(super) fn meta(&self) -> StateMeta {
+    pub fn meta(&self) -> StateMeta {
         StateMeta {
             name: self.name.clone(),
             kind: self.kind,
@@ -154,6 +154,16 @@ impl StateSpec {
             older_value_schemas: Vec::new(),
         }
     }
+}
+
+/// What a shard knows of one of its states.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StateInfo {
+    /// Name, kind and schemas, as the next manifest will have them.
+    pub meta: StateMeta,
+    /// Whether it was registered since the shard was opened. One that was only
+    /// restored is carried on as it is.
+    pub is_registered: bool,
 }
 
 /// The key of a record that is to be written anew.
@@ -239,6 +249,27 @@ pub trait KeyedStore: Send {
     /// the difference; `Invalid` if a name is empty or too long, or a codec
     /// panics. The state is then as it was.
     fn register(&mut self, spec: StateSpec) -> Result<StateId>;
+
+    /// Drops a state with all that it holds, whatever its kind, registered or
+    /// only restored; `false` if there is no state of that name. Memory is given
+    /// back at once, or when snapshots that are under way have copied what is
+    /// theirs.
+    ///
+    /// Snapshots taken before this still have the state, later ones do not, and
+    /// none ever has its records again. Its name is free: a state that is
+    /// registered under it, as anything, begins empty. Calls with the old number,
+    /// and with typed views of the state, are `Invalid`.
+    ///
+    /// A state is dropped on one shard. Restored from several shards' snapshots,
+    /// a shard has it if one of them has, with what those hold that have it: drop
+    /// it on all of them between the same two checkpoints.
+    ///
+    /// # Errors
+    /// None of the engine's own. The state is then as it was.
+    fn drop_state(&mut self, name: &str) -> Result<bool>;
+
+    /// All states by name, restored ones that nobody has asked for included.
+    fn states(&self) -> Vec<StateInfo>;
 
     /// As [`register`](Self::register), for a state that was stored under other
     /// keys or namespaces: reads all of it and writes it anew under those that

@@ -48,7 +48,7 @@ use crate::shard::{FrozenShard, compact};
 use crate::table::TableOptions;
 use crate::table::TableReader;
 use crate::version::merge::MergeSource;
-use crate::version::{MergePlan, Places, Stored, TableEntry, Version};
+use crate::version::{DroppedStates, MergePlan, Places, Stored, TableEntry, Version};
 
 use super::sink::{SnapshotSink, TableUpload};
 use super::ticket::{Promise, SnapshotPhase, SnapshotReport, SnapshotTicket};
@@ -110,6 +110,8 @@ struct Request {
 struct Extracted {
     snapshot: SnapshotId,
     delta: Delta,
+    /// Names of states that were dropped between the freeze before and this one.
+    dropped: DroppedStates,
     /// The number of the delta.
     sequence: u64,
     metas: Arc<Vec<StateMeta>>,
@@ -125,6 +127,7 @@ struct UploadedTable {
     meta: TableMeta,
     location: String,
     slice: KeyGroupRange,
+    dropped: DroppedStates,
 }
 
 #[derive(Default)]
@@ -236,7 +239,7 @@ impl Pipeline {
             let Some(request) = self.extracting.pop() else { return };
             let unsound = Unsound(&self.broken);
             let Request { snapshot, frozen, user_meta, frozen_at_ns, promise } = request;
-            let FrozenShard { states, metas, operator } = frozen;
+            let FrozenShard { states, metas, operator, dropped } = frozen;
             let runs: Vec<_> = states
                 .into_iter()
                 .zip(metas.iter())
@@ -257,6 +260,7 @@ impl Pipeline {
             let extracted = Extracted {
                 snapshot,
                 delta,
+                dropped,
                 sequence,
                 metas,
                 operator,
@@ -299,6 +303,7 @@ impl Pipeline {
         let Extracted {
             snapshot,
             mut delta,
+            dropped,
             sequence,
             metas,
             operator,
@@ -307,6 +312,7 @@ impl Pipeline {
             extract_ns,
             promise,
         } = extracted;
+        self.drop_states(&dropped);
         promise.set_phase(SnapshotPhase::Writing);
         delta.sort(sequence, || self.breathe());
         let records_new = delta.records();
@@ -346,6 +352,28 @@ impl Pipeline {
         promise.keep(result);
     }
 
+    /// Has what earlier snapshots hold of these states count no more. They were
+    /// all published, or failed, before this one began; so none of them loses
+    /// what it held at its barrier, and none from here on has it.
+    fn drop_states(&self, names: &[String]) {
+        let mut tables = self.tables.lock();
+        if !names.is_empty() {
+            tables.version.drop_states(names);
+            for delta in &mut tables.waiting {
+                let delta = Arc::get_mut(delta).expect("only who finishes a snapshot lends one");
+                delta.drop_states(names);
+            }
+            tables.waiting.retain(|delta| !delta.is_empty());
+        }
+        // A merge wants to find its inputs side by side.
+        if !tables.merging
+            && let Some((version, dropped)) = tables.version.without_dropped()
+        {
+            tables.version = version;
+            tables.replaced.extend(dropped);
+        }
+    }
+
     /// Writes every waiting delta as a table, oldest first.
     fn write_waiting(&self, promise: &Promise) -> Result<()> {
         loop {
@@ -371,7 +399,7 @@ impl Pipeline {
                     return Err(error);
                 }
             };
-            let table = self.own_table(meta, path);
+            let table = self.own_table(meta, delta.states(), path);
             let mut tables = self.tables.lock();
             tables.version = tables.version.with_delta(table);
             tables.waiting.pop_front();
@@ -462,7 +490,12 @@ impl Pipeline {
             .iter()
             .map(|table| {
                 let stored = table.places().stored.expect("the store has every table by now");
-                UploadedTable { meta: table.meta, location: stored.location, slice: table.slice }
+                UploadedTable {
+                    meta: table.meta,
+                    location: stored.location,
+                    slice: table.slice,
+                    dropped: table.dropped(),
+                }
             })
             .collect();
         Ok((uploaded, uploaded_bytes))
@@ -503,6 +536,7 @@ impl Pipeline {
                     meta: table.meta,
                     location: table.location,
                     slice: table.slice,
+                    dropped: table.dropped,
                 })
                 .collect(),
             operator_states,
@@ -538,7 +572,8 @@ impl Pipeline {
             let mut sources = Vec::with_capacity(plan.inputs.len());
             for table in &plan.inputs {
                 let reader = Arc::new(TableReader::open(self.open_bytes(table)?, &table.meta)?);
-                sources.push(MergeSource { reader, slice: table.slice });
+                let dropped = table.dropped();
+                sources.push(MergeSource { reader, slice: table.slice, dropped });
             }
             let left_out = sources.len() - compact::that_mix(&sources, &migrations);
             let sources = sources.split_off(left_out);
@@ -546,6 +581,7 @@ impl Pipeline {
             if inputs.len() < 2 {
                 return Ok(());
             }
+            let left_away: Vec<_> = sources.iter().map(|source| source.dropped.clone()).collect();
             let file = self.config.files.next();
             let path = self.local_path(file);
             let merged = compact::merge(
@@ -568,7 +604,7 @@ impl Pipeline {
                 },
             );
             let output = match merged {
-                Ok(merged) => merged.map(|meta| self.own_table(meta, path)),
+                Ok(merged) => merged.map(|merged| self.own_table(merged.meta, merged.states, path)),
                 Err(failure) => {
                     self.remove_local(&path);
                     match failure {
@@ -585,6 +621,14 @@ impl Pipeline {
                 }
             };
             let mut tables = self.tables.lock();
+            if let Some(output) = &output {
+                // What was dropped while it was merged is in it still.
+                for (input, left_away) in inputs.iter().zip(left_away) {
+                    let mut since = input.dropped();
+                    since.retain(|name| !left_away.contains(name));
+                    output.drop_states(&since);
+                }
+            }
             return match tables.version.with_merged(inputs, output) {
                 Some(version) => {
                     tables.version = version;
@@ -600,9 +644,9 @@ impl Pipeline {
         self.config.executor.breathe(Priority::Normal);
     }
 
-    fn own_table(&self, meta: TableMeta, path: PathBuf) -> Arc<TableEntry> {
-        let slice = meta.groups;
-        TableEntry::new(meta, slice, Places { local: Some(path), ..Places::default() })
+    fn own_table(&self, meta: TableMeta, states: Vec<String>, path: PathBuf) -> Arc<TableEntry> {
+        let places = Places { local: Some(path), ..Places::default() };
+        TableEntry::new(meta, meta.groups, states, &[], places)
     }
 
     fn local_path(&self, file: FileId) -> PathBuf {

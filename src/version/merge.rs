@@ -20,13 +20,25 @@ use std::sync::Arc;
 
 use crate::base::{Error, KeyGroup, KeyGroupRange, Result};
 use crate::format::collection::{EntryName, Placement, prefix_len};
+use crate::format::properties::StateProperties;
 use crate::table::{TableReader, TableScan};
 
-/// A table to be merged, and the key groups of it that count.
+use super::DroppedStates;
+
+/// A table to be merged, the key groups of it that count, and the names of
+/// states that do not.
 #[derive(Debug)]
 pub(crate) struct MergeSource {
     pub(crate) reader: Arc<TableReader>,
     pub(crate) slice: KeyGroupRange,
+    pub(crate) dropped: DroppedStates,
+}
+
+impl MergeSource {
+    /// The states whose records count.
+    pub(crate) fn states(&self) -> impl Iterator<Item = &StateProperties> {
+        self.reader.states().iter().filter(|state| !self.dropped.contains(&state.name))
+    }
 }
 
 /// One record of the merged sequence. `value` is `None` for a deletion.
@@ -75,6 +87,8 @@ impl MergedRecord<'_> {
 
 struct Source {
     scan: TableScan,
+    /// States whose records are passed over.
+    skipped: Vec<u16>,
     head: Option<Head>,
 }
 
@@ -93,7 +107,10 @@ struct Head {
 impl Source {
     fn advance(&mut self) -> Result<()> {
         let mut head = self.head.take().unwrap_or_default();
-        if let Some(record) = self.scan.next()? {
+        while let Some(record) = self.scan.next()? {
+            if self.skipped.contains(&record.state) {
+                continue;
+            }
             head.state = record.state;
             head.group = record.group.0;
             head.hash = record.hash;
@@ -105,6 +122,7 @@ impl Source {
             head.value.extend_from_slice(record.value.unwrap_or_default());
             head.deleted = record.value.is_none();
             self.head = Some(head);
+            break;
         }
         Ok(())
     }
@@ -162,10 +180,16 @@ impl MergeScan {
     /// # Errors
     /// `Unavailable` or `Corrupt` if a table cannot be read.
     pub(crate) fn new(sources: Vec<MergeSource>) -> Result<Self> {
-        Self::of(sources.into_iter().map(|source| source.reader.scan(source.slice)).collect())
+        let of_source = |source: MergeSource| {
+            let names = source.dropped.iter();
+            let skipped = names.filter_map(|name| source.reader.state_ordinal(name)).collect();
+            (source.reader.scan(source.slice), skipped)
+        };
+        Self::skipping(sources.into_iter().map(of_source).collect())
     }
 
-    /// As [`new`](Self::new), for one state, whose ordinal is beside each table.
+    /// As [`new`](Self::new), for one state, whose ordinal is beside each table
+    /// and whose records count in all of them.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -182,9 +206,15 @@ impl MergeScan {
     /// # Errors
     /// As [`new`](Self::new).
     pub(crate) fn of(scans: Vec<TableScan>) -> Result<Self> {
+        Self::skipping(scans.into_iter().map(|scan| (scan, Vec::new())).collect())
+    }
+
+    /// As [`of`](Self::of); records of the states beside each scan are passed
+    /// over.
+    fn skipping(scans: Vec<(TableScan, Vec<u16>)>) -> Result<Self> {
         let mut sources = Vec::with_capacity(scans.len());
-        for scan in scans {
-            let mut source = Source { scan, head: None };
+        for (scan, skipped) in scans {
+            let mut source = Source { scan, skipped, head: None };
             source.advance()?;
             sources.push(source);
         }

@@ -47,12 +47,47 @@ pub(crate) struct TableEntry {
     /// The key groups of it that belong to the shard; others in the file are
     /// somebody else's and vanish at the next merge.
     pub(crate) slice: KeyGroupRange,
+    /// Names of the states that it holds records of, ascending.
+    states: Vec<String>,
+    /// Those of them whose records do not count any more.
+    dropped: Mutex<DroppedStates>,
     places: Mutex<Places>,
 }
 
+/// Names of states that were dropped after a table was written, ascending.
+pub(crate) type DroppedStates = Vec<String>;
+
 impl TableEntry {
-    pub(crate) fn new(meta: TableMeta, slice: KeyGroupRange, places: Places) -> Arc<Self> {
-        Arc::new(Self { meta, slice, places: Mutex::new(places) })
+    /// A table that holds records of these states (ascending), of which some may
+    /// not count any more.
+    pub(crate) fn new(
+        meta: TableMeta,
+        slice: KeyGroupRange,
+        states: Vec<String>,
+        dropped: &[String],
+        places: Places,
+    ) -> Arc<Self> {
+        let entry = Self { meta, slice, states, dropped: Mutex::default(), places: places.into() };
+        entry.drop_states(dropped);
+        Arc::new(entry)
+    }
+
+    /// The states that it holds records of which do not count.
+    pub(crate) fn dropped(&self) -> DroppedStates {
+        self.dropped.lock().clone()
+    }
+
+    /// From now on its records of these states do not count.
+    pub(crate) fn drop_states(&self, names: &[String]) {
+        let mut dropped = self.dropped.lock();
+        dropped.extend(names.iter().filter(|name| self.states.contains(name)).cloned());
+        dropped.sort_unstable();
+        dropped.dedup();
+    }
+
+    /// Whether none of its records counts.
+    fn is_dropped(&self) -> bool {
+        !self.states.is_empty() && self.dropped.lock().len() == self.states.len()
     }
 
     /// Where its bytes are now.
@@ -116,6 +151,20 @@ impl Version {
         Some(Self::new(tables))
     }
 
+    /// Has the records of these states that are in its tables count no more: the
+    /// states were dropped after all that is here was frozen.
+    pub(crate) fn drop_states(&self, names: &[String]) {
+        self.tables.iter().for_each(|table| table.drop_states(names));
+    }
+
+    /// This version without tables none of whose records counts, and those;
+    /// `None` if there are none.
+    pub(crate) fn without_dropped(&self) -> Option<(Self, Vec<Arc<TableEntry>>)> {
+        let (dropped, kept): (Vec<_>, Vec<_>) =
+            self.tables.iter().cloned().partition(|table| table.is_dropped());
+        (!dropped.is_empty()).then(|| (Self::new(kept), dropped))
+    }
+
     /// Which tables to merge so that at most `limit` are left, if there are
     /// more: some of the newest, and older ones as long as they are no larger
     /// than what is being merged anyway.
@@ -163,7 +212,7 @@ mod tests {
             raw_bytes: bytes,
             groups,
         };
-        TableEntry::new(meta, groups, Places::default())
+        TableEntry::new(meta, groups, vec!["a".into()], &[], Places::default())
     }
 
     fn numbers(version: &Version) -> Vec<u64> {

@@ -15,7 +15,7 @@ use alluvium::codec::CodecSpec;
 use alluvium::env::SimEnv;
 use alluvium::{
     Backend, Error, KeyGroup, KeyGroupRange, KeyRef, KeyedStore, MaxParallelism, NewKey, OldKey,
-    Result, Shard, StateId, StateKind, StateSpec, ValueMut,
+    Result, Shard, StateId, StateInfo, StateKind, StateSpec, ValueMut,
 };
 
 use crate::harness::{Deployment, Factory};
@@ -42,7 +42,7 @@ impl Job {
         let max = self.max;
         let open = |shard| {
             let groups = max.range_of_subtask(shard, shards).unwrap();
-            let states = states.iter().map(|state| state.within(groups)).collect();
+            let states = states.iter().map(|state| Some(state.within(groups))).collect();
             Store { groups, max, states, editor: None }
         };
         self.shards = (0..shards).map(open).collect();
@@ -60,10 +60,10 @@ impl Deployment for Job {
 
     fn snapshot(&mut self) -> usize {
         let mut states = BTreeMap::<String, State>::new();
-        for state in self.shards.iter().flat_map(|shard| &shard.states) {
+        for state in self.shards.iter().flat_map(|shard| shard.states.iter().flatten()) {
             let all = states
                 .entry(state.spec.name().to_owned())
-                .or_insert_with(|| State { spec: state.spec.clone(), cells: BTreeMap::new() });
+                .or_insert_with(|| State { cells: BTreeMap::new(), ..state.clone() });
             all.cells.extend(state.cells.clone());
         }
         self.snapshots.push(states.into_values().collect());
@@ -82,6 +82,7 @@ type Place = (KeyGroup, Vec<u8>, Vec<u8>);
 #[derive(Clone)]
 struct State {
     spec: StateSpec,
+    is_registered: bool,
     cells: BTreeMap<Place, Cell>,
 }
 
@@ -98,6 +99,7 @@ impl State {
         let cells = self.cells.iter().filter(|((group, ..), _)| groups.contains(*group));
         Self {
             spec: self.spec.clone(),
+            is_registered: false,
             cells: cells.map(|(place, cell)| (place.clone(), cell.clone())).collect(),
         }
     }
@@ -106,7 +108,8 @@ impl State {
 struct Store {
     groups: KeyGroupRange,
     max: MaxParallelism,
-    states: Vec<State>,
+    /// By number; `None` for those that were dropped.
+    states: Vec<Option<State>>,
     editor: Option<Editor>,
 }
 
@@ -141,11 +144,18 @@ impl Store {
         Ok((state, (group, key.to_vec(), namespace.to_vec())))
     }
 
+    fn number_of(&self, name: &str) -> Option<usize> {
+        let named = |state: &State| state.spec.name() == name;
+        self.states.iter().position(|state| state.as_ref().is_some_and(named))
+    }
+
     fn state(&mut self, family: Option<Family>, call: &str, id: StateId) -> Result<&mut State> {
         let state = self
             .states
             .get_mut(id.number() as usize)
-            .ok_or_else(|| Error::invalid("no such state"))?;
+            .ok_or_else(|| Error::invalid("no such state"))?
+            .as_mut()
+            .ok_or_else(|| Error::invalid("the state was dropped"))?;
         let kind = state.spec.kind();
         let serves = match kind {
             StateKind::List => Family::List,
@@ -214,16 +224,33 @@ impl KeyedStore for Store {
         if name.is_empty() || name.len() > MAX_STATE_NAME_BYTES {
             return Err(Error::invalid("the name of a state has a bad length"));
         }
-        let Some(at) = self.states.iter().position(|state| state.spec.name() == name) else {
-            self.states.push(State { spec, cells: BTreeMap::new() });
+        let Some(at) = self.number_of(name) else {
+            self.states.push(Some(State { spec, is_registered: true, cells: BTreeMap::new() }));
             return Ok(StateId::new(self.states.len() as u32 - 1));
         };
+        let state = self.states[at].as_mut().expect("it has a number");
         // The text tells the kind and the codecs.
-        let (have, want) = (format!("{:?}", self.states[at].spec), format!("{spec:?}"));
+        let (have, want) = (format!("{:?}", state.spec), format!("{spec:?}"));
         if have != want {
             return Err(Error::incompatible("the state is another one").expected(have).found(want));
         }
+        state.is_registered = true;
         Ok(StateId::new(at as u32))
+    }
+
+    fn drop_state(&mut self, name: &str) -> Result<bool> {
+        let dropped = self.number_of(name).and_then(|at| self.states[at].take());
+        Ok(dropped.is_some())
+    }
+
+    fn states(&self) -> Vec<StateInfo> {
+        let states = self.states.iter().flatten();
+        let by_name: BTreeMap<_, _> = states.map(|state| (state.spec.name(), state)).collect();
+        let info = |state: &State| StateInfo {
+            meta: state.spec.meta(),
+            is_registered: state.is_registered,
+        };
+        by_name.into_values().map(info).collect()
     }
 
     fn register_rekeyed(
@@ -233,9 +260,9 @@ impl KeyedStore for Store {
         old_namespaces: CodecSpec,
         rename: &mut dyn FnMut(OldKey<'_>) -> Result<NewKey>,
     ) -> Result<StateId> {
-        let at = self.states.iter().position(|state| state.spec.name() == spec.name());
-        let Some(at) = at else { return self.register(spec) };
-        let have = format!("{:?}", self.states[at].spec);
+        let Some(at) = self.number_of(spec.name()) else { return self.register(spec) };
+        let state = self.states[at].as_ref().expect("it has a number");
+        let have = format!("{:?}", state.spec);
         if have == format!("{spec:?}") {
             return self.register(spec);
         }
@@ -247,7 +274,7 @@ impl KeyedStore for Store {
             return Err(Error::invalid("only states of single values can be re-keyed"));
         }
         let mut cells = BTreeMap::new();
-        for ((group, key, namespace), cell) in &self.states[at].cells {
+        for ((group, key, namespace), cell) in &state.cells {
             let new = rename(OldKey { group: *group, key, namespace })?;
             let to = match new.group {
                 Some(group) => KeyRef::in_group(group, &new.key),
@@ -264,7 +291,7 @@ impl KeyedStore for Store {
                 return Err(Error::invalid("two keys would become one"));
             }
         }
-        self.states[at] = State { spec, cells };
+        self.states[at] = Some(State { spec, is_registered: true, cells });
         Ok(StateId::new(at as u32))
     }
 

@@ -60,11 +60,19 @@ pub(super) struct TimerState {
     queue: TimerQueue,
     /// The latest time that was said to be now.
     watermark: Option<i64>,
-    /// A record that is not one of a timer, found in a table. Which timers
-    /// there are is then not known, and never said.
-    damage: Option<String>,
+    /// Why nothing is said about which timers there are.
+    closed: Option<Closed>,
     /// Key and stored namespace of the timer that fires.
     firing: Vec<u8>,
+}
+
+/// Why a state of timers answers no calls.
+#[derive(Debug)]
+enum Closed {
+    /// A table has a record that is not one of a timer: this one.
+    Damaged(String),
+    /// The state was dropped.
+    Dropped,
 }
 
 impl TimerState {
@@ -75,9 +83,21 @@ impl TimerState {
             time,
             queue: TimerQueue::new(),
             watermark: None,
-            damage: None,
+            closed: None,
             firing: Vec::new(),
         })
+    }
+
+    /// Whether these are the timers of the state at a position.
+    pub(super) fn is_of(&self, state: usize) -> bool {
+        self.state == state
+    }
+
+    /// The state was dropped.
+    pub(super) fn drop_all(&mut self) {
+        self.queue = TimerQueue::new();
+        self.firing = Vec::new();
+        self.closed = Some(Closed::Dropped);
     }
 
     fn promote(&mut self, memtable: &mut Memtable, probe: &Probe<'_>, value: &[u8]) -> Result<()> {
@@ -100,7 +120,7 @@ impl TimerState {
                         value.len()
                     )
                 };
-                self.damage.get_or_insert_with(what);
+                self.closed.get_or_insert_with(|| Closed::Damaged(what()));
             }
         }
         Ok(())
@@ -155,7 +175,7 @@ impl ShardCore {
         let at = timers.0 as usize;
         match self.timers.get(at) {
             None => Err(super::no_such_state(&self.name, self.groups)),
-            Some(TimerState { damage: Some(_), .. }) => Err(self.in_timers(at, self.damaged(at))),
+            Some(TimerState { closed: Some(_), .. }) => Err(self.in_timers(at, self.closed(at))),
             Some(_) => work(self, at).map_err(|error| self.in_timers(at, error)),
         }
     }
@@ -205,11 +225,17 @@ impl ShardCore {
     }
 
     #[cold]
-    fn damaged(&self, at: usize) -> Error {
+    fn closed(&self, at: usize) -> Error {
+        let timers = &self.timers[at];
+        let found = match &timers.closed {
+            Some(Closed::Dropped) => return self.states[timers.state].was_dropped(),
+            Some(Closed::Damaged(found)) => &**found,
+            None => "",
+        };
         Error::corrupt("a table holds something among timers that is none")
             .at(format_args!("shard {} of operator {:?}", self.groups, self.name))
             .expected("a namespace that begins with a time, and no value")
-            .found(self.timers[at].damage.as_deref().unwrap_or_default())
+            .found(found)
             .remedy("restore from another copy of the snapshot")
     }
 
@@ -223,7 +249,7 @@ impl ShardCore {
         if slot.memtable.get(probe) == Lookup::Absent && slot.base.get(at_base, &mut self.value)? {
             timers.promote(&mut slot.memtable, probe, &self.value)?;
         }
-        if timers.damage.is_some() { Err(self.damaged(at)) } else { Ok(()) }
+        if timers.closed.is_some() { Err(self.closed(at)) } else { Ok(()) }
     }
 
     /// Makes sure that every timer is in memory.
@@ -246,8 +272,8 @@ impl ShardCore {
             let probe = slot.memtable.probe(record.group, record.key, record.namespace);
             timers.promote(&mut slot.memtable, &probe, record.value)?;
         }
-        if timers.damage.is_some() {
-            return Err(self.damaged(at));
+        if timers.closed.is_some() {
+            return Err(self.closed(at));
         }
         slot.memtable.set_complete();
         slot.base = StateBase::default();
@@ -406,7 +432,11 @@ impl TimerStore for ShardCore {
     }
 
     fn timer_watermark(&self, timers: TimersId) -> Result<Option<i64>> {
-        match self.timers.get(timers.0 as usize) {
+        let at = timers.0 as usize;
+        match self.timers.get(at) {
+            Some(TimerState { closed: Some(Closed::Dropped), .. }) => {
+                Err(self.in_timers(at, self.closed(at)))
+            }
             Some(timers) => Ok(timers.watermark),
             None => Err(super::no_such_state(&self.name, self.groups)),
         }

@@ -1,6 +1,7 @@
 //! The claims, by subject. Each is a function of a job; where it calls
 //! [`pause`](crate::harness::Job::pause), snapshots and restores may happen.
 
+pub(crate) mod dropped;
 pub(crate) mod everything;
 pub(crate) mod keys;
 pub(crate) mod kinds;
