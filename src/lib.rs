@@ -100,7 +100,8 @@ pub use crate::memtable::ValueMut;
 pub use crate::shard::operator::store::{
     OperatorStateId, OperatorStateInfo, OperatorStateSpec, OperatorStore,
 };
-pub use crate::shard::store::{KeyedStore, NewKey, OldKey, StateId, StateInfo, StateSpec};
+pub use crate::shard::rekey::{NewKey, OldCodecs, OldKey, Rename};
+pub use crate::shard::store::{KeyedStore, StateId, StateInfo, StateSpec};
 pub use crate::shard::timers::store::{TimeDomain, TimerRef, TimerSpec, TimerStore, TimersId};
 pub use crate::snapshot::sink::{SnapshotSink, SnapshotSource, StoreSink, TableUpload};
 pub use crate::snapshot::ticket::{

@@ -6,10 +6,11 @@ use std::fmt;
 use std::ops::{Bound, ControlFlow};
 
 use crate::base::{Error, KeyGroup, KeyGroupRange, MaxParallelism, Result, SnapshotId};
-use crate::codec::{CodecSpec, KeyRef};
+use crate::codec::KeyRef;
 use crate::memtable::ValueMut;
 use crate::shard::ShardCore;
-use crate::shard::store::{KeyedStore, NewKey, OldKey, StateId, StateInfo, StateSpec};
+use crate::shard::rekey::{OldCodecs, Rename};
+use crate::shard::store::{KeyedStore, StateId, StateInfo, StateSpec};
 use crate::shard::timers::store::{TimerRef, TimerSpec, TimerStore, TimersId};
 use crate::snapshot::pipeline::Pipeline;
 use crate::snapshot::ticket::SnapshotTicket;
@@ -225,11 +226,10 @@ impl KeyedStore for Shard {
     fn register_rekeyed(
         &mut self,
         spec: StateSpec,
-        old_keys: CodecSpec,
-        old_namespaces: CodecSpec,
-        rename: &mut dyn FnMut(OldKey<'_>) -> Result<NewKey>,
+        old: OldCodecs,
+        rename: &mut dyn Rename,
     ) -> Result<StateId> {
-        self.core.register_rekeyed(spec, old_keys, old_namespaces, rename)
+        self.core.register_rekeyed(spec, old, rename)
     }
 
     #[inline(always)]
@@ -341,6 +341,15 @@ impl KeyedStore for Shard {
 impl TimerStore for Shard {
     fn open_timers(&mut self, spec: TimerSpec) -> Result<TimersId> {
         self.core.open_timers(spec)
+    }
+
+    fn open_timers_rekeyed(
+        &mut self,
+        spec: TimerSpec,
+        old: OldCodecs,
+        rename: &mut dyn Rename,
+    ) -> Result<TimersId> {
+        self.core.open_timers_rekeyed(spec, old, rename)
     }
 
     #[inline]

@@ -114,7 +114,7 @@ pub(super) fn chunk_entry(sequence: u64) -> [u8; 8] {
 }
 
 /// Refuses the entry of a list that is not a number of a chunk.
-fn check_chunk_entry(entry: &[u8]) -> Result<()> {
+pub(super) fn check_chunk_entry(entry: &[u8]) -> Result<()> {
     if entry.len() == 8 {
         return Ok(());
     }

@@ -163,13 +163,8 @@ pub(super) fn compare(have: &StateMeta, want: &StateSpec) -> Result<Migration> {
             }
             Fit::Incompatible(reason) => reason,
         };
-        let remedy = match want.kind {
-            StateKind::List | StateKind::Map | StateKind::Timers => {
-                "register the state with the codec that wrote it, or use another name"
-            }
-            _ => "register the state with the codec that wrote it, or re-key it",
-        };
-        return Err(differ(what, &want.name, stored, codec.schema(), &reason).remedy(remedy));
+        return Err(differ(what, &want.name, stored, codec.schema(), &reason)
+            .remedy("register the state with the codec that wrote it, or re-key it"));
     }
     let mut older = Vec::new();
     for stored in have.value_schemas() {
@@ -194,13 +189,18 @@ pub(super) fn compare(have: &StateMeta, want: &StateSpec) -> Result<Migration> {
     })
 }
 
-/// Whether keys and namespaces of a stored state are those of `want`.
+/// Whether keys, namespaces and map keys of a stored state are those of `want`.
 ///
 /// # Errors
 /// `Invalid` if a codec panics.
 pub(super) fn has_keys_of(have: &StateMeta, want: &StateSpec) -> Result<bool> {
     let same = |codec: &CodecSpec, stored| Ok::<_, Error>(matches!(codec.fit(stored)?, Fit::Same));
-    Ok(same(&want.keys, &have.key_schema)? && same(&want.namespaces, &have.namespace_schema)?)
+    Ok(same(&want.keys, &have.key_schema)?
+        && same(&want.namespaces, &have.namespace_schema)?
+        && match (&want.map_keys, &have.map_key_schema) {
+            (Some(codec), Some(stored)) => same(codec, stored)?,
+            _ => true,
+        })
 }
 
 /// Whether a state that was registered in this life is asked for as the same.

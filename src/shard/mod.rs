@@ -18,7 +18,7 @@ pub(crate) mod flush;
 pub(crate) mod migration;
 pub(crate) mod operator;
 mod registry;
-mod rekey;
+pub(crate) mod rekey;
 pub(crate) mod store;
 pub(crate) mod timers;
 pub(crate) mod warm;
@@ -30,7 +30,7 @@ use std::sync::Arc;
 use crate::base::hash::{group_of_hash, hash_key};
 use crate::base::limits::{check_key, check_value};
 use crate::base::{Error, ErrorKind, KeyGroup, KeyGroupRange, MaxParallelism, Result};
-use crate::codec::{CodecSpec, KeyRef};
+use crate::codec::KeyRef;
 use crate::env::pages::PagePool;
 use crate::format::manifest::StateMeta;
 use crate::memtable::collection::elements::ElementsBuf;
@@ -44,7 +44,8 @@ use self::collections::Family;
 use self::contents::Contents;
 use self::migration::Migrations;
 use self::operator::{OneState, OperatorStates};
-use self::store::{KeyedStore, NewKey, OldKey, StateId, StateInfo, StateSpec};
+use self::rekey::{OldCodecs, Rename};
+use self::store::{KeyedStore, StateId, StateInfo, StateSpec};
 use self::timers::TimerState;
 use self::warm::{Warm, WarmBatch, WarmSource, Warmed, WarmedWhat};
 
@@ -592,11 +593,10 @@ impl KeyedStore for ShardCore {
     fn register_rekeyed(
         &mut self,
         spec: StateSpec,
-        old_keys: CodecSpec,
-        old_namespaces: CodecSpec,
-        rename: &mut dyn FnMut(OldKey<'_>) -> Result<NewKey>,
+        old: OldCodecs,
+        rename: &mut dyn Rename,
     ) -> Result<StateId> {
-        self.rekey(spec, old_keys, old_namespaces, rename)
+        self.rekey(spec, old, rename)
     }
 
     #[inline(always)]

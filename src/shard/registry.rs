@@ -15,7 +15,7 @@
 use std::sync::Arc;
 
 use crate::base::Result;
-use crate::format::manifest::{StateKind, StateMeta};
+use crate::format::manifest::StateMeta;
 use crate::memtable::{Below, Holds, Memtable};
 
 use super::base_tables::StateBase;
@@ -53,26 +53,32 @@ impl ShardCore {
     ) -> StateId {
         let id = self.states.len() as u32;
         let below = if base.is_empty() { Below::Nothing } else { Below::Tables };
-        let seed = match meta.kind {
-            StateKind::Timers => timers::HASH_SEED,
-            // A function of its own for each state, too: records often go from
-            // one state to another in the order of their hashes.
-            _ => self.seed ^ u64::from(id),
-        };
-        let mut memtable = Memtable::new(Arc::clone(&self.pool), below, seed);
         let family = Family::of(meta.kind);
-        memtable.hold(match family {
-            Family::Values => Holds::Values,
-            Family::Lists => Holds::Lists,
-            Family::Maps => Holds::Maps,
-            Family::Timers | Family::Dropped => Holds::Others,
-        });
+        let memtable = self.new_memtable(id, family, below);
         self.by_name.insert(meta.name.clone(), id);
         Arc::make_mut(&mut self.metas).push(meta.clone());
         self.timers.extend(TimerState::new(&meta, id));
         let no_room = false;
         self.states.push(StateSlot { meta, family, memtable, base, registered, no_room });
         StateId(id)
+    }
+
+    /// An empty memtable for a state.
+    pub(super) fn new_memtable(&self, id: u32, family: Family, below: Below) -> Memtable {
+        let seed = match family {
+            Family::Timers => timers::HASH_SEED,
+            // A function of its own for each state, too: records often go from
+            // one state to another in the order of their hashes.
+            _ => self.seed ^ u64::from(id),
+        };
+        let mut memtable = Memtable::new(Arc::clone(&self.pool), below, seed);
+        memtable.hold(match family {
+            Family::Values => Holds::Values,
+            Family::Lists => Holds::Lists,
+            Family::Maps => Holds::Maps,
+            Family::Timers | Family::Dropped => Holds::Others,
+        });
+        memtable
     }
 
     /// Begins to use a restored state as what it was asked for as. Nothing of it
@@ -90,7 +96,7 @@ impl ShardCore {
     }
 
     /// Notes what a restored state is from now on.
-    pub(super) fn take_over(
+    fn take_over(
         &mut self,
         position: usize,
         spec: &StateSpec,
@@ -105,10 +111,15 @@ impl ShardCore {
         slot.meta =
             StateMeta { older_value_schemas: migration::sorted(older.cloned().collect()), ..meta };
         slot.registered = true;
-        let at = self.place_of_meta(position);
-        Arc::make_mut(&mut self.metas)[at] = self.states[position].meta.clone();
+        self.note_meta(position);
         self.migrations.add(&migration);
         migration
+    }
+
+    /// Has the next manifest say what a state is now.
+    pub(super) fn note_meta(&mut self, position: usize) {
+        let at = self.place_of_meta(position);
+        Arc::make_mut(&mut self.metas)[at] = self.states[position].meta.clone();
     }
 
     /// See [`KeyedStore::drop_state`](super::store::KeyedStore::drop_state).
@@ -118,8 +129,7 @@ impl ShardCore {
         let at = self.place_of_meta(position);
         Arc::make_mut(&mut self.metas).remove(at);
         // What is frozen of the memtable shares its memory until it is extracted.
-        let mut empty = Memtable::new(Arc::clone(&self.pool), Below::Nothing, 0);
-        empty.hold(Holds::Others);
+        let empty = self.new_memtable(id, Family::Dropped, Below::Nothing);
         let slot = &mut self.states[position];
         slot.memtable = empty;
         slot.base = StateBase::default();
@@ -129,10 +139,16 @@ impl ShardCore {
             timers.drop_all();
         }
         self.migrations.give_up(name);
+        self.forget_what_is_frozen(name);
+        Ok(true)
+    }
+
+    /// From the next freeze on, what was frozen before it under this name does
+    /// not count.
+    pub(super) fn forget_what_is_frozen(&mut self, name: &str) {
         if self.dropped.iter().all(|dropped| dropped != name) {
             self.dropped.push(name.to_owned());
         }
-        Ok(true)
     }
 
     /// Every state that there is, by name.

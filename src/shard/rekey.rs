@@ -1,17 +1,17 @@
 //! Writing a restored state anew under other keys.
 //!
 //! The bytes of a key decide where its record is, in memory, in a table, and on
-//! which shard; so keys and namespaces are not migrated lazily like values, but
-//! all at once and only when asked for:
+//! which shard; those of a map key, in which order entries come. So keys,
+//! namespaces and map keys are not migrated lazily like values, but all at once
+//! and only when asked for:
 //!
-//! 1. Read every record from the tables, merged, and have the caller name its
-//!    new key. Nothing is changed until all are named and found to be in order.
-//! 2. Fill a fresh memtable with the new records, and with a deletion of each old
-//!    key, so that the tables beneath are hidden from now on.
-//! 3. Put the memtable in its place. The next delta holds all of it; a snapshot
-//!    from before holds none.
-//!
-//! Needs memory for the state twice while it lasts.
+//! 1. Read everything that the tables hold of the state, merged and migrated,
+//!    have the caller name each new key, and fill a fresh memtable with what it
+//!    is to be. The state is as it was until all of it is there and in order.
+//! 2. Put the memtable in its place, complete, and have what was frozen under the
+//!    name of the state count no more, as if it had been
+//!    [dropped](super::registry) and registered again. The next delta holds all
+//!    of it; a snapshot from before holds none.
 
 use std::sync::Arc;
 
@@ -19,58 +19,95 @@ use crate::base::hash::{group_of_hash, hash_key};
 use crate::base::limits::check_key;
 use crate::base::{Error, KeyGroup, Result};
 use crate::codec::{CodecSpec, KeyRef};
-use crate::memtable::{Below, Memtable, Probe};
+use crate::format::collection::MAX_ENTRY_BYTES;
+use crate::memtable::collection::elements::Elements;
+use crate::memtable::maps::MapAt;
+use crate::memtable::{Below, Lookup, Memtable};
 
 use super::ShardCore;
+use super::base_scan::BaseRecord;
 use super::base_tables::StateBase;
 use super::collections::Family;
-use super::migration::{self, Migration};
-use super::store::{NewKey, OldKey, StateId, StateSpec};
+use super::contents::check_chunk_entry;
+use super::migration;
+use super::store::{StateId, StateSpec};
+use super::timers::NewTimers;
 
-/// One record, by the places of its parts in [`Records::bytes`].
-struct Record {
-    old_group: KeyGroup,
-    new_group: Option<KeyGroup>,
-    start: usize,
-    /// Lengths of the old key and namespace, the new key and namespace, and the
-    /// value, which follow each other.
-    lens: [usize; 5],
+/// What the keys of a state were written under before it is re-keyed.
+#[derive(Clone, Debug)]
+pub struct OldCodecs {
+    /// Of the keys.
+    pub keys: CodecSpec,
+    /// Of the namespaces.
+    pub namespaces: CodecSpec,
+    /// Of the keys of map entries. `None` in a state of another kind, and if
+    /// they are as they were.
+    pub map_keys: Option<CodecSpec>,
 }
 
-#[derive(Default)]
-struct Records {
-    records: Vec<Record>,
-    bytes: Vec<u8>,
+/// The key of a record, a list or a map that is to be written anew.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OldKey<'a> {
+    /// Its key group.
+    pub group: KeyGroup,
+    /// The bytes of the key.
+    pub key: &'a [u8],
+    /// The bytes of the namespace.
+    pub namespace: &'a [u8],
 }
 
-impl Records {
-    fn push(&mut self, old: &OldKey<'_>, new: &NewKey, value: &[u8]) {
-        let start = self.bytes.len();
-        let parts = [old.key, old.namespace, &*new.key, &*new.namespace, value];
-        for part in parts {
-            self.bytes.extend_from_slice(part);
-        }
-        let lens = parts.map(<[u8]>::len);
-        self.records.push(Record { old_group: old.group, new_group: new.group, start, lens });
-    }
+/// What a record, a list or a map is to be found under from now on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NewKey {
+    /// The bytes of the key.
+    pub key: Vec<u8>,
+    /// The bytes of the namespace.
+    pub namespace: Vec<u8>,
+    /// The key group, if it does not follow from the hash of the key; see
+    /// [`KeyRef::in_group`].
+    pub group: Option<KeyGroup>,
+}
 
-    /// The old key, the new one and the value of each record.
-    fn iter(&self) -> impl Iterator<Item = (KeyRef<'_>, KeyRef<'_>, &[u8])> {
-        self.records.iter().map(|record| {
-            let mut rest = &self.bytes[record.start..];
-            let parts = record.lens.map(|len| {
-                let (part, behind) = rest.split_at(len);
-                rest = behind;
-                part
-            });
-            let old = KeyRef::in_group(record.old_group, parts[0]).namespace(parts[1]);
-            let new = match record.new_group {
-                Some(group) => KeyRef::in_group(group, parts[2]),
-                None => KeyRef::new(parts[2]),
-            };
-            (old, new.namespace(parts[3]), parts[4])
-        })
+/// Says what keys become. A closure from an [`OldKey`] to a [`NewKey`] is one
+/// that leaves the keys of map entries as they are.
+pub trait Rename {
+    /// What a key and namespace become. Asked once for each value, list, map or
+    /// timer.
+    ///
+    /// # Errors
+    /// Its own; re-keying then fails and changes nothing.
+    fn key(&mut self, old: OldKey<'_>) -> Result<NewKey>;
+
+    /// What the key of an entry of the map at `old` becomes.
+    ///
+    /// # Errors
+    /// As [`key`](Self::key).
+    fn map_key(&mut self, old: OldKey<'_>, map_key: &[u8]) -> Result<Vec<u8>> {
+        let _ = old;
+        Ok(map_key.to_vec())
     }
+}
+
+impl<F: FnMut(OldKey<'_>) -> Result<NewKey>> Rename for F {
+    fn key(&mut self, old: OldKey<'_>) -> Result<NewKey> {
+        self(old)
+    }
+}
+
+/// A state on its way to its new keys.
+struct Moved {
+    memtable: Memtable,
+    timers: NewTimers,
+    /// The collection whose entries are coming, and what it is called now.
+    open: Option<(KeyGroup, Vec<u8>, Vec<u8>, Named)>,
+}
+
+/// A new key of this shard.
+#[derive(Clone)]
+struct Named {
+    group: KeyGroup,
+    key: Vec<u8>,
+    namespace: Vec<u8>,
 }
 
 impl ShardCore {
@@ -78,9 +115,8 @@ impl ShardCore {
     pub(super) fn rekey(
         &mut self,
         spec: StateSpec,
-        old_keys: CodecSpec,
-        old_namespaces: CodecSpec,
-        rename: &mut dyn FnMut(OldKey<'_>) -> Result<NewKey>,
+        old: OldCodecs,
+        rename: &mut dyn Rename,
     ) -> Result<StateId> {
         spec.check()?;
         let Some(&id) = self.by_name.get(&spec.name) else { return self.register(spec) };
@@ -89,93 +125,158 @@ impl ShardCore {
         if slot.registered || migration::has_keys_of(&slot.meta, &spec)? {
             return self.register(spec);
         }
-        if slot.family != Family::Values {
-            return Err(Error::invalid("only states of single values can be re-keyed")
-                .at(format_args!("state {:?}", spec.name))
-                .expected(Family::Values)
-                .found(format_args!("one of kind {:?}", slot.meta.kind))
-                .remedy("register the state under its old keys, and copy it into a state of another name"));
-        }
-        let as_it_was = StateSpec { keys: old_keys, namespaces: old_namespaces, ..spec.clone() };
-        let migration = migration::compare(&slot.meta, &as_it_was)?;
-        let records = self
-            .renamed(position, &migration, rename)
-            .map_err(|error| error.at(format_args!("re-keying state {:?}", spec.name)))?;
+        let map_keys = spec.map_keys.clone().map(|today| old.map_keys.unwrap_or(today));
+        let as_it_was =
+            StateSpec { keys: old.keys, namespaces: old.namespaces, map_keys, ..spec.clone() };
+        let migration = Arc::new(migration::compare(&slot.meta, &as_it_was)?);
+        let family = slot.family;
+        let mut moved = Moved {
+            memtable: self.new_memtable(id, family, Below::Nothing),
+            timers: NewTimers::new(),
+            open: None,
+        };
+        let move_all = || {
+            let scan = slot.base.scan(self.groups)?;
+            let mut scan = scan.migrated(Some(migration));
+            while let Some(record) = scan.next()? {
+                self.move_record(&mut moved, family, &record, rename)?;
+            }
+            Ok(())
+        };
+        move_all()
+            .map_err(|error: Error| error.at(format_args!("re-keying state {:?}", spec.name)))?;
 
-        let seed = self.seed ^ u64::from(id);
-        let mut memtable = Memtable::new(Arc::clone(&self.pool), Below::Tables, seed);
-        for (old, _, _) in records.iter() {
-            let probe = self.probe_of(&mut memtable, old);
-            memtable.delete(&probe)?;
-        }
-        for (_, new, value) in records.iter() {
-            let probe = self.probe_of(&mut memtable, new);
-            memtable.put(&probe, value)?;
-        }
-        memtable.set_complete();
-
-        self.take_over(position, &spec, migration);
         let slot = &mut self.states[position];
-        slot.memtable = memtable;
+        slot.meta = spec.meta();
+        slot.registered = true;
+        slot.memtable = moved.memtable;
         slot.base = StateBase::default();
+        self.note_meta(position);
+        self.set_timers(position, moved.timers);
+        self.forget_what_is_frozen(&spec.name);
         Ok(StateId(id))
     }
 
-    /// What `memtable` knows a key by.
-    fn probe_of<'k>(&self, memtable: &mut Memtable, key: KeyRef<'k>) -> Probe<'k> {
-        let (key_bytes, namespace) = (key.key_bytes(), key.namespace_bytes());
-        let computed = group_of_hash(hash_key(key_bytes), self.max_parallelism);
-        let group = key.group().unwrap_or(computed);
-        if group != computed {
-            memtable.expect_given_groups();
-        }
-        memtable.probe(group, key_bytes, namespace)
-    }
-
-    /// All records of a state that nothing of is in memory, with their new keys.
-    fn renamed(
+    fn move_record(
         &self,
-        position: usize,
-        migration: &Migration,
-        rename: &mut dyn FnMut(OldKey<'_>) -> Result<NewKey>,
-    ) -> Result<Records> {
-        let mut scan = self.states[position].base.scan(self.groups)?;
-        let mut records = Records::default();
-        let mut migrated = Vec::new();
-        while let Some(record) = scan.next()? {
-            let old = OldKey { group: record.group, key: record.key, namespace: record.namespace };
-            let value = migration.apply(record.value_schema, record.value, &mut migrated)?;
-            let new = rename(old)?;
-            check_key(&new.key, &new.namespace)?;
-            records.push(&old, &new, value);
+        moved: &mut Moved,
+        family: Family,
+        record: &BaseRecord<'_>,
+        rename: &mut dyn Rename,
+    ) -> Result<()> {
+        if family.is_collection() != record.entry.is_some() {
+            return Err(Error::corrupt("a table keeps a state as one of another kind")
+                .expected(family)
+                .found("records that are placed in another way")
+                .remedy("restore from another copy of the snapshot"));
         }
-        self.check_new_keys(&records)?;
-        Ok(records)
+        if family == Family::Timers {
+            return self.move_timer(moved, record, rename);
+        }
+        let BaseRecord { group, key, namespace, value, .. } = *record;
+        let old = OldKey { group, key, namespace };
+        let entry = record.entry.unwrap_or_default();
+        let (new, begins) = match &moved.open {
+            Some((at, of_key, of_namespace, new))
+                if (*at, &**of_key, &**of_namespace) == (group, key, namespace) =>
+            {
+                (new.clone(), false)
+            }
+            _ => {
+                let new = self.new_key(rename.key(old)?)?;
+                if family.is_collection() {
+                    moved.open = Some((group, key.to_vec(), namespace.to_vec(), new.clone()));
+                }
+                (new, true)
+            }
+        };
+        let memtable = &mut moved.memtable;
+        self.expect_group_of(memtable, &new);
+        let probe = memtable.probe(new.group, &new.key, &new.namespace);
+        let mut at = MapAt::new(new.group, &new.key, &new.namespace, Vec::new());
+        let is_taken = match family {
+            Family::Maps => memtable.has_map(&mut at),
+            _ => memtable.get(&probe) != Lookup::Absent,
+        };
+        if begins && is_taken {
+            return Err(taken_twice(&new.key, &new.namespace));
+        }
+        match family {
+            Family::Lists => {
+                check_chunk_entry(entry)?;
+                memtable.append_to_list(&probe, Elements::parse(value, false)?)
+            }
+            Family::Maps => {
+                let entry = rename.map_key(old, entry)?;
+                if entry.len() > MAX_ENTRY_BYTES {
+                    return Err(Error::invalid("the new key of a map entry is too long")
+                        .expected(format_args!("at most {MAX_ENTRY_BYTES} bytes"))
+                        .found(format_args!("{} bytes", entry.len()))
+                        .remedy("use a digest as the key"));
+                }
+                if memtable.map_get(&mut at, &entry).is_some() {
+                    return Err(Error::invalid("two keys of a map would become one")
+                        .found(format_args!("{} twice in one map", shown(&entry)))
+                        .remedy("give every entry of a map a new key of its own"));
+                }
+                memtable.map_put(&mut at, &entry, value)
+            }
+            _ => memtable.put(&probe, value),
+        }
     }
 
-    fn check_new_keys(&self, records: &Records) -> Result<()> {
-        let mut keys = Vec::with_capacity(records.records.len());
-        for (_, new, _) in records.iter() {
-            let (group, _) = new.locate(self.max_parallelism);
-            if !self.groups.contains(group) {
-                return Err(Error::invalid("a new key belongs to another shard")
-                    .at(format_args!("shard {} of operator {:?}", self.groups, self.name))
-                    .expected(format_args!("a key group in {}", self.groups))
-                    .found(group)
-                    .remedy("re-key on one shard that owns all key groups, take a snapshot of it, and restore that on as many as you like"));
-            }
-            keys.push((new.key_bytes(), new.namespace_bytes()));
+    /// A timer's namespace stands behind its time, which stays as it is.
+    fn move_timer(
+        &self,
+        moved: &mut Moved,
+        record: &BaseRecord<'_>,
+        rename: &mut dyn Rename,
+    ) -> Result<()> {
+        let (time, namespace) = NewTimers::split(record)?;
+        let NewKey { key, namespace, group } =
+            rename.key(OldKey { group: record.group, key: record.key, namespace })?;
+        let namespace = NewTimers::namespace(time, &namespace)?;
+        let new = self.new_key(NewKey { key, namespace, group })?;
+        self.expect_group_of(&mut moved.memtable, &new);
+        let probe = moved.memtable.probe(new.group, &new.key, &new.namespace);
+        if moved.memtable.get(&probe) != Lookup::Absent {
+            return Err(taken_twice(&new.key, &new.namespace));
         }
-        keys.sort_unstable();
-        if let Some(pair) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(Error::invalid("two keys would become one")
-                .found(format_args!(
-                    "key \"{:.200}\" in namespace \"{:.200}\" twice",
-                    pair[0].0.escape_ascii().to_string(),
-                    pair[0].1.escape_ascii().to_string()
-                ))
-                .remedy("give every key and namespace a new name of its own"));
-        }
+        moved.memtable.put(&probe, &[])?;
+        moved.timers.add(time, probe.hash);
         Ok(())
     }
+
+    /// A new key, if it can be one of this shard.
+    fn new_key(&self, new: NewKey) -> Result<Named> {
+        let NewKey { key, namespace, group } = new;
+        check_key(&key, &namespace)?;
+        let group = group.unwrap_or_else(|| KeyRef::new(&key).locate(self.max_parallelism).0);
+        if !self.groups.contains(group) {
+            return Err(Error::invalid("a new key belongs to another shard")
+                .at(format_args!("shard {} of operator {:?}", self.groups, self.name))
+                .expected(format_args!("a key group in {}", self.groups))
+                .found(group)
+                .remedy("re-key on one shard that owns all key groups, take a snapshot of it, and restore that on as many as you like"));
+        }
+        Ok(Named { group, key, namespace })
+    }
+
+    fn expect_group_of(&self, memtable: &mut Memtable, new: &Named) {
+        if new.group != group_of_hash(hash_key(&new.key), self.max_parallelism) {
+            memtable.expect_given_groups();
+        }
+    }
+}
+
+#[cold]
+fn taken_twice(key: &[u8], namespace: &[u8]) -> Error {
+    Error::invalid("two keys would become one")
+        .found(format_args!("key {} in namespace {} twice", shown(key), shown(namespace)))
+        .remedy("give every key and namespace a new name of its own")
+}
+
+/// Bytes as people read them, not too many.
+fn shown(bytes: &[u8]) -> String {
+    format!("\"{:.200}\"", bytes.escape_ascii().to_string())
 }

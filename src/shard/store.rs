@@ -9,6 +9,8 @@ use crate::codec::{CodecId, CodecSpec, KeyRef};
 use crate::format::manifest::{StateKind, StateMeta};
 use crate::memtable::ValueMut;
 
+use super::rekey::{OldCodecs, Rename};
+
 /// A state of a shard, for the calls that follow its registration. Good for
 /// the shard that gave it and for no other.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -166,29 +168,6 @@ pub struct StateInfo {
     pub is_registered: bool,
 }
 
-/// The key of a record that is to be written anew.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct OldKey<'a> {
-    /// Its key group.
-    pub group: KeyGroup,
-    /// The bytes of the key.
-    pub key: &'a [u8],
-    /// The bytes of the namespace.
-    pub namespace: &'a [u8],
-}
-
-/// What a record is to be found under from now on.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct NewKey {
-    /// The bytes of the key.
-    pub key: Vec<u8>,
-    /// The bytes of the namespace.
-    pub namespace: Vec<u8>,
-    /// The key group, if it does not follow from the hash of the key; see
-    /// [`KeyRef::in_group`].
-    pub group: Option<KeyGroup>,
-}
-
 /// Keyed state at the level of bytes, on one shard.
 ///
 /// Object-safe: an adapter may hold a `Box<dyn KeyedStore>`. All methods take
@@ -272,30 +251,30 @@ pub trait KeyedStore: Send {
     fn states(&self) -> Vec<StateInfo>;
 
     /// As [`register`](Self::register), for a state that was stored under other
-    /// keys or namespaces: reads all of it and writes it anew under those that
-    /// `rename` gives, within this call and hence between two snapshots. The old
-    /// keys must be those of `old_keys` and `old_namespaces`; values are migrated
-    /// as always. If the state is new, or has the keys of `spec` already, this is
-    /// `register` and `rename` is not called: a job may ask for it in every life.
+    /// keys, namespaces or map keys: reads all of it and writes it anew under
+    /// those that `rename` gives, within this call and hence between two
+    /// snapshots. Lists and maps move as a whole. The old keys must be those of
+    /// `old`; values are migrated as always. If the state is new, or has the keys
+    /// of `spec` already, this is `register` and `rename` is not called: a job may
+    /// ask for it in every life.
     ///
     /// A new key must belong to the shard. As its group follows from its hash,
     /// re-keying is for one shard that owns all groups; its snapshot can then be
     /// restored on any number of them. A runtime that chooses groups itself may
-    /// keep them ([`NewKey::group`]).
+    /// keep them ([`NewKey::group`]). New keys of map entries alone need neither.
     ///
-    /// Blocks while the state is read; needs memory for it twice. Lists and maps
-    /// cannot be re-keyed.
+    /// Blocks while the state is read, and brings all of it into memory; the next
+    /// snapshot writes all of it.
     ///
     /// # Errors
-    /// As `register`, `rename` and reading; `Invalid` if the state holds lists or
-    /// maps under other keys, or if a new key is too long, is another record's
-    /// too, or belongs to another shard. The state is then as it was.
+    /// As `register`, `rename` and reading; `Invalid` if a new key is too long,
+    /// is another one's too, or belongs to another shard. The state is then as it
+    /// was.
     fn register_rekeyed(
         &mut self,
         spec: StateSpec,
-        old_keys: CodecSpec,
-        old_namespaces: CodecSpec,
-        rename: &mut dyn FnMut(OldKey<'_>) -> Result<NewKey>,
+        old: OldCodecs,
+        rename: &mut dyn Rename,
     ) -> Result<StateId>;
 
     /// The value of a key, borrowed until the next call.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::keyed::{Keyed, keyed_methods, plain_keyed_methods};
+use super::rekey::Keys;
 use crate::base::Result;
 use crate::codec::{Codec, CodecSpec, HasCodec};
 use crate::shard::store::{KeyedStore, StateId, StateSpec};
@@ -154,6 +155,32 @@ where
     }
 
     keyed_methods!(K, N);
+
+    /// Registers a state whose keys or namespaces were of other types or codecs
+    /// before, as [`ValueState::rekeyed`](crate::ValueState::rekeyed) does: accumulators move
+    /// as they are.
+    ///
+    /// # Errors
+    /// As [`KeyedStore::register_rekeyed`]; the state is then as it was.
+    pub fn rekeyed<S: KeyedStore + ?Sized, OK: 'static, ON: 'static, OKC, ONC>(
+        store: &mut S,
+        name: &str,
+        (old_keys, old_namespaces): (OKC, ONC),
+        (keys, namespaces, accumulators): (KC, NC, AC),
+        rename: impl FnMut(OK, ON) -> Result<(K, N)>,
+        aggregate: A,
+    ) -> Result<Self>
+    where
+        OKC: Codec<OK>,
+        ONC: Codec<ON>,
+    {
+        let spec = StateSpec::aggregating(name).value_codec(CodecSpec::of(&accumulators));
+        let (old_keys, old_namespaces) = (&old_keys, &old_namespaces);
+        let names = Keys { old_keys, old_namespaces, keys: &keys, namespaces: &namespaces };
+        let spec = spec.key_codec(CodecSpec::of(&keys)).namespace_codec(CodecSpec::of(&namespaces));
+        store.register_rekeyed(spec, names.old(), &mut names.renaming(rename))?;
+        Self::with_codecs(store, name, keys, namespaces, accumulators, aggregate)
+    }
 
     /// What the values added to a key in a namespace amount to, if there are
     /// any.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use super::keyed::{Keyed, keyed_methods, pieces, plain_keyed_methods};
+use super::rekey::Keys;
 use crate::base::Result;
 use crate::codec::{Codec, CodecSpec, HasCodec, KeyRef};
 use crate::shard::store::{KeyedStore, StateId, StateSpec};
@@ -100,6 +101,31 @@ where
     }
 
     keyed_methods!(K, N);
+
+    /// Registers a state whose keys or namespaces were of other types or codecs
+    /// before, as [`ValueState::rekeyed`](crate::ValueState::rekeyed) does: lists move as a
+    /// whole.
+    ///
+    /// # Errors
+    /// As [`KeyedStore::register_rekeyed`]; the state is then as it was.
+    pub fn rekeyed<S: KeyedStore + ?Sized, OK: 'static, ON: 'static, OKC, ONC>(
+        store: &mut S,
+        name: &str,
+        (old_keys, old_namespaces): (OKC, ONC),
+        (keys, namespaces, elements): (KC, NC, EC),
+        rename: impl FnMut(OK, ON) -> Result<(K, N)>,
+    ) -> Result<Self>
+    where
+        OKC: Codec<OK>,
+        ONC: Codec<ON>,
+    {
+        let spec = StateSpec::list(name).value_codec(CodecSpec::of(&elements));
+        let (old_keys, old_namespaces) = (&old_keys, &old_namespaces);
+        let names = Keys { old_keys, old_namespaces, keys: &keys, namespaces: &namespaces };
+        let spec = spec.key_codec(CodecSpec::of(&keys)).namespace_codec(CodecSpec::of(&namespaces));
+        store.register_rekeyed(spec, names.old(), &mut names.renaming(rename))?;
+        Self::with_codecs(store, name, keys, namespaces, elements)
+    }
 
     /// Adds an element to the end of a key's list in a namespace.
     pub fn add_in<S: KeyedStore + ?Sized>(

@@ -5,8 +5,10 @@ use std::marker::PhantomData;
 use std::ops::{Bound, ControlFlow};
 
 use super::keyed::{Keyed, keyed_methods, plain_keyed_methods};
+use super::rekey::{Keys, MapRenaming, same_key};
 use crate::base::Result;
 use crate::codec::{Codec, CodecSpec, HasCodec};
+use crate::shard::rekey::OldCodecs;
 use crate::shard::store::{KeyedStore, StateId, StateSpec};
 
 /// A state with a map from user keys of type `UK` to values of type `UV` for
@@ -116,6 +118,96 @@ where
     }
 
     keyed_methods!(K, N);
+
+    /// Registers a state whose keys, namespaces or user keys were of other types
+    /// or codecs before, as [`ValueState::rekeyed`](crate::ValueState::rekeyed)
+    /// does: maps move as a whole. `rename` is asked once for each map,
+    /// `rename_entry` for each entry.
+    ///
+    /// # Errors
+    /// As [`KeyedStore::register_rekeyed`], which it also is if two entries of a
+    /// map would become one; the state is then as it was.
+    pub fn rekeyed<S, OK: 'static, ON: 'static, OUK: 'static, OKC, ONC, OUC>(
+        store: &mut S,
+        name: &str,
+        (old_keys, old_namespaces, old_user_keys): (OKC, ONC, OUC),
+        (keys, namespaces, user_keys, values): (KC, NC, UC, VC),
+        rename: impl FnMut(OK, ON) -> Result<(K, N)>,
+        rename_entry: impl FnMut(OUK) -> Result<UK>,
+    ) -> Result<Self>
+    where
+        S: KeyedStore + ?Sized,
+        OKC: Codec<OK>,
+        ONC: Codec<ON>,
+        OUC: Codec<OUK>,
+    {
+        let spec = Self::spec(name, &keys, &namespaces, &user_keys, &values);
+        let (old_keys, old_namespaces) = (&old_keys, &old_namespaces);
+        let names = Keys { old_keys, old_namespaces, keys: &keys, namespaces: &namespaces };
+        let old = OldCodecs { map_keys: Some(CodecSpec::of(&old_user_keys)), ..names.old() };
+        let (rename, codecs) = (names.renaming(rename), (&old_user_keys, &user_keys));
+        store.register_rekeyed(spec, old, &mut MapRenaming::new(rename, rename_entry, codecs))?;
+        Self::with_codecs(store, name, keys, namespaces, user_keys, values)
+    }
+
+    /// As [`rekeyed`](Self::rekeyed), if only the user keys of the entries were
+    /// of another type or codec: keys and namespaces stay, and every map on its
+    /// shard, so this can be done on any number of them.
+    ///
+    /// ```
+    /// # fn main() -> alluvium::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let backend = alluvium::Backend::builder(dir.path()).open()?;
+    /// # let groups = backend.max_parallelism().all_groups();
+    /// use alluvium::codec::{Primitive, StringCodec};
+    /// use alluvium::{MapState, SnapshotId};
+    ///
+    /// let mut shard = backend.shard("sightings", groups).open()?;
+    /// let places: MapState<u64, u32, u64> = MapState::register(&mut shard, "places")?;
+    /// places.put(&mut shard, &1, &7, &100)?;
+    /// let handle = shard.snapshot(SnapshotId(1), b"")?.wait()?.handle;
+    ///
+    /// let mut shard = backend.shard("sightings", groups).restore([handle]).open()?;
+    /// let (keys, none) = (Primitive::<u64>::default(), Primitive::<()>::default());
+    /// let places: MapState<u64, String, u64> = MapState::entries_rekeyed(
+    ///     &mut shard,
+    ///     "places",
+    ///     Primitive::<u32>::default(),
+    ///     (keys, none, StringCodec, keys),
+    ///     |place| Ok(format!("place {place}")),
+    /// )?;
+    /// assert_eq!(places.get(&mut shard, &1, &"place 7".to_owned())?, Some(100));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`rekeyed`](Self::rekeyed).
+    pub fn entries_rekeyed<S: KeyedStore + ?Sized, OUK: 'static, OUC: Codec<OUK>>(
+        store: &mut S,
+        name: &str,
+        old_user_keys: OUC,
+        (keys, namespaces, user_keys, values): (KC, NC, UC, VC),
+        rename_entry: impl FnMut(OUK) -> Result<UK>,
+    ) -> Result<Self> {
+        let spec = Self::spec(name, &keys, &namespaces, &user_keys, &values);
+        let old = OldCodecs {
+            keys: CodecSpec::of(&keys),
+            namespaces: CodecSpec::of(&namespaces),
+            map_keys: Some(CodecSpec::of(&old_user_keys)),
+        };
+        let codecs = (&old_user_keys, &user_keys);
+        store.register_rekeyed(spec, old, &mut MapRenaming::new(same_key, rename_entry, codecs))?;
+        Self::with_codecs(store, name, keys, namespaces, user_keys, values)
+    }
+
+    fn spec(name: &str, keys: &KC, namespaces: &NC, user_keys: &UC, values: &VC) -> StateSpec {
+        StateSpec::map(name)
+            .key_codec(CodecSpec::of(keys))
+            .namespace_codec(CodecSpec::of(namespaces))
+            .entry_codec(CodecSpec::of(user_keys))
+            .value_codec(CodecSpec::of(values))
+    }
 
     /// The value of one entry of a key in a namespace.
     pub fn get_in<S: KeyedStore + ?Sized>(

@@ -16,6 +16,7 @@ mod list;
 mod map;
 mod operator;
 mod reducing;
+mod rekey;
 mod timers;
 mod value;
 

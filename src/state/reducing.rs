@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::keyed::{Keyed, keyed_methods, plain_keyed_methods};
+use super::rekey::Keys;
 use crate::base::Result;
 use crate::codec::{Codec, CodecSpec, HasCodec};
 use crate::shard::store::{KeyedStore, StateId, StateSpec};
@@ -112,6 +113,32 @@ where
     }
 
     keyed_methods!(K, N);
+
+    /// Registers a state whose keys or namespaces were of other types or codecs
+    /// before, as [`ValueState::rekeyed`](crate::ValueState::rekeyed) does: values move as they
+    /// are.
+    ///
+    /// # Errors
+    /// As [`KeyedStore::register_rekeyed`]; the state is then as it was.
+    pub fn rekeyed<S: KeyedStore + ?Sized, OK: 'static, ON: 'static, OKC, ONC>(
+        store: &mut S,
+        name: &str,
+        (old_keys, old_namespaces): (OKC, ONC),
+        (keys, namespaces, values): (KC, NC, VC),
+        rename: impl FnMut(OK, ON) -> Result<(K, N)>,
+        reduce: impl Fn(V, V) -> V + Send + 'static,
+    ) -> Result<Self>
+    where
+        OKC: Codec<OK>,
+        ONC: Codec<ON>,
+    {
+        let spec = StateSpec::reducing(name).value_codec(CodecSpec::of(&values));
+        let (old_keys, old_namespaces) = (&old_keys, &old_namespaces);
+        let names = Keys { old_keys, old_namespaces, keys: &keys, namespaces: &namespaces };
+        let spec = spec.key_codec(CodecSpec::of(&keys)).namespace_codec(CodecSpec::of(&namespaces));
+        store.register_rekeyed(spec, names.old(), &mut names.renaming(rename))?;
+        Self::with_codecs(store, name, keys, namespaces, values, reduce)
+    }
 
     /// The reduced value of a key in a namespace, if one was added.
     pub fn get_in<S: KeyedStore + ?Sized>(

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 
+use super::rekey::Keys;
 use crate::base::Result;
 use crate::codec::{Codec, CodecSpec, HasCodec, KeyRef};
 use crate::shard::timers::store::{TimeDomain, TimerSpec, TimerStore, TimersId};
@@ -118,6 +119,33 @@ impl<K: 'static, N: 'static, KC: Codec<K>, NC: Codec<N>> Timers<K, N, KC, NC> {
             .namespace_codec(CodecSpec::of(&namespaces));
         let id = store.open_timers(spec)?;
         Ok(Self { id, keys, namespaces, scratch: Cell::default(), types: PhantomData })
+    }
+
+    /// Opens timers whose keys or namespaces were of other types or codecs
+    /// before, as [`ValueState::rekeyed`](crate::ValueState::rekeyed) does. Their
+    /// times stay.
+    ///
+    /// # Errors
+    /// As [`TimerStore::open_timers_rekeyed`]; the timers are then as they were.
+    pub fn rekeyed<S: TimerStore + ?Sized, OK: 'static, ON: 'static, OKC, ONC>(
+        store: &mut S,
+        name: &str,
+        time: TimeDomain,
+        (old_keys, old_namespaces): (OKC, ONC),
+        (keys, namespaces): (KC, NC),
+        rename: impl FnMut(OK, ON) -> Result<(K, N)>,
+    ) -> Result<Self>
+    where
+        OKC: Codec<OK>,
+        ONC: Codec<ON>,
+    {
+        let spec = TimerSpec::new(name, time)
+            .key_codec(CodecSpec::of(&keys))
+            .namespace_codec(CodecSpec::of(&namespaces));
+        let (old_keys, old_namespaces) = (&old_keys, &old_namespaces);
+        let names = Keys { old_keys, old_namespaces, keys: &keys, namespaces: &namespaces };
+        store.open_timers_rekeyed(spec, names.old(), &mut names.renaming(rename))?;
+        Self::with_codecs(store, name, time, keys, namespaces)
     }
 
     /// The number of the timers, for calls at the level of bytes.

@@ -4,11 +4,11 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use super::keyed::{Keyed, keyed_methods, plain_keyed_methods};
+use super::rekey::Keys;
 use crate::base::Result;
-use crate::codec::schema::guard;
 use crate::codec::{Codec, CodecSpec, HasCodec};
 use crate::memtable::ValueMut;
-use crate::shard::store::{KeyedStore, NewKey, StateId, StateSpec};
+use crate::shard::store::{KeyedStore, StateId, StateSpec};
 
 /// A state with one value of type `V` for each key of type `K`, within
 /// namespaces of type `N` (a window, say) if it has them.
@@ -134,27 +134,17 @@ where
         name: &str,
         (old_keys, old_namespaces): (OKC, ONC),
         (keys, namespaces, values): (KC, NC, VC),
-        mut rename: impl FnMut(OK, ON) -> Result<(K, N)>,
+        rename: impl FnMut(OK, ON) -> Result<(K, N)>,
     ) -> Result<Self>
     where
         OKC: Codec<OK>,
         ONC: Codec<ON>,
     {
-        let spec = StateSpec::value(name)
-            .key_codec(CodecSpec::of(&keys))
-            .namespace_codec(CodecSpec::of(&namespaces))
-            .value_codec(CodecSpec::of(&values));
-        let old_specs = (CodecSpec::of(&old_keys), CodecSpec::of(&old_namespaces));
-        store.register_rekeyed(spec, old_specs.0, old_specs.1, &mut |old| {
-            guard(|| {
-                let old = (old_keys.decode(old.key)?, old_namespaces.decode(old.namespace)?);
-                let (key, namespace) = rename(old.0, old.1)?;
-                let mut new = NewKey { key: Vec::new(), namespace: Vec::new(), group: None };
-                keys.encode(&key, &mut new.key)?;
-                namespaces.encode(&namespace, &mut new.namespace)?;
-                Ok(new)
-            })
-        })?;
+        let spec = StateSpec::value(name).value_codec(CodecSpec::of(&values));
+        let (old_keys, old_namespaces) = (&old_keys, &old_namespaces);
+        let names = Keys { old_keys, old_namespaces, keys: &keys, namespaces: &namespaces };
+        let spec = spec.key_codec(CodecSpec::of(&keys)).namespace_codec(CodecSpec::of(&namespaces));
+        store.register_rekeyed(spec, names.old(), &mut names.renaming(rename))?;
         Self::with_codecs(store, name, keys, namespaces, values)
     }
 

@@ -56,7 +56,7 @@ macro_rules! rooms {
     };
 }
 
-rooms! { values states dropped lives kinds keys lists maps everything }
+rooms! { values states dropped rekeyed lives kinds keys lists maps everything }
 
 fn room(name: &str) -> &'static Room {
     ROOMS.iter().find(|room| room.name == name).expect("the room is one of ROOMS")

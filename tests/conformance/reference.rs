@@ -11,11 +11,10 @@ use std::sync::Arc;
 use alluvium::base::limits::{
     MAX_KEY_BYTES, MAX_NAMESPACE_BYTES, MAX_STATE_NAME_BYTES, MAX_VALUE_BYTES,
 };
-use alluvium::codec::CodecSpec;
 use alluvium::env::SimEnv;
 use alluvium::{
-    Backend, Error, KeyGroup, KeyGroupRange, KeyRef, KeyedStore, MaxParallelism, NewKey, OldKey,
-    Result, Shard, StateId, StateInfo, StateKind, StateSpec, ValueMut,
+    Backend, Error, KeyGroup, KeyGroupRange, KeyRef, KeyedStore, MaxParallelism, OldCodecs, OldKey,
+    Rename, Result, Shard, StateId, StateInfo, StateKind, StateSpec, ValueMut,
 };
 
 use crate::harness::{Deployment, Factory};
@@ -256,9 +255,8 @@ impl KeyedStore for Store {
     fn register_rekeyed(
         &mut self,
         spec: StateSpec,
-        old_keys: CodecSpec,
-        old_namespaces: CodecSpec,
-        rename: &mut dyn FnMut(OldKey<'_>) -> Result<NewKey>,
+        old: OldCodecs,
+        rename: &mut dyn Rename,
     ) -> Result<StateId> {
         let Some(at) = self.number_of(spec.name()) else { return self.register(spec) };
         let state = self.states[at].as_ref().expect("it has a number");
@@ -266,16 +264,33 @@ impl KeyedStore for Store {
         if have == format!("{spec:?}") {
             return self.register(spec);
         }
-        let old = spec.clone().key_codec(old_keys).namespace_codec(old_namespaces);
-        if have != format!("{old:?}") {
-            return Err(Error::incompatible("the state is another one").expected(have));
+        let mut was = spec.clone().key_codec(old.keys).namespace_codec(old.namespaces);
+        if let Some(map_keys) = old.map_keys {
+            was = was.entry_codec(map_keys);
         }
-        if matches!(spec.kind(), StateKind::List | StateKind::Map) {
-            return Err(Error::invalid("only states of single values can be re-keyed"));
+        if have != format!("{was:?}") || state.is_registered {
+            return Err(Error::incompatible("the state is another one").expected(have));
         }
         let mut cells = BTreeMap::new();
         for ((group, key, namespace), cell) in &state.cells {
-            let new = rename(OldKey { group: *group, key, namespace })?;
+            let old = OldKey { group: *group, key, namespace };
+            let cell = match cell {
+                Cell::Map(entries) => {
+                    let mut renamed = BTreeMap::new();
+                    for (entry, value) in entries {
+                        let entry = rename.map_key(old, entry)?;
+                        if entry.len() > MAX_KEY_BYTES {
+                            return Err(Error::invalid("the user key is too long"));
+                        }
+                        if renamed.insert(entry, value.clone()).is_some() {
+                            return Err(Error::invalid("two user keys would become one"));
+                        }
+                    }
+                    Cell::Map(renamed)
+                }
+                other => other.clone(),
+            };
+            let new = rename.key(old)?;
             let to = match new.group {
                 Some(group) => KeyRef::in_group(group, &new.key),
                 None => KeyRef::new(&new.key),
@@ -287,7 +302,7 @@ impl KeyedStore for Store {
             if new.key.len() > MAX_KEY_BYTES || new.namespace.len() > MAX_NAMESPACE_BYTES {
                 return Err(Error::invalid("the key or the namespace is too long"));
             }
-            if cells.insert((group, new.key, new.namespace), cell.clone()).is_some() {
+            if cells.insert((group, new.key, new.namespace), cell).is_some() {
                 return Err(Error::invalid("two keys would become one"));
             }
         }

@@ -3,8 +3,8 @@
 use alluvium::base::limits::{MAX_KEY_BYTES, MAX_OPERATOR_STATE_BYTES};
 use alluvium::codec::{Codec, CodecId};
 use alluvium::{
-    BroadcastState, KeyRef, KeyedStore, OperatorListState, StateSpec, TimeDomain, TimerSpec,
-    TimerStore,
+    BroadcastState, KeyRef, KeyedStore, OldCodecs, OldKey, OperatorListState, StateSpec,
+    TimeDomain, TimerSpec, TimerStore,
 };
 
 use crate::*;
@@ -153,7 +153,9 @@ fn a_name_is_that_of_one_state_of_any_sort() {
         let spec = StateSpec::value("list");
         assert_name_is_taken(of_kind(&mut shard, spec.clone()), "list", "a list", "kind Value");
         let codec = CodecId::new("bytes", 1);
-        let rekeyed = shard.register_rekeyed(spec, codec.clone().into(), codec.into(), &mut |_| {
+        let old =
+            OldCodecs { keys: codec.clone().into(), namespaces: codec.into(), map_keys: None };
+        let rekeyed = shard.register_rekeyed(spec, old, &mut |_: OldKey<'_>| {
             unreachable!("there is nothing to rename")
         });
         assert_name_is_taken(rekeyed.map(drop), "list", "a list", "kind Value");

@@ -5,10 +5,7 @@ use std::collections::BTreeMap;
 
 use alluvium::codec::{Codec, Evolving, Primitive, StringCodec};
 use alluvium::env::SimEnv;
-use alluvium::{
-    Backend, ErrorKind, KeyedStore, ListState, MapState, NewKey, Result, Shard, SnapshotHandle,
-    StateSpec,
-};
+use alluvium::{Backend, ErrorKind, ListState, MapState, Result, Shard, SnapshotHandle};
 
 use crate::common::{CHECKPOINTS, manifest_of, store_on};
 use crate::{assert_says, backend_on, open, open_one, owns, settle, snapshot, warm_up};
@@ -242,33 +239,6 @@ fn the_codec_of_map_keys_is_compared_and_never_migrated() {
         ErrorKind::Incompatible,
         &["map key codec", "\"maps\"", "u64", "string"],
     );
-    let (list, map) = (lists(&mut shard, new()).unwrap(), maps(&mut shard, new()).unwrap());
-    expected.check(&mut shard, &list, &map, 0..KEYS);
-}
-
-#[test]
-fn lists_and_maps_are_not_rekeyed() {
-    let env = SimEnv::new(6);
-    let (first, expected) = version_1(&env);
-    let backend = backend_on(&env).open().unwrap();
-    let mut shard = open_one(&backend, &[first]);
-    let (keys, none) = (
-        alluvium::codec::CodecSpec::of::<u64, _>(&Keys::default()),
-        alluvium::codec::CodecSpec::of::<(), _>(&NoNamespace::default()),
-    );
-    for spec in [StateSpec::list("lists"), StateSpec::map("maps").entry_codec(keys.clone())] {
-        let spec = spec
-            .key_codec(alluvium::codec::CodecSpec::of::<String, _>(&StringCodec))
-            .namespace_codec(none.clone())
-            .value_codec(alluvium::codec::CodecSpec::of::<u32, _>(&old()));
-        let name = format!("{:?}", spec.name());
-        let error = shard
-            .register_rekeyed(spec, keys.clone(), none.clone(), &mut |old| {
-                Ok(NewKey { key: old.key.to_vec(), namespace: Vec::new(), group: None })
-            })
-            .unwrap_err();
-        assert_says(&error, ErrorKind::Invalid, &[&name, "re-keyed"]);
-    }
     let (list, map) = (lists(&mut shard, new()).unwrap(), maps(&mut shard, new()).unwrap());
     expected.check(&mut shard, &list, &map, 0..KEYS);
 }

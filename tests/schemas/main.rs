@@ -10,6 +10,7 @@ mod common;
 mod lives;
 mod refusals;
 mod rekey;
+mod rekey_kinds;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

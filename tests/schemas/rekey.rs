@@ -3,8 +3,8 @@
 use alluvium::codec::{Codec, CodecId, Evolving, Primitive, StringCodec};
 use alluvium::env::SimEnv;
 use alluvium::{
-    Error, ErrorKind, KeyGroup, KeyRef, KeyedStore, NewKey, Result, Shard, SnapshotHandle,
-    StateSpec, ValueState,
+    Error, ErrorKind, KeyGroup, KeyRef, KeyedStore, NewKey, OldCodecs, OldKey, Result, Shard,
+    SnapshotHandle, StateSpec, ValueState,
 };
 
 use crate::common::{OPERATOR, range_of};
@@ -184,9 +184,13 @@ fn a_new_key_of_another_shard_is_refused_unless_its_group_is_kept() {
         .namespace_codec(CodecId::new("u8", 1))
         .value_codec(CodecId::new("u64", 1));
     let mut groups: Vec<(Vec<u8>, KeyGroup, Vec<u8>)> = Vec::new();
-    let old = (CodecId::new("u32", 1), CodecId::new("u8", 1));
+    let old = OldCodecs {
+        keys: CodecId::new("u32", 1).into(),
+        namespaces: CodecId::new("u8", 1).into(),
+        map_keys: None,
+    };
     let id = shard
-        .register_rekeyed(spec, old.0.into(), old.1.into(), &mut |old| {
+        .register_rekeyed(spec, old, &mut |old: OldKey<'_>| {
             let number = u32::from_be_bytes(old.key.try_into().unwrap());
             let key = format!("user {number}").into_bytes();
             groups.push((key.clone(), old.group, old.namespace.to_vec()));

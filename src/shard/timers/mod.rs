@@ -36,8 +36,10 @@ use crate::table::PlacedKey;
 
 use self::queue::{Entry, TimerQueue};
 use self::store::{TIME_BYTES, TimeDomain, TimerRef, TimerSpec, TimerStore, TimersId};
+use super::base_scan::BaseRecord;
 use super::base_tables::StateBase;
 use super::collections::Family;
+use super::rekey::{OldCodecs, Rename};
 use super::store::StateId;
 use super::{ShardCore, StateSlot, WARM_PER_OPERATION};
 
@@ -111,15 +113,7 @@ impl TimerState {
                 self.queue.insert(self.queue.locate(entry), entry);
             }
             _ => {
-                let what = || {
-                    let (key, namespace) = (probe.key.len(), probe.namespace.len());
-                    format!(
-                        "a record in {} with a key of {key} bytes, a namespace of {namespace} \
-                         and a value of {}",
-                        probe.group,
-                        value.len()
-                    )
-                };
+                let what = || what_it_is(probe.group, probe.key, probe.namespace, value);
                 self.closed.get_or_insert_with(|| Closed::Damaged(what()));
             }
         }
@@ -146,6 +140,48 @@ pub(super) fn take_in(
     match timers.iter_mut().find(|timers| timers.state == state) {
         None => slot.memtable.promote(probe, value),
         Some(timers) => timers.promote(&mut slot.memtable, probe, value),
+    }
+}
+
+/// The timers of a state that is written anew.
+pub(super) struct NewTimers(TimerQueue);
+
+impl NewTimers {
+    /// None yet.
+    pub(super) fn new() -> Self {
+        Self(TimerQueue::new())
+    }
+
+    /// The time of a timer and its namespace proper.
+    ///
+    /// # Errors
+    /// `Corrupt` if the record is not one of a timer.
+    pub(super) fn split<'a>(record: &BaseRecord<'a>) -> Result<(i64, &'a [u8])> {
+        match timestamp_of(record.namespace) {
+            Some(timestamp) if record.value.is_empty() => {
+                Ok((timestamp, &record.namespace[TIME_BYTES..]))
+            }
+            _ => {
+                Err(no_timer(&what_it_is(record.group, record.key, record.namespace, record.value)))
+            }
+        }
+    }
+
+    /// What the namespace of a timer's record is.
+    ///
+    /// # Errors
+    /// `Invalid` if the namespace proper is too long.
+    pub(super) fn namespace(timestamp: i64, namespace: &[u8]) -> Result<Vec<u8>> {
+        if namespace.len() > TimerSpec::MAX_NAMESPACE_BYTES {
+            return Err(namespace_too_long(namespace.len()));
+        }
+        Ok([&time_bytes(timestamp), namespace].concat())
+    }
+
+    /// Adds one whose record has this hash.
+    pub(super) fn add(&mut self, timestamp: i64, hash: u64) {
+        let entry = Entry::new(timestamp, hash);
+        self.0.insert(self.0.locate(entry), entry);
     }
 }
 
@@ -232,11 +268,20 @@ impl ShardCore {
             Some(Closed::Damaged(found)) => &**found,
             None => "",
         };
-        Error::corrupt("a table holds something among timers that is none")
-            .at(format_args!("shard {} of operator {:?}", self.groups, self.name))
-            .expected("a namespace that begins with a time, and no value")
-            .found(found)
-            .remedy("restore from another copy of the snapshot")
+        no_timer(found).at(format_args!("shard {} of operator {:?}", self.groups, self.name))
+    }
+
+    /// Puts the timers of a state that was written anew into its queue.
+    pub(super) fn set_timers(&mut self, state: usize, NewTimers(queue): NewTimers) {
+        if let Some(timers) = self.timers.iter_mut().find(|timers| timers.state == state) {
+            timers.queue = queue;
+        }
+    }
+
+    fn timers_of(&self, StateId(state): StateId) -> TimersId {
+        let at = self.timers.iter().position(|timers| timers.state == state as usize);
+        let at = at.expect("a state that was registered with the spec of timers has a queue");
+        TimersId(at as u32)
     }
 
     /// Brings a timer's record into memory, if only the tables have it.
@@ -350,10 +395,18 @@ fn find(memtable: &Memtable, entry: Entry, out: &mut Vec<u8>) -> Option<(KeyGrou
 
 impl TimerStore for ShardCore {
     fn open_timers(&mut self, spec: TimerSpec) -> Result<TimersId> {
-        let StateId(id) = self.register(spec.0)?;
-        let at = self.timers.iter().position(|timers| timers.state == id as usize);
-        let at = at.expect("a state that was registered with the spec of timers has a queue");
-        Ok(TimersId(at as u32))
+        let state = self.register(spec.0)?;
+        Ok(self.timers_of(state))
+    }
+
+    fn open_timers_rekeyed(
+        &mut self,
+        spec: TimerSpec,
+        old: OldCodecs,
+        rename: &mut dyn Rename,
+    ) -> Result<TimersId> {
+        let state = self.rekey(spec.0, old, rename)?;
+        Ok(self.timers_of(state))
     }
 
     #[inline]
@@ -448,6 +501,22 @@ impl TimerStore for ShardCore {
             Ok(core.timers[at].queue.len() as u64)
         })
     }
+}
+
+fn what_it_is(group: KeyGroup, key: &[u8], namespace: &[u8], value: &[u8]) -> String {
+    let (key, namespace, value) = (key.len(), namespace.len(), value.len());
+    format!(
+        "a record in {group} with a key of {key} bytes, a namespace of {namespace} and a value \
+         of {value}"
+    )
+}
+
+#[cold]
+fn no_timer(found: &str) -> Error {
+    Error::corrupt("a table holds something among timers that is none")
+        .expected("a namespace that begins with a time, and no value")
+        .found(found)
+        .remedy("restore from another copy of the snapshot")
 }
 
 #[cold]

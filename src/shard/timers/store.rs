@@ -7,6 +7,7 @@ use crate::base::limits::MAX_NAMESPACE_BYTES;
 use crate::base::{KeyGroup, Result};
 use crate::codec::{CodecId, CodecSpec, KeyRef};
 use crate::format::manifest::{StateKind, StateMeta};
+use crate::shard::rekey::{OldCodecs, Rename};
 use crate::shard::store::{KeyedStore, StateSpec};
 
 /// Bytes before the namespace of a timer's record: its time.
@@ -161,6 +162,21 @@ pub trait TimerStore: KeyedStore {
     /// else, timers of the other time, or timers with other codecs; `Invalid`
     /// if the name is empty or too long.
     fn open_timers(&mut self, spec: TimerSpec) -> Result<TimersId>;
+
+    /// As [`open_timers`](Self::open_timers), for timers that were stored under
+    /// other keys or namespaces; as
+    /// [`register_rekeyed`](KeyedStore::register_rekeyed) does it for other
+    /// states. `rename` is given namespaces without times, which stay as they are.
+    ///
+    /// # Errors
+    /// As `open_timers` and `register_rekeyed`; `Corrupt` if a table holds
+    /// something among timers that is none. The timers are then as they were.
+    fn open_timers_rekeyed(
+        &mut self,
+        spec: TimerSpec,
+        old: OldCodecs,
+        rename: &mut dyn Rename,
+    ) -> Result<TimersId>;
 
     /// Registers a timer; `false` if there is such a timer already.
     fn register_timer(&mut self, timers: TimersId, timestamp: i64, key: KeyRef<'_>)

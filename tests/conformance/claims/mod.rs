@@ -8,6 +8,7 @@ pub(crate) mod kinds;
 pub(crate) mod lists;
 pub(crate) mod lives;
 pub(crate) mod maps;
+pub(crate) mod rekeyed;
 pub(crate) mod states;
 pub(crate) mod values;
 
