@@ -90,6 +90,9 @@ pub(super) struct Shared {
     buried: SegQueue<Vec<Buried>>,
     /// Cleared dirty bits, to be used again.
     spare_bits: SegQueue<ChunkBits>,
+    /// What the records belong to, for errors. Here, since it is hardly ever
+    /// looked at, and a memtable is at every operation.
+    owner: String,
 }
 
 /// What a memtable says about a key.
@@ -184,6 +187,7 @@ impl Memtable {
                 handoff: Handoff::new(Epoch::CLEAN.0),
                 buried: SegQueue::new(),
                 spare_bits: SegQueue::new(),
+                owner: String::new(),
             }),
             retired: VecDeque::new(),
             buried: VecDeque::new(),
@@ -196,6 +200,14 @@ impl Memtable {
         };
         memtable.note_at_hand();
         memtable
+    }
+
+    /// Says what the records belong to, which errors from within a
+    /// [`ValueMut`] then name. For a memtable that was not frozen yet.
+    pub(crate) fn name_owner(&mut self, owner: String) {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.owner = owner;
+        }
     }
 
     /// From now on there may be records in other groups than the hashes of
@@ -593,7 +605,12 @@ impl Memtable {
 
     #[cold]
     fn take_failure(&mut self) -> Error {
-        self.failure.take().expect("whoever says that it failed has left the reason here")
+        let failure = self.failure.take();
+        let failure = failure.expect("whoever says that it failed has left the reason here");
+        match &*self.shared.owner {
+            "" => failure,
+            owner => failure.at(owner),
+        }
     }
 
     /// Calls `visit` with every live record that is in memory, in no

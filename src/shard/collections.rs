@@ -256,13 +256,14 @@ impl ShardCore {
         let group = self.check_call(state, key, family, "clear")?;
         self.warm_a_little(state)?;
         let (key, namespace) = (key.key_bytes(), key.namespace_bytes());
-        let memtable = &mut self.slot(state)?.memtable;
-        if family != Family::Maps {
-            return memtable.delete(&memtable.probe(group, key, namespace)).map(drop);
-        }
-        let mut at = MapAt::new(group, key, namespace, std::mem::take(&mut self.names));
-        let memtable = &mut self.slot(state)?.memtable;
-        let done = memtable.map_clear(&mut at);
+        let buffer = std::mem::take(&mut self.names);
+        let slot = &mut self.states[state.0 as usize];
+        let mut at = MapAt::new(group, key, namespace, buffer);
+        let done = match family {
+            Family::Maps => slot.memtable.map_clear(&mut at),
+            _ => slot.memtable.delete(&slot.memtable.probe(group, key, namespace)).map(drop),
+        };
+        let done = done.map_err(|error| slot.locate(error));
         self.names = at.into_buffer();
         done
     }
@@ -375,7 +376,7 @@ impl StateSlot {
         bring_up().map_err(|error| self.locate(error))
     }
 
-    fn locate(&self, error: Error) -> Error {
+    pub(super) fn locate(&self, error: Error) -> Error {
         error.at(format_args!("state {:?}", self.meta.name))
     }
 

@@ -308,9 +308,9 @@ impl ShardCore {
         let computed = group_of_hash(hash_key(key), self.max_parallelism);
         let chosen = group.unwrap_or(computed);
         if !self.groups.contains(chosen) {
-            return Err(self.not_ours(chosen));
+            return Err(self.not_ours(state, chosen));
         }
-        check_key(key, namespace)?;
+        check_key(key, namespace).map_err(|error| self.in_state(state, error))?;
         if chosen != computed {
             self.slot(state)?.memtable.expect_given_groups();
         }
@@ -318,12 +318,22 @@ impl ShardCore {
     }
 
     #[cold]
-    fn not_ours(&self, group: KeyGroup) -> Error {
-        Error::invalid("the key belongs to another shard")
+    fn not_ours(&self, state: StateId, group: KeyGroup) -> Error {
+        let error = Error::invalid("the key belongs to another shard")
             .at(format_args!("shard {} of operator {:?}", self.groups, self.name))
             .expected(format_args!("a key group in {}", self.groups))
             .found(group)
-            .remedy("route each record to the shard that owns its key group")
+            .remedy("route each record to the shard that owns its key group");
+        self.in_state(state, error)
+    }
+
+    /// Names the state in an error. Timers name themselves.
+    #[cold]
+    fn in_state(&self, state: StateId, error: Error) -> Error {
+        match self.states.get(state.0 as usize) {
+            Some(slot) if slot.family != Family::Timers => slot.locate(error),
+            _ => error,
+        }
     }
 
     #[inline(always)]
@@ -368,15 +378,15 @@ impl ShardCore {
         self.warm(WARM_PER_OPERATION)?;
         let slot = &mut self.states[position];
         let value = &mut self.value;
-        if slot.memtable.get(&probe) == Lookup::Absent
-            && slot
-                .base
-                .get(PlacedKey::in_group(probe.group, probe.key, probe.namespace), value)
-                .map_err(|error| error.at(format_args!("state {:?}", slot.meta.name)))?
-        {
-            slot.memtable.promote(&probe, value)?;
+        if slot.memtable.get(&probe) != Lookup::Absent {
+            return Ok(());
         }
-        Ok(())
+        let at = PlacedKey::in_group(probe.group, probe.key, probe.namespace);
+        let done = match slot.base.get(at, value) {
+            Ok(true) => slot.memtable.promote(&probe, value),
+            other => other.map(drop),
+        };
+        done.map_err(|error| slot.locate(error))
     }
 
     /// The index lines of 1 to [`BATCH`] keys are asked for, then their
@@ -539,9 +549,10 @@ impl ShardCore {
         value: &[u8],
     ) -> Result<()> {
         let group = self.check(state, group, key, namespace, Family::Values, "put")?;
-        check_value(value)?;
+        check_value(value).map_err(|error| self.in_state(state, error))?;
         let memtable = self.blind(state)?;
-        memtable.put(&memtable.probe(group, key, namespace), value)
+        let done = memtable.put(&memtable.probe(group, key, namespace), value);
+        done.map_err(|error| self.in_state(state, error))
     }
 
     #[inline(never)]
@@ -628,7 +639,8 @@ impl KeyedStore for ShardCore {
         let (group, key, namespace) = key.parts();
         let group = self.check(state, group, key, namespace, Family::Values, "delete")?;
         let memtable = self.blind(state)?;
-        memtable.delete(&memtable.probe(group, key, namespace)).map(drop)
+        let done = memtable.delete(&memtable.probe(group, key, namespace)).map(drop);
+        done.map_err(|error| self.in_state(state, error))
     }
 
     #[inline(always)]

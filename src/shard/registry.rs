@@ -54,7 +54,7 @@ impl ShardCore {
         let id = self.states.len() as u32;
         let below = if base.is_empty() { Below::Nothing } else { Below::Tables };
         let family = Family::of(meta.kind);
-        let memtable = self.new_memtable(id, family, below);
+        let memtable = self.new_memtable(id, &meta.name, family, below);
         self.by_name.insert(meta.name.clone(), id);
         Arc::make_mut(&mut self.metas).push(meta.clone());
         self.timers.extend(TimerState::new(&meta, id));
@@ -64,7 +64,13 @@ impl ShardCore {
     }
 
     /// An empty memtable for a state.
-    pub(super) fn new_memtable(&self, id: u32, family: Family, below: Below) -> Memtable {
+    pub(super) fn new_memtable(
+        &self,
+        id: u32,
+        name: &str,
+        family: Family,
+        below: Below,
+    ) -> Memtable {
         let seed = match family {
             Family::Timers => timers::HASH_SEED,
             // A function of its own for each state, too: records often go from
@@ -78,6 +84,9 @@ impl ShardCore {
             Family::Maps => Holds::Maps,
             Family::Timers | Family::Dropped => Holds::Others,
         });
+        if family == Family::Values {
+            memtable.name_owner(format!("state {name:?}"));
+        }
         memtable
     }
 
@@ -129,7 +138,7 @@ impl ShardCore {
         let at = self.place_of_meta(position);
         Arc::make_mut(&mut self.metas).remove(at);
         // What is frozen of the memtable shares its memory until it is extracted.
-        let empty = self.new_memtable(id, Family::Dropped, Below::Nothing);
+        let empty = self.new_memtable(id, name, Family::Dropped, Below::Nothing);
         let slot = &mut self.states[position];
         slot.memtable = empty;
         slot.base = StateBase::default();

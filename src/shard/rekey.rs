@@ -131,7 +131,7 @@ impl ShardCore {
         let migration = Arc::new(migration::compare(&slot.meta, &as_it_was)?);
         let family = slot.family;
         let mut moved = Moved {
-            memtable: self.new_memtable(id, family, Below::Nothing),
+            memtable: self.new_memtable(id, &spec.name, family, Below::Nothing),
             timers: NewTimers::new(),
             open: None,
         };

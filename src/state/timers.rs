@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 
 use super::rekey::Keys;
 use crate::base::Result;
+use crate::codec::schema::guard;
 use crate::codec::{Codec, CodecSpec, HasCodec, KeyRef};
 use crate::shard::timers::store::{TimeDomain, TimerSpec, TimerStore, TimersId};
 
@@ -58,6 +59,7 @@ use crate::shard::timers::store::{TimeDomain, TimerSpec, TimerStore, TimersId};
 /// they were.
 pub struct Timers<K, N = (), KC = <K as HasCodec>::Codec, NC = <N as HasCodec>::Codec> {
     id: TimersId,
+    name: String,
     keys: KC,
     namespaces: NC,
     /// Encoded keys and namespaces on their way; kept to save the allocations.
@@ -118,7 +120,8 @@ impl<K: 'static, N: 'static, KC: Codec<K>, NC: Codec<N>> Timers<K, N, KC, NC> {
             .key_codec(CodecSpec::of(&keys))
             .namespace_codec(CodecSpec::of(&namespaces));
         let id = store.open_timers(spec)?;
-        Ok(Self { id, keys, namespaces, scratch: Cell::default(), types: PhantomData })
+        let name = name.to_owned();
+        Ok(Self { id, name, keys, namespaces, scratch: Cell::default(), types: PhantomData })
     }
 
     /// Opens timers whose keys or namespaces were of other types or codecs
@@ -205,14 +208,19 @@ impl<K: 'static, N: 'static, KC: Codec<K>, NC: Codec<N>> Timers<K, N, KC, NC> {
         let mut timer = None;
         // Decoded before it is removed: what cannot be decoded is not lost.
         store.pop_due(self.id, now, &mut |due| {
-            timer = Some(Timer {
-                timestamp: due.timestamp,
-                key: self.keys.decode(due.key)?,
-                namespace: self.namespaces.decode(due.namespace)?,
-            });
+            let (key, namespace) =
+                guard(|| Ok((self.keys.decode(due.key)?, self.namespaces.decode(due.namespace)?)))?;
+            timer = Some(Timer { timestamp: due.timestamp, key, namespace });
             Ok(())
         })?;
         Ok(timer)
+    }
+
+    /// Runs a codec; a panic in it becomes an error. Ready codecs do not panic,
+    /// and the fence would be felt.
+    #[inline]
+    fn fenced<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+        if KC::MAY_PANIC || NC::MAY_PANIC { guard(work) } else { work() }
     }
 
     fn with_key<T>(
@@ -224,10 +232,12 @@ impl<K: 'static, N: 'static, KC: Codec<K>, NC: Codec<N>> Timers<K, N, KC, NC> {
         let (mut key_bytes, mut namespace_bytes) = self.scratch.take();
         key_bytes.clear();
         namespace_bytes.clear();
-        let done = self
-            .keys
-            .encode(key, &mut key_bytes)
-            .and_then(|()| self.namespaces.encode(namespace, &mut namespace_bytes))
+        let encode = || {
+            self.keys.encode(key, &mut key_bytes)?;
+            self.namespaces.encode(namespace, &mut namespace_bytes)
+        };
+        let done = Self::fenced(encode)
+            .map_err(|error| error.at(format_args!("timers {:?}, being encoded", self.name)))
             .and_then(|()| work(KeyRef::new(&key_bytes).namespace(&namespace_bytes)));
         self.scratch.set((key_bytes, namespace_bytes));
         done
