@@ -219,9 +219,9 @@ where
     /// named again, is left out.
     ///
     /// # Errors
-    /// All is computed before anything is written. Only a store that fails
-    /// while the merge is written leaves some sources both merged and
-    /// uncleared.
+    /// All is computed before anything is written, and a merge that fails leaves
+    /// everything as it was. Should the store refuse even to have that put back,
+    /// the error [says](crate::Error::may_have_happened) so.
     pub fn merge_namespaces<S: KeyedStore + ?Sized>(
         &self,
         store: &mut S,

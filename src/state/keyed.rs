@@ -205,8 +205,8 @@ impl<K: 'static, N: 'static, KC: Codec<K>, NC: Codec<N>> Keyed<K, N, KC, NC> {
     }
 
     /// Merges states that hold one value for each key: folds the values of the
-    /// sources, in order, into that of the target, writes it, and clears the
-    /// sources.
+    /// sources, in order, into that of the target, clears the sources, and writes
+    /// it.
     pub(super) fn merge_values<S: KeyedStore + ?Sized, V>(
         &self,
         store: &mut S,
@@ -219,9 +219,12 @@ impl<K: 'static, N: 'static, KC: Codec<K>, NC: Codec<N>> Keyed<K, N, KC, NC> {
         self.with_namespaces(key, target, sources, |target, sources| {
             let mut merged = self.get_value(store, codec, target)?;
             let mut full = Vec::with_capacity(sources.len());
+            let mut stored = Vec::with_capacity(sources.len());
             for &source in sources {
-                let Some(value) = self.get_value(store, codec, source)? else { continue };
+                let Some(bytes) = store.get(self.id, source)? else { continue };
+                let value = self.decode(codec, bytes)?;
                 full.push(source);
+                stored.push(bytes.to_vec());
                 merged = Some(match merged {
                     Some(before) => self.call(what, || merge(before, value))?,
                     None => value,
@@ -230,8 +233,41 @@ impl<K: 'static, N: 'static, KC: Codec<K>, NC: Codec<N>> Keyed<K, N, KC, NC> {
             let Some(merged) = merged.filter(|_| !full.is_empty()) else { return Ok(()) };
             let mut bytes = Vec::new();
             self.encode(codec, &merged, &mut bytes)?;
-            store.put(self.id, target, &bytes)?;
-            full.into_iter().try_for_each(|source| store.clear(self.id, source))
+            self.clear_and_write(
+                store,
+                &full,
+                |store| store.put(self.id, target, &bytes),
+                |store, at| store.put(self.id, full[at], &stored[at]),
+            )
+        })
+    }
+
+    /// Clears `sources` and calls `write`, or leaves all as it was: if one of
+    /// these fails, `put_back` is called with the place of each source that was
+    /// cleared. That needs no more memory than was just given back.
+    pub(super) fn clear_and_write<S: KeyedStore + ?Sized>(
+        &self,
+        store: &mut S,
+        sources: &[KeyRef<'_>],
+        write: impl FnOnce(&mut S) -> Result<()>,
+        put_back: impl Fn(&mut S, usize) -> Result<()>,
+    ) -> Result<()> {
+        let mut cleared = 0;
+        let done = sources.iter().try_for_each(|source| {
+            store.clear(self.id, *source)?;
+            cleared += 1;
+            Ok(())
+        });
+        let Err(error) = done.and_then(|()| write(store)) else { return Ok(()) };
+        let mut failure = None;
+        for at in 0..cleared {
+            failure = put_back(store, at).err().or(failure);
+        }
+        Err(match failure {
+            None => error,
+            Some(why) => error
+                .at(format_args!("state {:?}, which is not as it was: {why}", self.name))
+                .ambiguous(),
         })
     }
 

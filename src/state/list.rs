@@ -197,8 +197,9 @@ where
     /// named again, is left out.
     ///
     /// # Errors
-    /// All is read before anything is written. Only a store that fails while
-    /// the merge is written leaves some sources both merged and uncleared.
+    /// All is read before anything is written, and a merge that fails leaves
+    /// everything as it was. Should the store refuse even to have that put back,
+    /// the error [says](crate::Error::may_have_happened) so.
     pub fn merge_namespaces<S: KeyedStore + ?Sized>(
         &self,
         store: &mut S,
@@ -210,6 +211,7 @@ where
             let mut bytes = Vec::new();
             let mut ends = Vec::new();
             let mut full = Vec::with_capacity(sources.len());
+            let mut parts = Vec::with_capacity(sources.len());
             for &source in sources {
                 let before = ends.len();
                 store.list_read(self.id(), source, &mut |element| {
@@ -218,11 +220,16 @@ where
                 })?;
                 if ends.len() > before {
                     full.push(source);
+                    parts.push(before..ends.len());
                 }
             }
             let elements: Vec<&[u8]> = pieces(&bytes, &ends).collect();
-            store.list_append(self.id(), target, &elements)?;
-            full.into_iter().try_for_each(|source| store.clear(self.id(), source))
+            self.keyed.clear_and_write(
+                store,
+                &full,
+                |store| store.list_append(self.id(), target, &elements),
+                |store, at| store.list_append(self.id(), full[at], &elements[parts[at].clone()]),
+            )
         })
     }
 
