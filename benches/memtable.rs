@@ -7,6 +7,9 @@
 //! uses the same hash function; it has no snapshots, namespaces or key groups:
 //! it is the ceiling.
 //!
+//! The same updates, in a namespace and with a time to live, stand beside those of
+//! a state that has neither.
+//!
 //! `ALLUVIUM_BENCH_RECORDS` sets another number of keys.
 
 #![allow(missing_docs, reason = "criterion's macros make undocumented functions")]
@@ -17,7 +20,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use alluvium::{Backend, KeyRef, KeyedStore, Shard, SnapshotId, StateId, StateSpec};
+use alluvium::{Backend, KeyRef, KeyedStore, Shard, SnapshotId, StateId, StateSpec, Ttl, ValueMut};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use xxhash_rust::xxh3::xxh3_64;
@@ -225,7 +228,57 @@ fn put_new<const VALUE: usize>(group: &mut BenchmarkGroup<'_, WallTime>, records
     });
 }
 
+/// One at a time and in batches: without, in a namespace, and with a time to live
+/// too. All in one table, so that the machine's moods are the same for all.
+fn time_to_live(c: &mut Criterion) {
+    let records = records();
+    let mut group = c.benchmark_group("time_to_live");
+    group.sample_size(20);
+    let ttl = Ttl::after(Duration::from_secs(86_400));
+    let kinds: [(&str, &[u8], Option<Ttl>); 4] = [
+        ("plain", b"", None),
+        ("namespace", b"windowed", None),
+        ("ttl", b"", Some(ttl)),
+        ("ttl_and_namespace", b"windowed", Some(ttl)),
+    ];
+    let mut store = Store::empty();
+    let states = kinds.map(|(name, namespace, ttl)| {
+        let spec = StateSpec::value(name);
+        let spec = ttl.map_or(spec.clone(), |ttl| spec.ttl(ttl));
+        let state = store.shard.register(spec).unwrap();
+        for i in 0..records {
+            let key = key(i);
+            store.shard.put(state, KeyRef::new(&key).namespace(namespace), &[1; 8]).unwrap();
+        }
+        (name, namespace, state)
+    });
+    for (name, namespace, state) in states {
+        let mut picks = Picks::new(records);
+        group.throughput(Throughput::Elements(1));
+        group.bench_function(format!("update_one_at_a_time/{name}"), |b| {
+            b.iter(|| {
+                let key = key(picks.next());
+                let key = KeyRef::new(&key).namespace(namespace);
+                let count = &mut |value: &mut ValueMut<'_>| count(value.bytes_mut().unwrap());
+                store.shard.update(state, key, count).unwrap();
+            })
+        });
+        group.throughput(Throughput::Elements(BATCH as u64));
+        group.bench_function(format!("update_16_at_a_time/{name}"), |b| {
+            b.iter(|| {
+                let keys: [_; BATCH] = std::array::from_fn(|_| key(picks.next()));
+                let keys: [_; BATCH] =
+                    std::array::from_fn(|at| KeyRef::new(&keys[at]).namespace(namespace));
+                let count = &mut |_, value: &mut ValueMut<'_>| count(value.bytes_mut().unwrap());
+                store.shard.update_many(state, &keys, count).unwrap();
+            })
+        });
+    }
+    group.finish();
+}
+
 fn memtable(c: &mut Criterion) {
+    time_to_live(c);
     with_values_of::<8>(c);
     with_values_of::<100>(c);
 }

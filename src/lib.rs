@@ -19,6 +19,7 @@
 //!    the level of bytes beneath them. [`Timers`] call back later, by event time
 //!    or by the clock. [`OperatorListState`] and [`BroadcastState`] belong to the
 //!    subtask instead of a key.
+//!    What a state holds for a key may have a [time to live](Ttl).
 //! 4. At a barrier call [`Shard::snapshot`], which returns a
 //!    [`SnapshotTicket`] at once. Its [`SnapshotReport`] has the
 //!    [`SnapshotHandle`] that restores the shard: keep it with those of the
@@ -92,7 +93,7 @@ mod version;
 
 pub use crate::backend::{Backend, BackendBuilder, Shard, ShardBuilder, ShardStats};
 pub use crate::base::{
-    Error, ErrorKind, KeyGroup, KeyGroupRange, MaxParallelism, Result, SnapshotId,
+    Error, ErrorKind, KeyGroup, KeyGroupRange, MaxParallelism, Result, SnapshotId, TimeDomain,
 };
 pub use crate::codec::KeyRef;
 pub use crate::format::{OperatorStateMode, SnapshotHandle, StateKind};
@@ -102,14 +103,15 @@ pub use crate::shard::operator::store::{
 };
 pub use crate::shard::rekey::{NewKey, OldCodecs, OldKey, Rename};
 pub use crate::shard::store::{KeyedStore, StateId, StateInfo, StateSpec};
-pub use crate::shard::timers::store::{TimeDomain, TimerRef, TimerSpec, TimerStore, TimersId};
+pub use crate::shard::timers::store::{TimerRef, TimerSpec, TimerStore, TimersId};
+pub use crate::shard::ttl::{Ttl, TtlUpdate, TtlVisibility};
 pub use crate::snapshot::sink::{SnapshotSink, SnapshotSource, StoreSink, TableUpload};
 pub use crate::snapshot::ticket::{
     SnapshotPhase, SnapshotProgress, SnapshotReport, SnapshotTicket,
 };
 pub use crate::state::{
     Aggregate, AggregatingState, BroadcastState, ListState, MapState, OperatorListState,
-    ReducingState, Timer, Timers, ValueState,
+    ReducingState, StateOptions, Timer, Timers, ValueState,
 };
 
 /// The fuzzers' door to what is not public.

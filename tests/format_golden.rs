@@ -45,6 +45,11 @@ fn manifest(table: TableMeta) -> Manifest {
         map_key_schema: (name.len() == 1).then(|| CodecId::new("string", 1).into()),
         value_schema: Schema::new(CodecId::new("tuple(u64,string)", 3), *b"parts"),
         older_value_schemas: vec![CodecId::new("u64", 1).into()],
+        ttl: (name.len() == 1).then_some(alluvium::format::TtlMeta {
+            time: alluvium::TimeDomain::Processing,
+            duration_ms: 3_600_000,
+            since_ms: Some(1_795_000_000_000),
+        }),
     };
     Manifest {
         snapshot: SnapshotId(7),
@@ -53,6 +58,7 @@ fn manifest(table: TableMeta) -> Manifest {
         sequence: 0x0102_0304_0506_0708,
         groups: groups(0, 127),
         max_parallelism: alluvium::base::MaxParallelism::DEFAULT,
+        watermark: Some(-1),
         states: states.keys().map(state).collect(),
         tables: vec![TableRef {
             slice: table.groups,

@@ -2,12 +2,14 @@
 //! itself is refused on both sides, and no damage passes.
 
 use alluvium::base::checksum::{ContentHash, of_contents};
-use alluvium::base::{ErrorKind, FileId, KeyGroup, KeyGroupRange, MaxParallelism, SnapshotId};
+use alluvium::base::{
+    ErrorKind, FileId, KeyGroup, KeyGroupRange, MaxParallelism, SnapshotId, TimeDomain,
+};
 use alluvium::codec::{CodecId, MAX_SCHEMA_DETAIL_BYTES, Schema};
 use alluvium::format::envelope::ENVELOPE_BYTES;
 use alluvium::format::{
     Items, Manifest, OperatorPart, OperatorState, OperatorStateMode, SnapshotHandle, StateKind,
-    StateMeta, TableMeta, TableRef,
+    StateMeta, TableMeta, TableRef, TtlMeta,
 };
 
 fn groups(first: u16, last: u16) -> KeyGroupRange {
@@ -23,6 +25,7 @@ fn state(name: &str) -> StateMeta {
         map_key_schema: None,
         value_schema: CodecId::new("my.Order", 70_000).into(),
         older_value_schemas: Vec::new(),
+        ttl: None,
     }
 }
 
@@ -37,6 +40,7 @@ fn state_with_history(name: &str) -> StateMeta {
         kind: StateKind::Map,
         map_key_schema: Some(CodecId::new("string", 1).into()),
         older_value_schemas: older,
+        ttl: Some(TtlMeta { time: TimeDomain::Event, duration_ms: 60_000, since_ms: Some(-7) }),
         ..state(name)
     }
 }
@@ -95,6 +99,7 @@ fn sample() -> Manifest {
         sequence: 1 << 40,
         groups: groups(32, 95),
         max_parallelism: MaxParallelism::DEFAULT,
+        watermark: Some(-1),
         states: vec![state("a"), state("b"), state_with_history("ba")],
         tables: vec![
             table(9, groups(0, 63), groups(32, 63)),
@@ -281,7 +286,10 @@ fn forged_manifests_with_sound_hashes_are_refused() {
     assert_eq!(forged(b"\x0cshared/9.tbl", b"\x00"), ErrorKind::Corrupt, "no location");
     assert_eq!(forged(b"\x0cshared/9.tbl", b"\xff\xff\xff\xff\x0f"), ErrorKind::Corrupt, "4 GiB");
     assert_eq!(
-        forged(b"count per user\x03", b"count per user\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"),
+        forged(
+            b"user\x01\xff\xff\xff\xff\xff\xff\xff\xff\x03",
+            b"user\x00\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"
+        ),
         ErrorKind::Corrupt,
         "as many states as there are numbers"
     );
@@ -310,6 +318,16 @@ fn forged_manifests_with_sound_hashes_are_refused() {
         forged(b"\x02\x01a\x04gone", b"\xff\xff\x03\x01a\x04gone"),
         ErrorKind::Corrupt,
         "more dropped states than there are bytes"
+    );
+    assert_eq!(
+        forged(b"user\x01\xff", b"user\x02\xff"),
+        ErrorKind::Corrupt,
+        "neither with a watermark nor without"
+    );
+    assert_eq!(
+        forged(b"\x02\x60\xea\x00", b"\x03\x60\xea\x00"),
+        ErrorKind::Incompatible,
+        "a time of the future"
     );
     assert_eq!(forged(b"\x07offsets", b"\x06offsets"), ErrorKind::Corrupt, "a byte too many");
     assert_eq!(forged(b"\x07offsets", b"\x87\x00offsets"), ErrorKind::Corrupt, "a long varint");

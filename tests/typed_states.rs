@@ -1,11 +1,13 @@
-//! Typed states of every kind, on the engine and on the reference store of the
-//! conformance suite.
+//! Typed states of every kind, on the engine, without and with a time to live, and
+//! on the reference store of the conformance suite.
 
 #[path = "conformance/engine.rs"]
 mod engine;
 #[allow(dead_code, unused_imports, unused_macros, reason = "made for the conformance suite")]
 #[path = "conformance/harness.rs"]
 mod harness;
+#[path = "conformance/living.rs"]
+mod living;
 #[path = "conformance/reference.rs"]
 mod reference;
 
@@ -27,8 +29,16 @@ const ENGINE_SERVES_COLLECTIONS: bool = true;
 fn on_each(engine: bool, test: impl Fn(&mut dyn Deployment)) {
     let mut factories: Vec<(&str, &dyn Factory)> = vec![("reference", &reference::Reference)];
     if engine {
-        factories.push(("engine", &engine::Engine { warm: true }));
-        factories.push(("engine with tables", &engine::Engine { warm: false }));
+        factories.push(("engine", &const { engine::Engine::warm(living::never) }));
+        factories.push(("engine with tables", &const { engine::Engine::cold(living::never) }));
+        factories.push((
+            "engine with a long time to live",
+            &const { engine::Engine::warm(living::always) },
+        ));
+        factories.push((
+            "engine whose time to live comes and goes",
+            &const { engine::Engine::cold(living::ever_another) },
+        ));
     }
     for (name, factory) in factories {
         println!("on the {name}");

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use crate::base::limits::MAX_USER_META_BYTES;
 use crate::base::{Error, ErrorKind, KeyGroupRange, MaxParallelism, Result};
+use crate::env::clock::{ClockThread, CoarseClock};
 use crate::env::executor::{Executor, ExecutorThreads};
 use crate::env::pages::{PagePool, PageThread};
 use crate::env::real::RealEnv;
@@ -171,11 +172,13 @@ impl BackendBuilder {
         } else {
             Some(PageThread::start(&*env, "alluvium-pages", &pool).map_err(not_started)?)
         };
+        let clock = CoarseClock::new(Arc::clone(&env), !driven);
         let files = Arc::new(FileNumbers::new(env.random_u64()));
         Ok(Backend {
             inner: Arc::new(Inner {
                 threads,
                 _page_thread: page_thread,
+                clock: ClockThread(clock),
                 executor,
                 pool,
                 env,
@@ -207,6 +210,7 @@ pub struct Backend {
 struct Inner {
     threads: ExecutorThreads,
     _page_thread: Option<PageThread>,
+    clock: ClockThread,
     executor: Executor,
     pool: Arc<PagePool>,
     env: Arc<dyn Env>,
@@ -386,6 +390,10 @@ impl ShardBuilder {
             &restored.base,
         );
         core.start_with(restored.operator);
+        core.set_clock(Arc::clone(&inner.clock.0));
+        if let Some(watermark) = restored.watermark {
+            core.advance_watermark(watermark);
+        }
         if inner.warm_up && !restored.base.is_empty() {
             core.start_warming(Box::new(WarmUp::new(inner.executor.clone())));
         }

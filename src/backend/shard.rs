@@ -54,6 +54,8 @@ pub struct ShardStats {
     pub timer_queue_bytes: u64,
     /// Bytes that operator states take in a snapshot.
     pub operator_state_bytes: u64,
+    /// Bytes of the queues of what expires.
+    pub expiry_queue_bytes: u64,
     /// Whether all records of the registered states are in memory; not yet so
     /// after a restore.
     pub is_warm: bool,
@@ -150,6 +152,30 @@ impl Shard {
         Ok(self.core.is_warm())
     }
 
+    /// Says that event time has come to `ms` milliseconds: values that [live by
+    /// it](crate::Ttl) age. A time before an earlier one is passed over. The
+    /// watermark is part of snapshots. Timers have theirs, said with
+    /// [`pop_due`](TimerStore::pop_due).
+    pub fn advance_watermark(&mut self, ms: i64) {
+        self.core.advance_watermark(ms);
+    }
+
+    /// The event time that was said or restored last, in milliseconds.
+    pub fn watermark(&self) -> Option<i64> {
+        self.core.watermark()
+    }
+
+    /// Looks at up to `records` records of each state that are due to have
+    /// expired, removes those that have, and says whether there are no more. Every
+    /// operation on a state does a few; this is for idle moments, and for states
+    /// that nothing operates on.
+    ///
+    /// # Errors
+    /// `Unavailable` if no memory can be had to note a deletion.
+    pub fn expire(&mut self, records: usize) -> Result<bool> {
+        self.core.expire(records)
+    }
+
     /// As [`get_many`](KeyedStore::get_many), for keys without namespaces
     /// whose groups follow from their hashes. Where the calls of an object-safe
     /// trait would be felt, this is faster by a third: the compiler sees the
@@ -199,6 +225,7 @@ impl Shard {
             arena_free_bytes: memory.arena_free_bytes,
             timer_queue_bytes: self.core.timer_queue_bytes() as u64,
             operator_state_bytes: self.core.operator().bytes(),
+            expiry_queue_bytes: self.core.expiry_queue_bytes() as u64,
             is_warm: self.core.is_warm(),
             tables,
             table_bytes,

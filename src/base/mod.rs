@@ -8,6 +8,8 @@ pub mod error;
 pub mod hash;
 pub mod ids;
 pub mod limits;
+pub mod time;
 
 pub use error::{Error, ErrorKind, Result};
 pub use ids::{Epoch, FileId, KeyGroup, KeyGroupRange, MaxParallelism, SnapshotId};
+pub use time::TimeDomain;

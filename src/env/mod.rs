@@ -11,6 +11,7 @@
 //!   share it: memory has no crash to simulate.
 
 pub mod buffers;
+pub(crate) mod clock;
 pub mod executor;
 pub mod mmap;
 mod nap;
@@ -36,8 +37,9 @@ pub trait Env: Send + Sync + fmt::Debug + 'static {
     /// The file system.
     fn fs(&self) -> &dyn Fs;
 
-    /// Wall-clock time in milliseconds since 1970, for people to read. May
-    /// jump; nothing is decided by it.
+    /// Wall-clock time in milliseconds since 1970, for people to read, and for
+    /// the age of values with a [time to live](crate::Ttl) in processing time.
+    /// May jump; nothing else is decided by it.
     fn unix_time_ms(&self) -> u64;
 
     /// Nanoseconds on a clock that never goes back, from an arbitrary origin.

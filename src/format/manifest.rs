@@ -7,10 +7,13 @@
 //!            0              8                     16             24
 //!            | max_parallelism u16 | first group u16 | last group u16 |
 //!            24                    26                28               30
-//!            | operator | state count | state ... | table count | table ... |
+//!            | operator | watermark | state count | state ... | table count | table ... |
 //!            | operator state count | operator state ... | user meta |
 //! state:     | name | kind u8 | key schema | namespace schema | value schema |
 //!            | has map keys u8: 0, or 1 and | map key schema | older count | older value schema ... |
+//!            | time to live |
+//! time to live:  | time u8: 0, or 1 processing or 2 event and | duration_ms u64 | since |
+//! watermark, since:  | 0 u8 |, or | 1 u8 | milliseconds i64 |
 //! schema:    | codec name | version | detail | (see schema.rs)
 //! operator state: see operator_state.rs
 //! table:     | meta 68 bytes (see table.rs) | location | slice first group u16 | slice last group u16 |
@@ -42,11 +45,14 @@ use std::fmt::Display;
 use super::envelope::Envelope;
 use super::operator_state::{self, MAX_OPERATOR_STATES, MIN_OPERATOR_STATE_BYTES, OperatorState};
 use super::properties::{
-    decode_groups, decode_max_parallelism, encode_groups, encode_max_parallelism,
+    decode_groups, decode_max_parallelism, decode_time, encode_groups, encode_max_parallelism,
+    encode_time,
 };
 use super::table::TableMeta;
 use crate::base::limits::{MAX_STATE_NAME_BYTES, MAX_USER_META_BYTES};
-use crate::base::{Error, ErrorKind, KeyGroupRange, MaxParallelism, Result, SnapshotId};
+use crate::base::{
+    Error, ErrorKind, KeyGroupRange, MaxParallelism, Result, SnapshotId, TimeDomain,
+};
 use crate::codec::{MAX_CODEC_NAME_BYTES, MAX_SCHEMA_DETAIL_BYTES, Reader, Schema, varint};
 
 /// Longest name of an operator, in bytes.
@@ -67,8 +73,9 @@ const ENVELOPE: Envelope = Envelope { what: "manifest", magic: *b"ALVMANIF", ver
 /// the length of the detail.
 const MIN_SCHEMA_BYTES: usize = 4;
 /// Fewest bytes of a state: a name of one byte, its length, the kind, three
-/// schemas, the absence of map keys and the number of older schemas.
-const MIN_STATE_BYTES: usize = 5 + 3 * MIN_SCHEMA_BYTES;
+/// schemas, the absence of map keys, the number of older schemas and the absence
+/// of a time to live.
+const MIN_STATE_BYTES: usize = 6 + 3 * MIN_SCHEMA_BYTES;
 /// Fewest bytes of a table: its meta, a location of one byte, its slice, the
 /// number of dropped states.
 const MIN_TABLE_BYTES: usize = TableMeta::ENCODED_BYTES + 2 + 4 + 1;
@@ -90,6 +97,8 @@ pub struct Manifest {
     pub groups: KeyGroupRange,
     /// Number of key groups of the job.
     pub max_parallelism: MaxParallelism,
+    /// The event time that the shard had reached, if it knew any.
+    pub watermark: Option<i64>,
     /// The states, in ascending order of their names.
     pub states: Vec<StateMeta>,
     /// The tables, from the oldest to the newest: a record in a later one
@@ -120,6 +129,21 @@ pub struct StateMeta {
     /// What else the values in some of the tables may be written under, in
     /// ascending order of the fingerprints.
     pub older_value_schemas: Vec<Schema>,
+    /// How long its values live, if not for ever.
+    pub ttl: Option<TtlMeta>,
+}
+
+/// How long the values of a state live.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TtlMeta {
+    /// By which time.
+    pub time: TimeDomain,
+    /// How long, in milliseconds. For people: the next life may have another.
+    pub duration_ms: u64,
+    /// From when on it has been so, in milliseconds of that time: values without
+    /// a stamp count as written then. `None` in event time as long as there was no
+    /// watermark.
+    pub since_ms: Option<i64>,
 }
 
 /// How the records of a state are to be read. DO NOT CHANGE the numbers: they
@@ -171,6 +195,7 @@ impl Manifest {
             encode_max_parallelism(self.max_parallelism, out);
             encode_groups(self.groups, out);
             encode_bytes(self.operator.as_bytes(), out);
+            encode_instant(self.watermark, out);
             varint::put_u64(out, self.states.len() as u64);
             for state in &self.states {
                 state.encode(out);
@@ -209,6 +234,7 @@ impl Manifest {
         let all = max_parallelism.all_groups();
         let groups = decode_groups(&mut reader, all)?;
         let operator = reader.str("operator", MAX_OPERATOR_BYTES)?.to_owned();
+        let watermark = decode_instant("watermark", &mut reader)?;
         let states = reader.count("state count", MAX_STATES, MIN_STATE_BYTES)?;
         let states = (0..states).map(|_| StateMeta::decode(&mut reader)).collect::<Result<_>>()?;
         let tables = reader.count("table count", MAX_TABLES, MIN_TABLE_BYTES)?;
@@ -235,6 +261,7 @@ impl Manifest {
             sequence,
             groups,
             max_parallelism,
+            watermark,
             states,
             tables,
             operator_states,
@@ -346,6 +373,11 @@ impl StateMeta {
         for schema in &self.older_value_schemas {
             schema.encode(out);
         }
+        out.push(encode_time(self.ttl.map(|ttl| ttl.time)));
+        if let Some(ttl) = &self.ttl {
+            out.extend_from_slice(&ttl.duration_ms.to_le_bytes());
+            encode_instant(ttl.since_ms, out);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self> {
@@ -362,6 +394,14 @@ impl StateMeta {
         let older = reader.count("older schemas", MAX_OLDER_SCHEMAS, MIN_SCHEMA_BYTES)?;
         let older_value_schemas =
             (0..older).map(|_| Schema::decode(reader)).collect::<Result<_>>()?;
+        let ttl = match decode_time("time to live", reader)? {
+            None => None,
+            Some(time) => Some(TtlMeta {
+                time,
+                duration_ms: reader.u64("time to live")?,
+                since_ms: decode_instant("when a time to live began", reader)?,
+            }),
+        };
         Ok(Self {
             name,
             kind,
@@ -370,6 +410,7 @@ impl StateMeta {
             map_key_schema,
             value_schema,
             older_value_schemas,
+            ttl,
         })
     }
 }
@@ -445,6 +486,21 @@ pub(super) fn check_len(
         Ok(())
     } else {
         broken(what, format_args!("{least} to {most}"), len)
+    }
+}
+
+fn encode_instant(ms: Option<i64>, out: &mut Vec<u8>) {
+    out.push(u8::from(ms.is_some()));
+    if let Some(ms) = ms {
+        out.extend_from_slice(&ms.to_le_bytes());
+    }
+}
+
+fn decode_instant(what: &'static str, reader: &mut Reader<'_>) -> Result<Option<i64>> {
+    match reader.u8(what)? {
+        0 => Ok(None),
+        1 => Ok(Some(reader.u64(what)? as i64)),
+        other => Err(reader.corrupt(what, "0 or 1", other)),
     }
 }
 

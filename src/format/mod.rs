@@ -44,7 +44,7 @@ pub mod table;
 pub use collection::Placement;
 pub use frame::Compression;
 pub use handle::SnapshotHandle;
-pub use manifest::{Manifest, StateKind, StateMeta, TableRef};
+pub use manifest::{Manifest, StateKind, StateMeta, TableRef, TtlMeta};
 pub use operator_state::{Items, OperatorPart, OperatorState, OperatorStateMode};
 pub use table::TableMeta;
 

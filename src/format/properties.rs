@@ -3,18 +3,21 @@
 //! ```text
 //! properties:  | max_parallelism u16 | first group u16 | last group u16 | states u16 | state | ... |
 //!              0                     2                 4                6            8
-//! state:       | name | placement u8 | value schema u64 | records | tombstones | key bytes | namespace bytes | value bytes |
+//! state:       | name | placement u8 | stamps u8 | value schema u64 | records | tombstones | key bytes | namespace bytes | value bytes |
 //! ```
 //!
 //! A name is a varint length and UTF-8; the counts are varints. The placement is
 //! drawn in [`collection`](super::collection); the value schema is a fingerprint
-//! (see schema.rs), and the manifest has the schema itself. States ascend by the
+//! (see schema.rs), and the manifest has the schema itself. The stamps say what is
+//! in front of each value (of each element of a list): 0 nothing, 1 and 2 eight
+//! bytes, the milliseconds of its last write in processing time or in event time,
+//! little-endian, sign bit flipped; 1 is a time that is not known. States ascend by the
 //! bytes of their names; a state's ordinal is its place in this list.
 //! `first group` to `last group` is the range that the records cover.
 
 use super::collection::Placement;
 use crate::base::limits::MAX_STATE_NAME_BYTES;
-use crate::base::{ErrorKind, KeyGroup, KeyGroupRange, MaxParallelism, Result};
+use crate::base::{Error, ErrorKind, KeyGroup, KeyGroupRange, MaxParallelism, Result, TimeDomain};
 use crate::codec::{Reader, varint};
 
 /// What a table holds.
@@ -35,6 +38,9 @@ pub struct StateProperties {
     pub name: String,
     /// How its records are placed.
     pub placement: Placement,
+    /// Which time the stamps in front of its values are of; `None` if there are
+    /// none.
+    pub stamps: Option<TimeDomain>,
     /// Fingerprint of the schema that its values were written under.
     pub value_schema: u64,
     /// Number of records, tombstones included.
@@ -50,8 +56,8 @@ pub struct StateProperties {
 }
 
 /// Fewest bytes that a state takes: a name of one byte, its length, the
-/// placement, the schema and five counts.
-const MIN_STATE_BYTES: usize = 16;
+/// placement, the stamps, the schema and five counts.
+const MIN_STATE_BYTES: usize = 17;
 
 impl Properties {
     /// The payload of the properties.
@@ -64,6 +70,7 @@ impl Properties {
             varint::put_u64(&mut out, state.name.len() as u64);
             out.extend_from_slice(state.name.as_bytes());
             out.push(state.placement as u8);
+            out.push(encode_time(state.stamps));
             out.extend_from_slice(&state.value_schema.to_le_bytes());
             for count in [
                 state.records,
@@ -130,6 +137,7 @@ fn decode_state(reader: &mut Reader<'_>) -> Result<StateProperties> {
     let state = StateProperties {
         name,
         placement: Placement::decode(reader)?,
+        stamps: decode_time("stamps", reader)?,
         value_schema: reader.u64("value schema")?,
         records: reader.varint_u64("records")?,
         tombstones: reader.varint_u64("tombstones")?,
@@ -141,6 +149,31 @@ fn decode_state(reader: &mut Reader<'_>) -> Result<StateProperties> {
         return Err(reader.corrupt("tombstones", "at most the records", state.tombstones));
     }
     Ok(state)
+}
+
+/// The number of a time domain, or of none. DO NOT CHANGE: on disk.
+pub(super) fn encode_time(time: Option<TimeDomain>) -> u8 {
+    match time {
+        None => 0,
+        Some(TimeDomain::Processing) => 1,
+        Some(TimeDomain::Event) => 2,
+    }
+}
+
+pub(super) fn decode_time(
+    what: &'static str,
+    reader: &mut Reader<'_>,
+) -> Result<Option<TimeDomain>> {
+    match reader.u8(what)? {
+        0 => Ok(None),
+        1 => Ok(Some(TimeDomain::Processing)),
+        2 => Ok(Some(TimeDomain::Event)),
+        other => Err(Error::incompatible("values live by an unknown kind of time")
+            .at(format_args!("byte {}, {what}", reader.offset() - 1))
+            .expected("0 to 2: none, processing time, event time")
+            .found(other)
+            .remedy("read it with the version of alluvium that wrote it, or a newer one")),
+    }
 }
 
 /// Appends `max_parallelism` as a u16: at most 32,768.
@@ -181,6 +214,8 @@ mod tests {
         let state = |name: &str, records| StateProperties {
             name: name.into(),
             placement: if records == 7 { Placement::Collection } else { Placement::Single },
+            stamps: [None, Some(TimeDomain::Event), Some(TimeDomain::Processing)]
+                [records as usize % 3],
             value_schema: u64::MAX - records,
             records,
             tombstones: 1,
@@ -235,5 +270,14 @@ mod tests {
             let error = Properties::decode(&bytes).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Incompatible, "{error}");
         }
+    }
+
+    #[test]
+    fn stamps_of_a_time_of_the_future_are_incompatible() {
+        let mut bytes = sample().encode();
+        assert_eq!(bytes[11], 2, "behind the placement of \"a\"");
+        bytes[11] = 3;
+        let error = Properties::decode(&bytes).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Incompatible, "{error}");
     }
 }

@@ -13,6 +13,7 @@ use crate::base::{Error, KeyGroup, Result};
 
 use super::addr::Addr;
 use super::arena::Block;
+use super::expiry::{restamp, split_stamp};
 use super::index::{LineRef, Slot};
 use super::record::{NO_KEY, Pattern};
 use super::{Below, Found, Holds, Memtable, Probe};
@@ -37,13 +38,25 @@ impl Memtable {
         };
         // Whoever looks for a key without a group does not compare groups.
         let computed = if self.groups_are_given { AtHand::NOTHING } else { given };
-        self.at_hand = [computed, given];
+        let nothing = [AtHand::NOTHING; 2];
+        // Whoever does not know whether values expire finds nothing at hand.
+        (self.at_hand, self.timed_at_hand) = if self.is_timed() {
+            (nothing, [computed, given])
+        } else {
+            ([computed, given], nothing)
+        };
     }
 
     /// What the first word of a record must be for the record to be at hand.
     #[inline(always)]
-    fn pattern(&self, group: Option<KeyGroup>, key: &[u8], namespace: &[u8]) -> Pattern {
-        let AtHand(also) = self.at_hand[usize::from(group.is_some())];
+    fn pattern<const TIMED: bool>(
+        &self,
+        group: Option<KeyGroup>,
+        key: &[u8],
+        namespace: &[u8],
+    ) -> Pattern {
+        let at_hand = if TIMED { &self.timed_at_hand } else { &self.at_hand };
+        let AtHand(also) = at_hand[usize::from(group.is_some())];
         Pattern::live(group, key, namespace).with(also)
     }
 
@@ -75,22 +88,25 @@ impl Memtable {
         self.index.likely(hash).map(|(_, addr)| Hint(self.arena.block(addr)))
     }
 
+    // With `TIMED` all of these are for states whose values expire, without it for
+    // those whose values do not; on the other kind they find nothing.
+
     /// The value of a key, if one look tells; that is the usual case. `None`
     /// says nothing.
     #[inline(always)]
-    pub(crate) fn value_at_hand(
+    pub(crate) fn value_at_hand<const TIMED: bool>(
         &self,
         group: Option<KeyGroup>,
         key: &[u8],
         namespace: &[u8],
     ) -> Option<Hit> {
         let hint = self.hint(self.hash(key, namespace))?;
-        self.hit_at_hand(hint, group, key, namespace)
+        self.hit_at_hand::<TIMED>(hint, group, key, namespace)
     }
 
     /// The same for a key that was prefetched.
     #[inline(always)]
-    pub(crate) fn hit_at_hand(
+    pub(crate) fn hit_at_hand<const TIMED: bool>(
         &self,
         hint: Hint,
         group: Option<KeyGroup>,
@@ -98,27 +114,44 @@ impl Memtable {
         namespace: &[u8],
     ) -> Option<Hit> {
         let Hint(block) = hint;
-        let pattern = self.pattern(group, key, namespace);
-        self.arena.matches(block, pattern, key, namespace).map(|_| Hit(block))
+        let pattern = self.pattern::<TIMED>(group, key, namespace);
+        self.arena.matches(block, pattern, key, namespace)?;
+        // A read that renews is a change.
+        if TIMED && (self.time.renews || !self.is_shown(block, key, namespace)) {
+            return None;
+        }
+        Some(Hit(block))
+    }
+
+    /// Whether a live record's value has not expired, or is shown all the same.
+    #[inline(always)]
+    fn is_shown(&self, block: Block, key: &[u8], namespace: &[u8]) -> bool {
+        split_stamp(self.arena.value_of(block, key, namespace)).0 > self.time.hidden
     }
 
     /// The value of a key that was found at hand.
     #[inline(always)]
-    pub(crate) fn value_of(&self, hit: Hit, key: &[u8], namespace: &[u8]) -> &[u8] {
-        self.arena.value_of(hit.0, key, namespace)
+    pub(crate) fn value_of<const TIMED: bool>(
+        &self,
+        hit: Hit,
+        key: &[u8],
+        namespace: &[u8],
+    ) -> &[u8] {
+        let value = self.arena.value_of(hit.0, key, namespace);
+        if TIMED { split_stamp(value).1 } else { value }
     }
 
     /// The record of a key, if one look tells that it is there. `None` says
     /// nothing.
     #[inline(always)]
-    pub(crate) fn entry_at_hand<'a>(
+    pub(crate) fn entry_at_hand<'a, const TIMED: bool>(
         &'a mut self,
         group: Option<KeyGroup>,
         key: &'a [u8],
         namespace: &'a [u8],
     ) -> Option<ValueMut<'a>> {
         let hash = self.hash(key, namespace);
-        self.entry_at_hint(self.hint(hash)?, group, hash, key, namespace)
+        self.entry_at_hint::<TIMED>(self.hint(hash)?, group, hash, key, namespace)
     }
 
     /// A hint in the place of one that must not be used any more.
@@ -129,7 +162,7 @@ impl Memtable {
 
     /// The same for a key that was prefetched.
     #[inline(always)]
-    pub(crate) fn entry_at_hint<'a>(
+    pub(crate) fn entry_at_hint<'a, const TIMED: bool>(
         &'a mut self,
         hint: Hint,
         group: Option<KeyGroup>,
@@ -138,10 +171,34 @@ impl Memtable {
         namespace: &'a [u8],
     ) -> Option<ValueMut<'a>> {
         let Hint(block) = hint;
-        let pattern = self.pattern(group, key, namespace);
+        let pattern = self.pattern::<TIMED>(group, key, namespace);
         let earlier = self.arena.matches(block, pattern, key, namespace)?;
         let place = Place::Here { block, earlier };
-        Some(ValueMut { memtable: self, hash, group, key, namespace, place, failed: false })
+        if !TIMED {
+            let (stamp, failed) = (0, false);
+            return Some(ValueMut {
+                memtable: self,
+                hash,
+                group,
+                key,
+                namespace,
+                place,
+                stamp,
+                failed,
+            });
+        }
+        let written = split_stamp(self.arena.value_of(block, key, namespace)).0;
+        if written <= self.time.hidden {
+            return None;
+        }
+        let stamp = self.time.stamp;
+        if self.time.renews {
+            if earlier || written <= self.time.cutoff {
+                return None;
+            }
+            restamp(self.arena.value_of_mut(block, key, namespace), stamp);
+        }
+        Some(ValueMut { memtable: self, hash, group, key, namespace, place, stamp, failed: false })
     }
 
     /// The record of a key, present or not, to be read and changed.
@@ -154,8 +211,29 @@ impl Memtable {
             }
             _ => Place::Absent,
         };
+        self.entry_in(place, probe, 0)
+    }
+
+    /// The same of a value that expires.
+    #[inline]
+    pub(crate) fn timed_entry<'a>(&'a mut self, probe: Probe<'a>) -> ValueMut<'a> {
+        let place = match self.find(&probe) {
+            Some(Found { block, .. })
+                if self.is_live(block) && self.is_shown(block, probe.key, probe.namespace) =>
+            {
+                let earlier = self.arena.header(block).epoch() != self.epoch;
+                Place::Here { block, earlier }
+            }
+            _ => Place::Absent,
+        };
+        self.entry_in(place, probe, self.time.stamp)
+    }
+
+    #[inline]
+    fn entry_in<'a>(&'a mut self, place: Place, probe: Probe<'a>, stamp: u64) -> ValueMut<'a> {
         let Probe { hash, group, key, namespace } = probe;
-        ValueMut { memtable: self, hash, group: Some(group), key, namespace, place, failed: false }
+        let group = Some(group);
+        ValueMut { memtable: self, hash, group, key, namespace, place, stamp, failed: false }
     }
 
     /// Makes a record of an earlier epoch one that may be changed in place. If
@@ -231,6 +309,8 @@ pub struct ValueMut<'a> {
     key: &'a [u8],
     namespace: &'a [u8],
     place: Place,
+    /// The stamp that a change leaves in front of the value; 0 if there is none.
+    stamp: u64,
     /// Whether the memtable has a failure for us. The error is not kept here:
     /// without anything to drop, the whole struct can live in registers.
     failed: bool,
@@ -243,7 +323,8 @@ impl ValueMut<'_> {
         match self.place {
             Place::Absent => None,
             Place::Here { block, .. } => {
-                Some(self.memtable.arena.value_of(block, self.key, self.namespace))
+                let value = self.memtable.arena.value_of(block, self.key, self.namespace);
+                Some(if self.stamp == 0 { value } else { split_stamp(value).1 })
             }
         }
     }
@@ -262,7 +343,8 @@ impl ValueMut<'_> {
             block = current;
             self.place = Place::Here { block, earlier: false };
         }
-        Some(self.memtable.arena.value_of_mut(block, self.key, self.namespace))
+        let value = self.memtable.arena.value_of_mut(block, self.key, self.namespace);
+        Some(if self.stamp == 0 { value } else { restamp(value, self.stamp) })
     }
 
     /// Inserts or replaces the value; any length up to the limit is welcome.
@@ -275,6 +357,21 @@ impl ValueMut<'_> {
             return;
         }
         self.replace(value);
+    }
+
+    /// Renews the stamp of a value that is there and has not expired, if reads do.
+    ///
+    /// # Errors
+    /// `Unavailable` if its record is frozen and there is no memory for a copy.
+    pub(crate) fn renew(&mut self) -> Result<()> {
+        let Place::Here { block, .. } = self.place else { return Ok(()) };
+        let value = self.memtable.arena.value_of(block, self.key, self.namespace);
+        let live = split_stamp(value).0 > self.memtable.time.cutoff;
+        if self.memtable.renews() && live && self.bytes_mut().is_none() {
+            self.failed = false;
+            return Err(self.memtable.take_failure());
+        }
+        Ok(())
     }
 
     /// Deletes the key.
@@ -308,10 +405,14 @@ impl ValueMut<'_> {
         let found = self.found();
         let Self { hash, key, namespace, .. } = *self;
         let probe = Probe { hash, group: self.key_group(), key, namespace };
-        let done = check_value(value).and_then(|()| match found {
-            Some(found) => self.memtable.overwrite(found, &probe, value),
-            None => self.memtable.insert(&probe, value),
-        });
+        let done = if self.stamp == 0 {
+            check_value(value).and_then(|()| match found {
+                Some(found) => self.memtable.overwrite(found, &probe, value),
+                None => self.memtable.insert(&probe, value),
+            })
+        } else {
+            self.memtable.write_timed(found, &probe, value)
+        };
         match done {
             Ok(block) => self.place = Place::Here { block, earlier: false },
             Err(error) => self.fail(error),

@@ -97,6 +97,6 @@ impl Memtable {
 
 fn new_list(epoch: Epoch, start: Start, elements: Elements<'_>) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    ListMut::create(&mut bytes, epoch, false, start)?.append_all(epoch, elements)?;
+    ListMut::create(&mut bytes, epoch, elements.is_timed(), start)?.append_all(epoch, elements)?;
     Ok(bytes)
 }

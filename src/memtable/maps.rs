@@ -31,6 +31,7 @@ use super::collection::NEVER;
 use super::collection::build::BuiltMap;
 use super::collection::map::{MapEntry, MapPage, MapPageMut};
 use super::collection::root::{MapRoot, MapRootMut, PageId};
+use super::expiry::split_stamp;
 use super::record::Probe;
 use super::{Below, Memtable};
 
@@ -135,19 +136,33 @@ impl Memtable {
     /// The value of an entry, as far as memory knows.
     pub(crate) fn map_get(&self, at: &mut MapAt<'_>, entry: &[u8]) -> Option<&[u8]> {
         let (_, page) = self.map_page_of(at, entry)?;
-        page.find(entry)?.value
+        let found = page.find(entry)?;
+        if found.is_expired(self.hidden()) { None } else { found.value }
     }
 
-    /// The live entries from a bound on, in order, until `visit` breaks.
+    /// Whether a map has an entry that is to be seen, as far as memory knows.
+    pub(crate) fn shows_map(&self, at: &mut MapAt<'_>) -> bool {
+        if !self.is_timed() {
+            return self.has_map(at);
+        }
+        self.map_scan(at, Bound::Unbounded, |_, _| ControlFlow::Break(())).is_break()
+    }
+
+    /// The live entries from a bound on, in order, until `visit` breaks; without
+    /// those that have expired, unless they are to be seen.
     pub(crate) fn map_scan(
         &self,
         at: &mut MapAt<'_>,
         from: Bound<&[u8]>,
         mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
+        let hidden = self.hidden();
         let mut page = |page: MapPage<'_>| {
-            for MapEntry { key, value, .. } in page.live_from(from) {
-                if let Some(value) = value {
+            for entry in page.live_from(from) {
+                let MapEntry { key, value, .. } = entry;
+                if let Some(value) = value
+                    && !entry.is_expired(hidden)
+                {
                     visit(key, value)?;
                 }
             }
@@ -190,10 +205,39 @@ impl Memtable {
     /// `Invalid` if the map becomes too large; `Unavailable` if no memory can be
     /// had. The map is then as it was.
     pub(crate) fn map_put(&mut self, at: &mut MapAt<'_>, entry: &[u8], value: &[u8]) -> Result<()> {
+        let stamp = if self.is_timed() { self.stamp() } else { NEVER };
+        self.map_put_stamped(at, entry, value, stamp)
+    }
+
+    /// As [`map_put`](Self::map_put), of a value as tables have it: with its stamp
+    /// in front, if values expire.
+    ///
+    /// # Errors
+    /// As of `map_put`.
+    pub(crate) fn map_put_as_stored(
+        &mut self,
+        at: &mut MapAt<'_>,
+        entry: &[u8],
+        value: &[u8],
+    ) -> Result<()> {
+        if !self.is_timed() {
+            return self.map_put_stamped(at, entry, value, NEVER);
+        }
+        let (stamp, value) = split_stamp(value);
+        self.map_put_stamped(at, entry, value, stamp)
+    }
+
+    fn map_put_stamped(
+        &mut self,
+        at: &mut MapAt<'_>,
+        entry: &[u8],
+        value: &[u8],
+        stamp: u64,
+    ) -> Result<()> {
         let epoch = self.epoch();
         let Some((mut part, _)) = self.map_page_of(at, entry) else {
             let mut page = Vec::new();
-            MapPageMut::create(&mut page)?.put(epoch, entry, value, NEVER, Below::Nothing)?;
+            MapPageMut::create(&mut page)?.put(epoch, entry, value, stamp, Below::Nothing)?;
             let fresh = self.below == Below::Nothing;
             return self.add_part(&at.probe(self, Part::Small), &page, fresh);
         };
@@ -207,7 +251,7 @@ impl Memtable {
         let probe = at.probe(self, part);
         let mut record = self.open(&probe)?.expect("the page was found");
         let mut page = MapPageMut::new(&mut record);
-        let added = page.put(epoch, entry, value, NEVER, Below::Nothing)?;
+        let added = page.put(epoch, entry, value, stamp, Below::Nothing)?;
         let splits = page.page().wants_split();
         if added {
             self.map_count(at, part, 1);
@@ -215,6 +259,25 @@ impl Memtable {
         if splits {
             self.map_shorten(at, part);
         }
+        Ok(())
+    }
+
+    /// Renews the stamp of an entry that has not expired.
+    ///
+    /// # Errors
+    /// `Unavailable` if no memory can be had. The map is then as it was.
+    pub(crate) fn map_renew(&mut self, at: &mut MapAt<'_>, entry: &[u8]) -> Result<()> {
+        let (epoch, stamp, cutoff) = (self.epoch(), self.stamp(), self.cutoff());
+        let Some((part, page)) = self.map_page_of(at, entry) else { return Ok(()) };
+        let live = |found: &MapEntry<'_>| {
+            found.value.is_some() && !found.is_expired(cutoff) && found.stamp != stamp
+        };
+        if !page.find(entry).is_some_and(|found| live(&found)) {
+            return Ok(());
+        }
+        let probe = at.probe(self, part);
+        let mut record = self.open(&probe)?.expect("the page was found");
+        MapPageMut::new(&mut record).restamp(epoch, entry, stamp);
         Ok(())
     }
 

@@ -39,13 +39,16 @@ pub(crate) mod collection;
 mod copies;
 mod dirty;
 mod entry;
+pub(crate) mod expiry;
 pub(crate) mod extract;
 mod freelist;
 mod handoff;
 mod hasher;
 mod index;
+pub(crate) mod lifetime;
 mod lists;
 pub(crate) mod maps;
+pub(crate) mod queue;
 mod record;
 mod sync;
 #[cfg(test)]
@@ -68,6 +71,7 @@ use self::dirty::{ChunkBits, DirtyMap};
 use self::entry::AtHand;
 pub(crate) use self::entry::Hint;
 pub use self::entry::ValueMut;
+use self::expiry::{Expiry, Time};
 use self::extract::{Buried, Frozen};
 use self::handoff::Handoff;
 use self::hasher::IndexHasher;
@@ -169,6 +173,11 @@ pub(crate) struct Memtable {
     /// For keys whose group follows from their hash, and for those that come
     /// with a group: what one look may tell.
     at_hand: [AtHand; 2],
+    /// The same for operations on values that expire.
+    timed_at_hand: [AtHand; 2],
+    time: Time,
+    /// What there is besides, if values expire.
+    expiry: Option<Box<Expiry>>,
     /// What went wrong inside the closure of an update.
     failure: Option<Error>,
 }
@@ -196,6 +205,9 @@ impl Memtable {
             holds: Holds::Values,
             sweep: 0,
             at_hand: [AtHand::NOTHING; 2],
+            timed_at_hand: [AtHand::NOTHING; 2],
+            time: Time::standing_still(),
+            expiry: None,
             failure: None,
         };
         memtable.note_at_hand();
@@ -365,6 +377,7 @@ impl Memtable {
             self.reserve(probe.hash)?;
             let (addr, _) = self.arena.create(probe, Some(value), 0, Epoch::CLEAN, 0)?;
             self.index.insert(probe.hash, addr);
+            self.expect_expiry(probe.hash, value);
         }
         Ok(())
     }
@@ -478,6 +491,9 @@ impl Memtable {
         let (addr, block) = self.arena.create(probe, value, fresh, self.epoch, 0)?;
         self.index.insert(probe.hash, addr);
         self.mark_dirty(addr);
+        if let Some(value) = value {
+            self.expect_expiry(probe.hash, value);
+        }
         self.some_chores();
         Ok(block)
     }
@@ -536,6 +552,9 @@ impl Memtable {
         let header = self.arena.header(block);
         let epoch = header.epoch();
         let current = epoch == self.epoch;
+        if header.is_tombstone() {
+            self.expect_expiry(probe.hash, value);
+        }
         if self.arena.fits(block, value.len()) && (current || self.is_thawed(epoch)) {
             if !current {
                 self.arena.touch(block, self.epoch);

@@ -45,6 +45,7 @@ pub(crate) struct Target<'a> {
 pub(crate) struct Plan {
     states: Vec<StateMeta>,
     sequence: u64,
+    watermark: Option<i64>,
     /// Oldest first within each old shard; those of different old shards hold
     /// different key groups, so their order does not matter.
     tables: Vec<(TableRef, KeyGroupRange)>,
@@ -57,6 +58,8 @@ pub(crate) struct Restored {
     pub(crate) states: Vec<StateMeta>,
     /// The greatest of the manifests: no number is taken twice.
     pub(crate) sequence: u64,
+    /// The lowest of the manifests: no event is taken for late that is not.
+    pub(crate) watermark: Option<i64>,
     pub(crate) version: Version,
     pub(crate) base: Vec<BaseTable>,
     pub(crate) operator: RestoredOperatorStates,
@@ -106,6 +109,7 @@ impl Plan {
         check_handles(target, handles)?;
         let mut states: Vec<StateMeta> = Vec::new();
         let mut sequence = 0;
+        let mut watermarks = Vec::new();
         let mut tables = Vec::new();
         let mut handles: Vec<&SnapshotHandle> = handles.iter().collect();
         handles.sort_by_key(|handle| handle.groups().first());
@@ -118,6 +122,9 @@ impl Plan {
             let manifest = read_manifest(source, handle)?;
             check_sequence(manifest.sequence, handle)?;
             sequence = sequence.max(manifest.sequence);
+            if manifest.groups.intersection(target.groups).is_some() {
+                watermarks.push(manifest.watermark);
+            }
             for state in manifest.states {
                 match states.iter_mut().find(|known| known.name == state.name) {
                     Some(known) => migration::join(known, state).map_err(|error| {
@@ -146,7 +153,9 @@ impl Plan {
             }
         }
         states.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Self { states, sequence, tables, operator })
+        // `None`, that there was none yet, is the lowest.
+        let watermark = watermarks.into_iter().min().flatten();
+        Ok(Self { states, sequence, watermark, tables, operator })
     }
 
     /// Opens the planned tables, without reading their data.
@@ -158,7 +167,7 @@ impl Plan {
         let store = source.identity();
         let mut entries = Vec::with_capacity(self.tables.len());
         let mut base = Vec::with_capacity(self.tables.len());
-        for (table, slice) in self.tables {
+        for (table, slice) in std::mem::take(&mut self.tables) {
             let place = || format!("table {} named by the manifest", table.location);
             let bytes: Arc<dyn ReadAt> =
                 source.open(&table.location).map_err(|error| error.at(place()))?;
@@ -190,8 +199,8 @@ impl Plan {
             state.older_value_schemas.retain(used);
         }
         let version = Version::new(entries);
-        let Self { states, sequence, operator, .. } = self;
-        Ok(Restored { states, sequence, version, base, operator })
+        let Self { states, sequence, watermark, operator, .. } = self;
+        Ok(Restored { states, sequence, watermark, version, base, operator })
     }
 }
 

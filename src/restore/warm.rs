@@ -25,7 +25,7 @@ use crate::format::Placement;
 use crate::format::collection::{EntryName, Subkey};
 use crate::format::manifest::StateKind;
 use crate::shard::contents::Assembly;
-use crate::shard::migration::Migration;
+use crate::shard::migration::{Form, Migration};
 use crate::shard::warm::{Wanted, Warm, WarmBatch, WarmSource};
 use crate::version::merge::{MergeScan, MergeSource};
 
@@ -220,8 +220,10 @@ impl Scan {
             return Ok(());
         }
         let Some(stored) = record.value else { return Ok(()) };
-        let value = self.migration.apply(record.value_schema, stored, &mut self.migrated)?;
-        let Some(assembly) = Assembly::new(self.kind) else {
+        let form = Form { schema: record.value_schema, stamps: record.stamps };
+        let value = self.migration.apply(form, stored, &mut self.migrated)?;
+        let timed = self.migration.current().stamps.is_some();
+        let Some(assembly) = Assembly::new(self.kind, timed) else {
             batch.push(self.state, record.group, record.key, record.namespace, value);
             return Ok(());
         };

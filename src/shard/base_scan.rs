@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::migration::Migration;
+use super::migration::{Form, Migration};
 use crate::base::{KeyGroup, Result};
 use crate::format::Placement;
 use crate::format::collection::{EntryName, Subkey};
@@ -20,8 +20,8 @@ pub(super) struct BaseRecord<'a> {
     pub(super) namespace: &'a [u8],
     /// Which entry of the collection; `None` in a state of single values.
     pub(super) entry: Option<&'a [u8]>,
-    /// Fingerprint of what the value is written under.
-    pub(super) value_schema: u64,
+    /// In which form the value is.
+    pub(super) form: Form,
     pub(super) value: &'a [u8],
 }
 
@@ -75,12 +75,12 @@ impl BaseScan {
             }
         };
         let stored = record.value.unwrap_or_default();
-        let (value_schema, value) = match &self.migration {
+        let form = Form { schema: record.value_schema, stamps: record.stamps };
+        let (form, value) = match &self.migration {
             Some(migration) => {
-                let value = migration.apply(record.value_schema, stored, &mut self.value)?;
-                (migration.current(), value)
+                (migration.current(), migration.apply(form, stored, &mut self.value)?)
             }
-            None => (record.value_schema, stored),
+            None => (form, stored),
         };
         Ok(Some(BaseRecord {
             group: record.group,
@@ -88,7 +88,7 @@ impl BaseScan {
             key: record.key,
             namespace,
             entry,
-            value_schema,
+            form,
             value,
         }))
     }

@@ -10,8 +10,8 @@
 
 use std::sync::Arc;
 
-use super::base_scan::BaseScan;
-use super::migration::Migration;
+use super::base_scan::{BaseRecord, BaseScan};
+use super::migration::{Form, Migration};
 use crate::base::{Error, KeyGroupRange, Result};
 use crate::format::Placement;
 use crate::format::collection::EntryName;
@@ -84,10 +84,12 @@ impl StateBase {
                 Found::Deleted => return Ok(false),
                 Found::Value => {}
             }
-            let schema = table.value_schema(*ordinal);
-            if let Some(migration) = self.migration.as_ref().filter(|m| m.current() != schema) {
+            let form = table.value_form(*ordinal);
+            let as_it_is =
+                |migration: &Migration| migration.current() == form && form.stamps.is_none();
+            if let Some(migration) = self.migration.as_ref().filter(|m| !as_it_is(m)) {
                 std::mem::swap(value, &mut self.stored);
-                let migrated = migration.apply(schema, &self.stored, value)?;
+                let migrated = migration.apply(form, &self.stored, value)?;
                 // A schema that is read as it is gives back what it was given.
                 if std::ptr::eq(migrated, self.stored.as_slice()) {
                     std::mem::swap(value, &mut self.stored);
@@ -104,6 +106,15 @@ impl BaseTable {
     pub(crate) fn ordinal(&self, name: &str) -> Option<u16> {
         let counts = self.dropped.iter().all(|dropped| dropped != name);
         counts.then(|| self.reader.state_ordinal(name)).flatten()
+    }
+
+    /// In which form the values of a state are written.
+    pub(super) fn value_form(&self, ordinal: u16) -> Form {
+        let state = self.reader.states().get(usize::from(ordinal));
+        state.map_or(Form { schema: 0, stamps: None }, |state| Form {
+            schema: state.value_schema,
+            stamps: state.stamps,
+        })
     }
 
     /// What the values of a state are written under.
@@ -188,6 +199,18 @@ impl StateBase {
             Some(table.reader.scan_state(*ordinal, slice))
         });
         self.merged(slices.collect())
+    }
+
+    /// Whether anything of a stored record is to be seen: nothing if all has
+    /// expired.
+    ///
+    /// # Errors
+    /// `Corrupt` if it is not what its table says.
+    pub(super) fn shows(&self, record: &BaseRecord<'_>, hidden: u64) -> Result<bool> {
+        match &self.migration {
+            Some(migration) => migration.shows(record.form, record.value, hidden),
+            None => Ok(true),
+        }
     }
 
     /// The tables that may hold the group of `at`, newest first.

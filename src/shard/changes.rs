@@ -12,13 +12,14 @@ use crate::memtable::extract::Run;
 use crate::memtable::maps::Part;
 use crate::table::PlacedKey;
 
-/// The entries that a run of a state of lists or maps comes to. `sequence` is
+/// The entries that a run of a state of lists or maps comes to, with stamps in
+/// front of the values of a `timed` one. `sequence` is
 /// above that of every earlier delta of the shard and of its ancestors, so that
 /// the chunks of a list lie in the order in which they were added.
-pub(super) fn entries_of(kind: StateKind, run: &Run, sequence: u64) -> EntryRun {
+pub(super) fn entries_of(kind: StateKind, timed: bool, run: &Run, sequence: u64) -> EntryRun {
     let mut entries = EntryRun::default();
     match kind {
-        StateKind::Map => changes_of_maps(run, &mut entries),
+        StateKind::Map => changes_of_maps(run, timed, &mut entries),
         _ => changes_of_lists(run, sequence, &mut entries),
     }
     entries
@@ -42,7 +43,8 @@ fn changes_of_lists(run: &Run, sequence: u64, entries: &mut EntryRun) {
     }
 }
 
-fn changes_of_maps(run: &Run, entries: &mut EntryRun) {
+fn changes_of_maps(run: &Run, timed: bool, entries: &mut EntryRun) {
+    let mut stamped = Vec::new();
     for record in run.records() {
         let (namespace, part) = Part::of_name(record.namespace);
         let at = PlacedKey::in_group(record.group, record.key, namespace);
@@ -50,7 +52,16 @@ fn changes_of_maps(run: &Run, entries: &mut EntryRun) {
             (Part::Marker, _) => entries.push(at, Subkey::Marker, None),
             (Part::Small | Part::Page(_), Some(changed)) => {
                 for entry in MapEntries::of_copy(changed) {
-                    entries.push(at, Subkey::Entry(entry.key), entry.value);
+                    let value = entry.value.map(|value| {
+                        if !timed {
+                            return value;
+                        }
+                        stamped.clear();
+                        stamped.extend_from_slice(&entry.stamp.to_le_bytes());
+                        stamped.extend_from_slice(value);
+                        &stamped
+                    });
+                    entries.push(at, Subkey::Entry(entry.key), value);
                 }
             }
             // Only markers are ever tombstones, and roots are never dirty.

@@ -74,8 +74,8 @@ impl ShardCore {
         elements: &[&[u8]],
     ) -> Result<()> {
         let group = self.check_call(state, key, Family::Lists, "list_append")?;
+        self.before_a_call(state)?;
         let elements = self.elements(state, elements)?;
-        self.warm_a_little(state)?;
         let slot = self.slot(state)?;
         let probe = slot.memtable.probe(group, key.key_bytes(), key.namespace_bytes());
         let done = slot.memtable.append_to_list(&probe, elements.elements());
@@ -91,14 +91,19 @@ impl ShardCore {
         visit: &mut dyn FnMut(&[u8]),
     ) -> Result<()> {
         let group = self.check_call(state, key, Family::Lists, "list_read")?;
-        self.warm_a_little(state)?;
+        self.before_a_call(state)?;
         let slot = self.slot(state)?;
         let probe = slot.memtable.probe(group, key.key_bytes(), key.namespace_bytes());
         if slot.memtable.wants_older(&probe) {
             slot.bring_up(group, key)?;
         }
+        if slot.memtable.renews() {
+            slot.memtable.renew_list(&probe).map_err(|error| slot.locate(error))?;
+        }
         if let Some(list) = slot.memtable.list(&probe) {
-            list.elements().iter().for_each(|element| visit(element.value));
+            let hidden = slot.memtable.hidden();
+            let shown = list.elements().iter().filter(|element| !element.is_expired(hidden));
+            shown.for_each(|element| visit(element.value));
         }
         Ok(())
     }
@@ -110,8 +115,8 @@ impl ShardCore {
         elements: &[&[u8]],
     ) -> Result<()> {
         let group = self.check_call(state, key, Family::Lists, "list_replace")?;
+        self.before_a_call(state)?;
         let elements = self.elements(state, elements)?;
-        self.warm_a_little(state)?;
         let slot = self.slot(state)?;
         let probe = slot.memtable.probe(group, key.key_bytes(), key.namespace_bytes());
         let done = if elements.elements().count() == 0 {
@@ -134,9 +139,11 @@ impl ShardCore {
     /// The elements as lists hold them.
     fn elements(&mut self, state: StateId, elements: &[&[u8]]) -> Result<ElementsBuf> {
         let mut packed = std::mem::replace(&mut self.elements, ElementsBuf::new(false));
-        packed.clear();
+        let memtable = &self.states[state.0 as usize].memtable;
+        packed.reset(memtable.is_timed());
+        let stamp = if memtable.is_timed() { memtable.stamp() } else { NEVER };
         for (number, element) in elements.iter().enumerate() {
-            check_value(element).and_then(|()| packed.push(element, NEVER)).map_err(|error| {
+            check_value(element).and_then(|()| packed.push(element, stamp)).map_err(|error| {
                 let error = error.at(format_args!("element {number}"));
                 self.states[state.0 as usize].locate(error)
             })?;
@@ -154,6 +161,10 @@ impl ShardCore {
         entry: &[u8],
     ) -> Result<Option<&[u8]>> {
         let mut at = self.map(state, key, "map_get")?;
+        let slot = &mut self.states[state.0 as usize];
+        if slot.memtable.renews() {
+            slot.memtable.map_renew(&mut at, entry).map_err(|error| slot.locate(error))?;
+        }
         let found = self.states[state.0 as usize].memtable.map_get(&mut at, entry);
         self.names = at.into_buffer();
         Ok(found)
@@ -195,18 +206,29 @@ impl ShardCore {
         state: StateId,
         key: KeyRef<'_>,
         from: Bound<&[u8]>,
-        visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<()> {
         let mut at = self.map(state, key, "map_scan")?;
+        let slot = &mut self.states[state.0 as usize];
+        let mut read = Vec::new();
         // Whether all were seen is for the caller to know.
-        let _ = self.states[state.0 as usize].memtable.map_scan(&mut at, from, visit);
+        if slot.memtable.renews() {
+            let _ = slot.memtable.map_scan(&mut at, from, |entry, value| {
+                read.push(entry.to_vec());
+                visit(entry, value)
+            });
+        } else {
+            let _ = slot.memtable.map_scan(&mut at, from, visit);
+        }
+        let renewed = read.iter().try_for_each(|entry| slot.memtable.map_renew(&mut at, entry));
+        let renewed = renewed.map_err(|error| slot.locate(error));
         self.names = at.into_buffer();
-        Ok(())
+        renewed
     }
 
     pub(super) fn map_is_empty(&mut self, state: StateId, key: KeyRef<'_>) -> Result<bool> {
         let mut at = self.map(state, key, "map_is_empty")?;
-        let has_entries = self.states[state.0 as usize].memtable.has_map(&mut at);
+        let has_entries = self.states[state.0 as usize].memtable.shows_map(&mut at);
         self.names = at.into_buffer();
         Ok(!has_entries)
     }
@@ -220,7 +242,7 @@ impl ShardCore {
         call: &'static str,
     ) -> Result<MapAt<'k>> {
         let group = self.check_call(state, key, Family::Maps, call)?;
-        self.warm_a_little(state)?;
+        self.before_a_call(state)?;
         let buffer = std::mem::take(&mut self.names);
         let mut at = MapAt::new(group, key.key_bytes(), key.namespace_bytes(), buffer);
         let slot = self.slot(state)?;
@@ -254,10 +276,10 @@ impl ShardCore {
             return Err(self.slot(state)?.wrong_kind(Family::Values, "clear"));
         }
         let group = self.check_call(state, key, family, "clear")?;
-        self.warm_a_little(state)?;
+        self.before_a_call(state)?;
         let (key, namespace) = (key.key_bytes(), key.namespace_bytes());
         let buffer = std::mem::take(&mut self.names);
-        let slot = &mut self.states[state.0 as usize];
+        let slot = &mut self.states[state.position()];
         let mut at = MapAt::new(group, key, namespace, buffer);
         let done = match family {
             Family::Maps => slot.memtable.map_clear(&mut at),
@@ -279,16 +301,26 @@ impl ShardCore {
         if matches!(slot.family, Family::Timers | Family::Dropped) {
             return Err(slot.wrong_kind(Family::Values, "visit_keys"));
         }
+        slot.memtable.look_at_clock();
         let mut visit = |group, key: &[u8], found: &[u8]| match namespace {
             Some(wanted) if wanted != found => ControlFlow::Continue(()),
             _ => visit(group, key, found),
         };
         let in_memory = slot.memtable.visit(|record| {
             if slot.family != Family::Maps {
+                if !slot.memtable.shows(&record) {
+                    return ControlFlow::Continue(());
+                }
                 return visit(record.group, record.key, record.namespace);
             }
             match Part::of_name(record.namespace) {
-                (namespace, Part::Small | Part::Root) => visit(record.group, record.key, namespace),
+                (namespace, Part::Small | Part::Root) => {
+                    let mut at = MapAt::new(record.group, record.key, namespace, Vec::new());
+                    if slot.memtable.is_timed() && !slot.memtable.shows_map(&mut at) {
+                        return ControlFlow::Continue(());
+                    }
+                    visit(record.group, record.key, namespace)
+                }
                 (_, Part::Page(_) | Part::Marker) => ControlFlow::Continue(()),
             }
         });
@@ -296,6 +328,7 @@ impl ShardCore {
             return Ok(());
         }
         // What only the tables have. The entries of a collection are neighbours.
+        let hidden = slot.memtable.hidden();
         let mut scan = slot.base.scan(groups).map_err(|error| slot.locate(error))?;
         let mut last: Option<(KeyGroup, Vec<u8>, Vec<u8>)> = None;
         while let Some(record) = scan.next().map_err(|error| slot.locate(error))? {
@@ -309,11 +342,20 @@ impl ShardCore {
                 Family::Maps => {
                     slot.memtable.wants_map(&mut MapAt::new(group, key, namespace, Vec::new()))
                 }
-                _ => {
+                Family::Lists => {
+                    let probe = slot.memtable.probe(group, key, namespace);
+                    // Of a tail, all that is in memory may have expired.
+                    slot.memtable.wants_older(&probe) && !slot.memtable.shows_list(&probe)
+                }
+                Family::Values | Family::Timers | Family::Dropped => {
                     let probe = slot.memtable.probe(group, key, namespace);
                     slot.memtable.get(&probe) == Lookup::Absent
                 }
             };
+            // Of a collection one live entry is enough: the next ones are asked.
+            if only_below && !slot.base.shows(&record, hidden).map_err(|e| slot.locate(e))? {
+                continue;
+            }
             if only_below && visit(group, key, namespace).is_break() {
                 break;
             }
@@ -336,12 +378,14 @@ impl ShardCore {
         self.check(state, key.group(), key.key_bytes(), key.namespace_bytes(), family, call)
     }
 
-    /// Takes in some of what the warm-up has ready.
+    /// Takes in some of what the warm-up has ready, and lets some of what has
+    /// expired go.
     #[inline]
-    fn warm_a_little(&mut self, state: StateId) -> Result<()> {
+    fn before_a_call(&mut self, state: StateId) -> Result<()> {
         if self.slot(state)?.memtable.below() == Below::Tables {
             self.warm(WARM_PER_OPERATION)?;
         }
+        self.slot(state)?.memtable.look_at_clock();
         Ok(())
     }
 
@@ -352,7 +396,7 @@ impl ShardCore {
         family: Family,
         call: &'static str,
     ) -> Result<()> {
-        match self.states.get(state.0 as usize) {
+        match self.states.get(state.position()).filter(|slot| slot.is_meant_by(state)) {
             None => Err(no_such_state(&self.name, self.groups)),
             Some(slot) if slot.family != family => Err(slot.wrong_kind(family, call)),
             Some(_) => Ok(()),
@@ -365,7 +409,8 @@ impl StateSlot {
     fn bring_up(&mut self, group: KeyGroup, key: KeyRef<'_>) -> Result<()> {
         let (key, namespace) = (key.key_bytes(), key.namespace_bytes());
         let mut bring_up = || {
-            let mut found = Assembly::new(self.meta.kind).expect("a state of collections");
+            let mut found = Assembly::new(self.meta.kind, self.memtable.is_timed())
+                .expect("a state of collections");
             let at = PlacedKey::in_group(group, key, namespace);
             let mut scan = self.base.collection(at, None)?;
             while let Some(record) = scan.next()? {
@@ -374,6 +419,17 @@ impl StateSlot {
             found.finish()?.promote(&mut self.memtable, group, key, namespace)
         };
         bring_up().map_err(|error| self.locate(error))
+    }
+
+    /// Whether its id says that its values expire: only those of single values do.
+    pub(super) fn id_is_timed(&self) -> bool {
+        self.family == Family::Values && self.memtable.is_timed()
+    }
+
+    /// Whether it is the one that an id of its position means; a dropped one says
+    /// itself that it is gone.
+    pub(super) fn is_meant_by(&self, state: StateId) -> bool {
+        self.family == Family::Dropped || self.id_is_timed() == state.is_timed()
     }
 
     pub(super) fn locate(&self, error: Error) -> Error {

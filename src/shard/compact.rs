@@ -1,9 +1,12 @@
 //! Making one table of several, so that a shard's number of tables is bounded.
 //!
-//! The values of a state come out in one schema: that which the state was
-//! registered with, or else the one that all of them have already. Tables for
-//! which there is no such schema are not merged with each other
+//! The values of a state come out in one form, schema and stamps: that which the
+//! state was registered with, or else the one that all of them have already.
+//! Tables for which there is no such form are not merged with each other
 //! ([`that_mix`]).
+//!
+//! Of a state with time to live, what has expired is deleted: a deletion takes its
+//! place, so that an older version in a table that is not merged stays hidden.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,9 +16,9 @@ use crate::base::{Error, FileId, MaxParallelism, Result};
 use crate::env::Fs;
 use crate::format::table::TableMeta;
 use crate::table::{TableOptions, TableWriter};
-use crate::version::merge::{MergeScan, MergeSource};
+use crate::version::merge::{MergeScan, MergeSource, MergedRecord};
 
-use super::migration::MigrationsNow;
+use super::migration::{Form, Migration, MigrationsNow};
 
 /// Records merged between two breaths.
 const BREATH_RECORDS: u64 = 2048;
@@ -50,15 +53,38 @@ impl From<Error> for Failure {
     }
 }
 
+/// The state whose records are being merged.
+struct Current<'m> {
+    state: Arc<str>,
+    /// In which form its values come out.
+    form: Form,
+    migration: Option<&'m Migration>,
+    /// What has a stamp up to this has expired.
+    cutoff: u64,
+}
+
+impl<'m> Current<'m> {
+    fn new(record: &MergedRecord<'_>, form: Form, migrations: &'m MigrationsNow) -> Self {
+        let migration = migrations.get(record.state).map(|migration| &**migration);
+        Self {
+            state: Arc::from(record.state),
+            form: migration.map_or(form, Migration::current),
+            migration,
+            cutoff: migration.map_or(0, Migration::cutoff),
+        }
+    }
+}
+
 /// How many of the newest of `inputs` (oldest first) can be merged: those in
 /// which the values of each state that `migrations` does not have are of one
-/// schema.
+/// form.
 pub(crate) fn that_mix(inputs: &[MergeSource], migrations: &MigrationsNow) -> usize {
-    let mut schemas: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut forms: BTreeMap<&str, Form> = BTreeMap::new();
     for (newer, input) in inputs.iter().rev().enumerate() {
         for state in input.states() {
-            let schema = *schemas.entry(&state.name).or_insert(state.value_schema);
-            if schema != state.value_schema && !migrations.contains_key(&state.name) {
+            let own = Form { schema: state.value_schema, stamps: state.stamps };
+            let form = *forms.entry(&state.name).or_insert(own);
+            if form != own && !migrations.contains_key(&state.name) {
                 return newer;
             }
         }
@@ -70,7 +96,8 @@ pub(crate) fn that_mix(inputs: &[MergeSource], migrations: &MigrationsNow) -> us
 /// no file worth keeping, if nothing is left: the tables held only deletions,
 /// or only other shards' groups, or dropped states. With `to_the_bottom`, deletions and the markers
 /// of collections are dropped. Values of the states that `migrations` has are
-/// migrated; those of others are of one schema each.
+/// migrated, and what has expired of them is deleted; those of others are of one
+/// form each.
 ///
 /// # Errors
 /// `Unavailable` or `Corrupt` if an input cannot be read or the output cannot
@@ -86,9 +113,11 @@ pub(crate) fn merge(
 ) -> Result<Option<Merged>, Failure> {
     let mut scan = MergeScan::new(inputs)?;
     let mut writer: Option<TableWriter> = None;
-    let mut open_state: Option<(Arc<str>, u64)> = None;
     let mut states = Vec::new();
-    let mut migrated = Vec::new();
+    let mut current: Option<Current<'_>> = None;
+    // The state that the writer was told of last.
+    let mut begun: Option<Arc<str>> = None;
+    let (mut migrated, mut left) = (Vec::new(), Vec::new());
     let mut seen = 0_u64;
     while let Some(record) = scan.next()? {
         seen += 1;
@@ -97,6 +126,33 @@ pub(crate) fn merge(
         }
         if to_the_bottom && record.is_only_for_older_tables()? {
             continue;
+        }
+        let form = Form { schema: record.value_schema, stamps: record.stamps };
+        let of_state = match &mut current {
+            Some(current) if *current.state == *record.state => &*current,
+            current => current.insert(Current::new(&record, form, migrations)),
+        };
+        let value = match (record.value, of_state.migration) {
+            // What the marker of a collection has for a value means nothing.
+            (Some(value), Some(migration)) if !record.is_only_for_older_tables()? => {
+                let value = migration
+                    .apply(form, value, &mut migrated)
+                    .and_then(|value| migration.without_expired(value, of_state.cutoff, &mut left))
+                    .map_err(|error| Failure::Migration(record.state.to_owned(), error))?;
+                // A chunk of a list is in no other table; of all else there may be
+                // an older version to be hidden.
+                if value.is_none() && (to_the_bottom || migration.is_of_lists()) {
+                    continue;
+                }
+                value
+            }
+            (value, _) => value,
+        };
+        if of_state.migration.is_none() && of_state.form != form {
+            return Err(Failure::Tables(
+                Error::internal("values of two forms came together in a merge")
+                    .at(format_args!("state {:?}", record.state)),
+            ));
         }
         let writer = match &mut writer {
             Some(writer) => writer,
@@ -107,32 +163,12 @@ pub(crate) fn merge(
                 output.options,
             )?),
         };
-        let migration = migrations.get(record.state);
-        let schema = match &open_state {
-            Some((state, schema)) if **state == *record.state => *schema,
-            _ => {
-                let schema = migration.map_or(record.value_schema, |to| to.current());
-                writer.begin_placed_state(record.state, record.placement)?;
-                writer.set_value_schema(schema)?;
-                open_state = Some((Arc::from(record.state), schema));
-                states.push(record.state.to_owned());
-                schema
-            }
-        };
-        let value = match (record.value, migration) {
-            // What the marker of a collection has for a value means nothing.
-            (Some(value), Some(migration)) if !record.is_only_for_older_tables()? => Some(
-                migration
-                    .apply(record.value_schema, value, &mut migrated)
-                    .map_err(|error| Failure::Migration(record.state.to_owned(), error))?,
-            ),
-            (value, _) => value,
-        };
-        if migration.is_none() && schema != record.value_schema {
-            return Err(Failure::Tables(
-                Error::internal("values of two schemas came together in a merge")
-                    .at(format_args!("state {:?}", record.state)),
-            ));
+        if begun.as_ref() != Some(&of_state.state) {
+            writer.begin_placed_state(record.state, record.placement)?;
+            writer.set_value_schema(of_state.form.schema)?;
+            writer.set_stamps(of_state.form.stamps)?;
+            states.push(record.state.to_owned());
+            begun = Some(Arc::clone(&of_state.state));
         }
         writer.add(record.group, record.hash, record.key, record.namespace, value)?;
     }

@@ -2,6 +2,7 @@
 
 use crate::base::{Error, KeyGroup, Result};
 use crate::format::manifest::StateKind;
+use crate::memtable::collection::NEVER;
 use crate::memtable::collection::build::{BuiltMap, MapBuilder};
 use crate::memtable::collection::elements::{Elements, MAX_ELEMENTS_BYTES};
 use crate::memtable::maps::MapAt;
@@ -11,9 +12,9 @@ use crate::memtable::{Memtable, Probe};
 #[derive(Debug)]
 pub(crate) enum Assembly {
     /// The elements of a list, one chunk behind the other.
-    List(Vec<u8>),
+    List { elements: Vec<u8>, timed: bool },
     /// The entries of a map.
-    Map(MapBuilder),
+    Map { map: MapBuilder, timed: bool },
 }
 
 /// A collection as tables have it.
@@ -26,12 +27,12 @@ pub(crate) enum Contents {
 }
 
 impl Assembly {
-    /// Without entries, for a state of this kind; `None` if it holds single
-    /// values.
-    pub(crate) fn new(kind: StateKind) -> Option<Self> {
+    /// Without entries, for a state of this kind whose values have stamps or not;
+    /// `None` if it holds single values.
+    pub(crate) fn new(kind: StateKind, timed: bool) -> Option<Self> {
         match kind {
-            StateKind::List => Some(Self::List(Vec::new())),
-            StateKind::Map => Some(Self::Map(MapBuilder::default())),
+            StateKind::List => Some(Self::List { elements: Vec::new(), timed }),
+            StateKind::Map => Some(Self::Map { map: MapBuilder::default(), timed }),
             _ => None,
         }
     }
@@ -43,24 +44,30 @@ impl Assembly {
     /// one may that was only ever appended to unseen.
     pub(crate) fn push(&mut self, entry: &[u8], value: &[u8]) -> Result<()> {
         match self {
-            Self::List(elements) => {
+            Self::List { elements, timed } => {
                 check_chunk_entry(entry)?;
-                Elements::parse(value, false)?;
+                Elements::parse(value, *timed)?;
                 if elements.len() + value.len() > MAX_ELEMENTS_BYTES {
                     return Err(too_long(elements.len() + value.len()));
                 }
                 elements.extend_from_slice(value);
                 Ok(())
             }
-            Self::Map(map) => map.push(entry, value),
+            Self::Map { map, timed: false } => map.push(entry, value, NEVER),
+            Self::Map { map, timed: true } => {
+                let Some((stamp, value)) = value.split_first_chunk() else {
+                    return Err(Error::corrupt("the value of a map entry has no stamp"));
+                };
+                map.push(entry, value, u64::from_le_bytes(*stamp))
+            }
         }
     }
 
     /// Bytes so far, roughly.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            Self::List(elements) => elements.len(),
-            Self::Map(map) => map.bytes(),
+            Self::List { elements, .. } => elements.len(),
+            Self::Map { map, .. } => map.bytes(),
         }
     }
 
@@ -70,8 +77,8 @@ impl Assembly {
     /// `Invalid` if it is too large for memory's layouts.
     pub(crate) fn finish(self) -> Result<Contents> {
         Ok(match self {
-            Self::List(elements) => Contents::List(elements),
-            Self::Map(map) => Contents::Map(map.finish()?),
+            Self::List { elements, .. } => Contents::List(elements),
+            Self::Map { map, .. } => Contents::Map(map.finish()?),
         })
     }
 }
@@ -99,7 +106,8 @@ impl Contents {
         match self {
             Self::List(elements) => {
                 let probe: Probe<'_> = memtable.probe(group, key, namespace);
-                memtable.promote_list(&probe, Elements::parse(elements, false)?)
+                let elements = Elements::parse(elements, memtable.is_timed())?;
+                memtable.promote_list(&probe, elements)
             }
             Self::Map(map) => {
                 memtable.promote_map(&mut MapAt::new(group, key, namespace, Vec::new()), map)

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::changes;
 use super::entry_run::EntryRun;
-use crate::base::{FileId, MaxParallelism, Result};
+use crate::base::{FileId, MaxParallelism, Result, TimeDomain};
 use crate::env::Fs;
 use crate::format::Placement;
 use crate::format::manifest::StateKind;
@@ -29,6 +29,8 @@ pub(crate) struct StateRun {
     pub(crate) kind: StateKind,
     /// Fingerprint of what its values are written under.
     pub(crate) value_schema: u64,
+    /// Which time the stamps in front of its values are of.
+    pub(crate) stamps: Option<TimeDomain>,
     pub(crate) run: Run,
 }
 
@@ -37,6 +39,7 @@ pub(crate) struct StateRun {
 struct StateChanges {
     state: String,
     value_schema: u64,
+    stamps: Option<TimeDomain>,
     changes: Changes,
 }
 
@@ -67,11 +70,11 @@ impl Changes {
     }
 
     /// Puts them into the order of a table; see [`Delta::sort`].
-    fn sort(self, sequence: u64, breathe: &mut impl FnMut()) -> Self {
+    fn sort(self, timed: bool, sequence: u64, breathe: &mut impl FnMut()) -> Self {
         let mut entries = match self {
             Self::Copied(kind, run) => match Placement::of(kind) {
                 Placement::Single => return Self::Single(run.sort()),
-                Placement::Collection => changes::entries_of(kind, &run, sequence),
+                Placement::Collection => changes::entries_of(kind, timed, &run, sequence),
             },
             Self::Single(run) => return Self::Single(run),
             Self::Collections(entries) => entries,
@@ -88,9 +91,10 @@ impl Delta {
     /// A delta of the runs that hold anything; they are still to be
     /// [sorted](Self::sort).
     pub(crate) fn unsorted(runs: Vec<StateRun>) -> Self {
-        let of_state = |StateRun { state, kind, value_schema, run }| StateChanges {
+        let of_state = |StateRun { state, kind, value_schema, stamps, run }| StateChanges {
             state,
             value_schema,
+            stamps,
             changes: Changes::Copied(kind, run),
         };
         Self::of(runs.into_iter().map(of_state).collect())
@@ -102,7 +106,7 @@ impl Delta {
     pub(crate) fn with_collections(self, runs: Vec<(String, EntryRun)>) -> Self {
         let runs = runs.into_iter().map(|(state, run)| {
             let changes = Changes::Collections(run);
-            StateChanges { state, value_schema: 0, changes }
+            StateChanges { state, value_schema: 0, stamps: None, changes }
         });
         Self::of(self.states.into_iter().chain(runs).collect())
     }
@@ -118,9 +122,9 @@ impl Delta {
     /// shard before this one.
     pub(crate) fn sort(&mut self, sequence: u64, mut breathe: impl FnMut()) {
         let states = std::mem::take(&mut self.states);
-        for StateChanges { state, value_schema, changes } in states {
-            let changes = changes.sort(sequence, &mut breathe);
-            self.states.push(StateChanges { state, value_schema, changes });
+        for StateChanges { state, value_schema, stamps, changes } in states {
+            let changes = changes.sort(stamps.is_some(), sequence, &mut breathe);
+            self.states.push(StateChanges { state, value_schema, stamps, changes });
             breathe();
         }
         // Records may have changed in epochs before and moved in this one.
@@ -167,7 +171,7 @@ impl Delta {
     ) -> Result<TableMeta> {
         let out = create(fs, path)?;
         let mut writer = TableWriter::new(out, file, max_parallelism, options)?;
-        for StateChanges { state, value_schema, changes } in &self.states {
+        for StateChanges { state, value_schema, stamps, changes } in &self.states {
             let placement = match changes {
                 Changes::Copied(..) => unreachable!("{UNSORTED}"),
                 Changes::Single(_) => Placement::Single,
@@ -175,6 +179,7 @@ impl Delta {
             };
             writer.begin_placed_state(state, placement)?;
             writer.set_value_schema(*value_schema)?;
+            writer.set_stamps(*stamps)?;
             let mut breathe_at = |number: usize| {
                 if number.is_multiple_of(BREATH_RECORDS) {
                     breathe();

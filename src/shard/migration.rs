@@ -1,9 +1,11 @@
-//! How the values of one state are brought from the schemas of earlier versions
-//! to that of today.
+//! How the values of one state are brought from the form in which earlier
+//! versions wrote them to that of today: from one schema to another, and from
+//! without a stamp to with one, or back.
 //!
 //! # Where a record's schema is known
 //!
-//! - *In a table*: its properties name one value schema for each state.
+//! - *In a table*: its properties name one value schema for each state, and say
+//!   whether there are stamps in front of its values, and of which time.
 //! - *In memory*: every value is in the schema that the state was registered
 //!   with in this life. What comes up from a table is migrated on its way, by a
 //!   read on the task thread or by the warm-up in the background, so no operation
@@ -20,6 +22,10 @@
 //! merged. So a snapshot may hold values of several versions, and the next life
 //! compares the codec it is given with each of them.
 //!
+//! A state's time to live needs no comparison: a value that gets a stamp on its way
+//! counts as written when the state was first registered with one
+//! ([`ttl`](super::ttl)).
+//!
 //! A state that nobody has registered has no codec in this life. Its records stay
 //! in their tables, which are carried on as they are; tables that hold them under
 //! different schemas are not merged with each other.
@@ -31,14 +37,17 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::base::limits::check_value;
-use crate::base::{Error, Result};
+use crate::base::time::UNKNOWN_STAMP;
+use crate::base::{Error, Result, TimeDomain};
 use crate::codec::schema::{Fit, Reencode};
 use crate::codec::{CodecSpec, Schema};
 use crate::format::manifest::{StateKind, StateMeta};
 use crate::memtable::collection::NEVER;
 use crate::memtable::collection::elements::{Elements, ElementsBuf};
+use crate::memtable::expiry::STAMP_BYTES;
 
 use super::store::StateSpec;
+use super::ttl::{self, StateTtl};
 
 /// The ways from the stored schemas of a state to that of today.
 pub(crate) struct Migration {
@@ -47,45 +56,187 @@ pub(crate) struct Migration {
     current: Schema,
     /// Other schemas; none for those whose bytes are read as they are.
     older: Vec<(Schema, Option<Reencode>)>,
+    ttl: Option<StateTtl>,
+}
+
+/// In which form a value is stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Form {
+    /// Fingerprint of its schema.
+    pub(crate) schema: u64,
+    /// Which time the stamp in front of it is of, if there is one.
+    pub(crate) stamps: Option<TimeDomain>,
 }
 
 impl Migration {
-    /// Fingerprint of today's schema.
-    pub(crate) fn current(&self) -> u64 {
-        self.current.fingerprint()
+    /// The form of today.
+    pub(crate) fn current(&self) -> Form {
+        let stamps = self.ttl.as_ref().map(|ttl| ttl.time);
+        Form { schema: self.current.fingerprint(), stamps }
     }
 
-    /// The value of a record written under `schema`, as today's codec writes it:
-    /// in a state of lists a chunk of elements, in one of maps the value of an
-    /// entry.
+    /// The same for a state with this time to live.
+    pub(super) fn living(self, ttl: Option<StateTtl>) -> Self {
+        Self { ttl, ..self }
+    }
+
+    /// How long values live, if not for ever.
+    pub(super) fn ttl(&self) -> Option<&StateTtl> {
+        self.ttl.as_ref()
+    }
+
+    /// Whether it is a state of lists.
+    pub(crate) fn is_of_lists(&self) -> bool {
+        self.kind == StateKind::List
+    }
+
+    /// What has a stamp up to this has expired by now.
+    pub(crate) fn cutoff(&self) -> u64 {
+        self.ttl.as_ref().map_or(0, |ttl| ttl.rule.cutoff())
+    }
+
+    /// The value of a record of this form, in that of today: in a state of lists a
+    /// chunk of elements, in one of maps the value of an entry.
     ///
     /// # Errors
     /// Those of the codecs and steps, naming the state; `Invalid` if one panics
     /// or makes a value that is too long; `Corrupt` if a chunk of elements is
-    /// none.
+    /// none, or a value has no stamp.
     pub(crate) fn apply<'a>(
         &self,
-        schema: u64,
+        form: Form,
         value: &'a [u8],
         out: &'a mut Vec<u8>,
     ) -> Result<&'a [u8]> {
-        if schema == self.current() {
+        let (stored, reencode) = self.way_from(form.schema)?;
+        if reencode.is_none() && form.stamps == self.current().stamps {
+            if self.kind != StateKind::List {
+                split_form(form, value).map_err(|error| self.failed(stored, error))?;
+            }
             return Ok(value);
         }
+        let done = match self.kind {
+            StateKind::List => self.change_elements(form, reencode, value, out),
+            _ => self.change_value(form, reencode, value, out),
+        };
+        done.map_err(|error| self.failed(stored, error))?;
+        Ok(out)
+    }
+
+    /// How values of a stored schema become those of today; `None` if they are
+    /// read as they are.
+    fn way_from(&self, schema: u64) -> Result<(&Schema, Option<&Reencode>)> {
+        if schema == self.current.fingerprint() {
+            return Ok((&self.current, None));
+        }
         match self.older.iter().find(|(known, _)| known.fingerprint() == schema) {
-            Some((_, None)) => Ok(value),
-            Some((stored, Some(reencode))) => {
-                out.clear();
-                let done = match self.kind {
-                    StateKind::List => reencode_elements(reencode, value, out),
-                    _ => reencode(value, out).and_then(|()| check_value(out)),
-                };
-                done.map_err(|error| self.failed(stored, error))?;
-                Ok(out)
-            }
+            Some((stored, reencode)) => Ok((stored, reencode.as_ref())),
             None => Err(Error::internal("a table was not asked for its schema when it was opened")
                 .at(format_args!("state {:?}, schema #{schema:016x}", self.state))),
         }
+    }
+
+    /// The stamp that something gets, if it is to have one.
+    fn stamp(&self, from: Form, stored: Option<u64>) -> Option<u64> {
+        let ttl = self.ttl.as_ref()?;
+        match stored {
+            Some(stamp) if from.stamps == Some(ttl.time) => Some(stamp.max(UNKNOWN_STAMP)),
+            _ => Some(ttl.unstamped),
+        }
+    }
+
+    fn change_value(
+        &self,
+        form: Form,
+        reencode: Option<&Reencode>,
+        value: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        let (stored, bytes) = split_form(form, value)?;
+        out.clear();
+        match reencode {
+            Some(reencode) => reencode(bytes, out)?,
+            None => out.extend_from_slice(bytes),
+        }
+        if let Some(stamp) = self.stamp(form, stored) {
+            out.splice(0..0, stamp.to_le_bytes());
+        }
+        check_value(out)
+    }
+
+    /// Changes the elements of a list one by one.
+    fn change_elements(
+        &self,
+        form: Form,
+        reencode: Option<&Reencode>,
+        value: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        let stored = Elements::parse(value, form.stamps.is_some())?;
+        let mut elements = ElementsBuf::new(self.ttl.is_some());
+        for (number, element) in stored.iter().enumerate() {
+            out.clear();
+            let bytes = match reencode {
+                Some(reencode) => reencode(element.value, out).map(|()| &**out),
+                None => Ok(element.value),
+            };
+            let stamp = self.stamp(form, form.stamps.map(|_| element.stamp)).unwrap_or(NEVER);
+            bytes
+                .and_then(|bytes| check_value(bytes).and_then(|()| elements.push(bytes, stamp)))
+                .map_err(|error| error.at(format_args!("element {number}")))?;
+        }
+        out.clear();
+        out.extend_from_slice(elements.elements().bytes());
+        Ok(())
+    }
+
+    /// Whether anything of a stored value is to be seen: nothing if all has
+    /// expired.
+    ///
+    /// # Errors
+    /// As of [`apply`](Self::apply).
+    pub(crate) fn shows(&self, form: Form, value: &[u8], hidden: u64) -> Result<bool> {
+        if self.ttl.is_none() {
+            return Ok(true);
+        }
+        let shown = |stored| self.stamp(form, stored).is_none_or(|stamp| stamp > hidden);
+        if self.kind == StateKind::List {
+            let elements = Elements::parse(value, form.stamps.is_some())?;
+            return Ok(elements.iter().any(|element| shown(form.stamps.map(|_| element.stamp))));
+        }
+        Ok(shown(split_form(form, value)?.0))
+    }
+
+    /// What is left of a value of today's form when what has expired goes, in
+    /// `out` if that is less; `None` if nothing is.
+    ///
+    /// # Errors
+    /// `Corrupt` if a chunk of elements is none, or a value has no stamp.
+    pub(crate) fn without_expired<'a>(
+        &self,
+        value: &'a [u8],
+        cutoff: u64,
+        out: &'a mut Vec<u8>,
+    ) -> Result<Option<&'a [u8]>> {
+        if cutoff == 0 {
+            return Ok(Some(value));
+        }
+        if self.kind != StateKind::List {
+            let (stamp, _) = split_form(self.current(), value)?;
+            return Ok(stamp.is_none_or(|stamp| stamp > cutoff).then_some(value));
+        }
+        let all = Elements::parse(value, self.ttl.is_some())?;
+        let live = || all.iter().filter(|element| !element.is_expired(cutoff));
+        match live().count() {
+            0 => return Ok(None),
+            count if count == all.count() => return Ok(Some(value)),
+            _ => {}
+        }
+        let mut left = ElementsBuf::new(true);
+        live().try_for_each(|element| left.push(element.value, element.stamp))?;
+        out.clear();
+        out.extend_from_slice(left.elements().bytes());
+        Ok(Some(out))
     }
 
     #[cold]
@@ -96,19 +247,17 @@ impl Migration {
     }
 }
 
-/// Re-encodes the elements of a list one by one.
-fn reencode_elements(reencode: &Reencode, stored: &[u8], out: &mut Vec<u8>) -> Result<()> {
-    let mut elements = ElementsBuf::new(false);
-    for (number, element) in Elements::parse(stored, false)?.iter().enumerate() {
-        out.clear();
-        reencode(element.value, out)
-            .and_then(|()| check_value(out))
-            .and_then(|()| elements.push(out, NEVER))
-            .map_err(|error| error.at(format_args!("element {number}")))?;
+/// Splits a stored value into its stamp, if it has one, and the rest.
+fn split_form(form: Form, value: &[u8]) -> Result<(Option<u64>, &[u8])> {
+    if form.stamps.is_none() {
+        return Ok((None, value));
     }
-    out.clear();
-    out.extend_from_slice(elements.elements().bytes());
-    Ok(())
+    match value.split_first_chunk() {
+        Some((stamp, value)) => Ok((Some(u64::from_le_bytes(*stamp)), value)),
+        None => Err(Error::corrupt("a value has no stamp")
+            .expected(format_args!("at least {STAMP_BYTES} bytes"))
+            .found(format_args!("{} bytes", value.len()))),
+    }
 }
 
 /// The migrations of a shard's registered states, for the background.
@@ -186,6 +335,7 @@ pub(super) fn compare(have: &StateMeta, want: &StateSpec) -> Result<Migration> {
         kind: want.kind,
         current: want.values.schema().clone(),
         older,
+        ttl: None,
     })
 }
 
@@ -263,6 +413,7 @@ pub(crate) fn join(have: &mut StateMeta, other: StateMeta) -> Result<()> {
     schemas.extend(other.value_schemas().cloned());
     schemas.retain(|schema| *schema != have.value_schema);
     have.older_value_schemas = sorted(schemas);
+    have.ttl = ttl::join(have.ttl, other.ttl);
     Ok(())
 }
 
@@ -303,4 +454,60 @@ pub(super) fn differ(
 
 fn at_state(error: Error, state: &str) -> Error {
     error.at(format_args!("state {state:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+    use crate::base::ErrorKind;
+    use crate::format::manifest::TtlMeta;
+    use crate::memtable::lifetime::{TtlClock, TtlRule};
+
+    /// Of a state of values of bytes that live by event time.
+    fn timed(spec: StateSpec) -> Migration {
+        let clock = TtlClock::Event(Arc::new(AtomicU64::new(UNKNOWN_STAMP)));
+        let (time, meta) = (
+            TimeDomain::Event,
+            TtlMeta { time: TimeDomain::Event, duration_ms: 10, since_ms: None },
+        );
+        let rule = Arc::new(TtlRule::new(10, clock, false, false));
+        let ttl = StateTtl { time, rule, unstamped: 77, meta };
+        compare(&spec.meta(), &spec).unwrap().living(Some(ttl))
+    }
+
+    #[test]
+    fn stamps_come_and_go_and_one_of_another_time_is_none() {
+        let spec = StateSpec::value("v");
+        let (plain, timed) = (compare(&spec.meta(), &spec).unwrap(), timed(spec));
+        let today = timed.current();
+        let without = plain.current();
+        let processing = Form { stamps: Some(TimeDomain::Processing), ..today };
+        let stamped = |stamp: u64| [&stamp.to_le_bytes()[..], b"abc"].concat();
+        let mut out = Vec::new();
+        assert_eq!(timed.apply(without, b"abc", &mut out).unwrap(), stamped(77));
+        assert_eq!(timed.apply(today, &stamped(5), &mut out).unwrap(), stamped(5));
+        assert_eq!(timed.apply(processing, &stamped(5), &mut out).unwrap(), stamped(77));
+        assert_eq!(plain.apply(today, &stamped(5), &mut out).unwrap(), b"abc");
+        assert_eq!(plain.apply(without, b"abc", &mut out).unwrap(), b"abc");
+    }
+
+    #[test]
+    fn a_value_that_should_have_a_stamp_and_has_none_is_corrupt() {
+        for len in 0..STAMP_BYTES {
+            let value = vec![1; len];
+            let (spec, mut out) = (StateSpec::value("v"), Vec::new());
+            let (plain, timed) = (compare(&spec.meta(), &spec).unwrap(), timed(spec));
+            for migration in [&plain, &timed] {
+                let error = migration.apply(timed.current(), &value, &mut out).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+                assert!(error.to_string().contains("\"v\""), "{error}");
+            }
+            let error = timed.without_expired(&value, 5, &mut out).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+            let error = timed.shows(timed.current(), &value, 5).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        }
+    }
 }

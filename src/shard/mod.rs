@@ -21,6 +21,7 @@ mod registry;
 pub(crate) mod rekey;
 pub(crate) mod store;
 pub(crate) mod timers;
+pub(crate) mod ttl;
 pub(crate) mod warm;
 
 use std::collections::HashMap;
@@ -47,6 +48,7 @@ use self::operator::{OneState, OperatorStates};
 use self::rekey::{OldCodecs, Rename};
 use self::store::{KeyedStore, StateId, StateInfo, StateSpec};
 use self::timers::TimerState;
+use self::ttl::{Clocks, StateTtl, Ttl};
 use self::warm::{Warm, WarmBatch, WarmSource, Warmed, WarmedWhat};
 
 /// Records that one operation brings into memory while the shard warms up.
@@ -61,9 +63,19 @@ struct StateSlot {
     registered: bool,
     /// Something of it has no room in memory and stays in its tables.
     no_room: bool,
+    /// What it was registered with, and what came of it.
+    asked_ttl: Option<Ttl>,
+    ttl: Option<StateTtl>,
 }
 
 impl StateSlot {
+    /// Notes what time to live the state has.
+    fn live_by(&mut self, ttl: Option<StateTtl>, spec: &StateSpec) {
+        self.meta.ttl = ttl.as_ref().map(|ttl| ttl.meta);
+        self.ttl = ttl;
+        self.asked_ttl = spec.ttl;
+    }
+
     /// Brings a collection from the warm-up into memory. One that has no room
     /// there is left in its tables: whoever asks for it is told.
     fn take_in(
@@ -127,6 +139,8 @@ pub(crate) struct ShardCore {
     elements: ElementsBuf,
     /// Where the names of the records of a map are written.
     names: Vec<u8>,
+    /// What time it is.
+    clocks: Clocks,
 }
 
 /// The changes of one epoch of a whole shard, by state.
@@ -140,6 +154,8 @@ pub(crate) struct FrozenShard {
     /// Names of states that were dropped since the freeze before: what was frozen
     /// of them until then does not count from this epoch on.
     pub(crate) dropped: Vec<String>,
+    /// The event time, if it is known.
+    pub(crate) watermark: Option<i64>,
 }
 
 impl ShardCore {
@@ -172,6 +188,7 @@ impl ShardCore {
             value: Vec::new(),
             elements: ElementsBuf::new(false),
             names: Vec::new(),
+            clocks: Clocks::none(),
         };
         for meta in states {
             let base = StateBase::new(&meta.name, tables);
@@ -289,7 +306,8 @@ impl ShardCore {
         }
         let operator = self.operator.freeze();
         let dropped = std::mem::take(&mut self.dropped);
-        Ok(FrozenShard { states, metas: Arc::clone(&self.metas), operator, dropped })
+        let (metas, watermark) = (Arc::clone(&self.metas), self.watermark());
+        Ok(FrozenShard { states, metas, operator, dropped, watermark })
     }
 
     /// The group of a key, if it may be used on this shard, and the state
@@ -330,7 +348,7 @@ impl ShardCore {
     /// Names the state in an error. Timers name themselves.
     #[cold]
     fn in_state(&self, state: StateId, error: Error) -> Error {
-        match self.states.get(state.0 as usize) {
+        match self.states.get(state.position()) {
             Some(slot) if slot.family != Family::Timers => slot.locate(error),
             _ => error,
         }
@@ -338,8 +356,19 @@ impl ShardCore {
 
     #[inline(always)]
     fn slot(&mut self, state: StateId) -> Result<&mut StateSlot> {
-        match self.states.get_mut(state.0 as usize) {
-            Some(slot) => Ok(slot),
+        match self.states.get_mut(state.position()) {
+            Some(slot) if slot.is_meant_by(state) => Ok(slot),
+            _ => Err(no_such_state(&self.name, self.groups)),
+        }
+    }
+
+    /// The memtable of a state of which the id says whether its values expire; the
+    /// paths that count know, and ask nothing more.
+    #[inline(always)]
+    fn memtable<const TIMED: bool>(&mut self, state: StateId) -> Result<&mut Memtable> {
+        let at = if TIMED { state.position() } else { state.0 as usize };
+        match self.states.get_mut(at) {
+            Some(slot) => Ok(&mut slot.memtable),
             None => Err(no_such_state(&self.name, self.groups)),
         }
     }
@@ -363,7 +392,7 @@ impl ShardCore {
         key: &'k [u8],
         namespace: &'k [u8],
     ) -> Result<(&mut Memtable, Probe<'k>)> {
-        let position = state.0 as usize;
+        let position = state.position();
         let probe = self.slot(state)?.memtable.probe(group, key, namespace);
         if self.states[position].memtable.below() == Below::Tables {
             self.bring_up(position, probe)?;
@@ -398,13 +427,19 @@ impl ShardCore {
         keys: &[K],
         key_of: impl Fn(&K) -> KeyRef<'_>,
     ) -> [(u64, Hint); BATCH] {
-        let lines = std::array::from_fn::<_, BATCH, _>(|at| {
-            // Of fewer keys the last is asked for again and again, which costs
-            // little and spares arrays of what may be missing.
-            let (_, key, namespace) = key_of(&keys[at.min(keys.len() - 1)]).parts();
+        // Of fewer keys the last is asked for again and again, which costs little and
+        // spares arrays of what may be missing.
+        let last = keys.len() - 1;
+        let line_of = |at: usize| {
+            let (_, key, namespace) = key_of(&keys[at.min(last)]).parts();
             let hash = memtable.hash(key, namespace);
             (hash, memtable.prefetch_line(hash))
-        });
+        };
+        // A loop, because the compiler may not inline what `from_fn` calls.
+        let mut lines = [line_of(0); BATCH];
+        for (at, line) in lines.iter_mut().enumerate().skip(1) {
+            *line = line_of(at);
+        }
         lines.map(|(hash, line)| (hash, memtable.prefetch_record(hash, line)))
     }
 
@@ -415,18 +450,58 @@ impl ShardCore {
         state: StateId,
         keys: &[K],
         key_of: impl Fn(&K) -> KeyRef<'_>,
+        visit: impl FnMut(usize, Option<&[u8]>),
+    ) -> Result<()> {
+        if state.is_timed() {
+            self.get_timed_batches(state, keys, key_of, visit)
+        } else {
+            self.get_batches::<K, false>(state, keys, key_of, visit)
+        }
+    }
+
+    // Apart from the others, so that those are compiled as if there were no time to
+    // live.
+
+    #[inline(never)]
+    fn get_timed_batches<K>(
+        &mut self,
+        state: StateId,
+        keys: &[K],
+        key_of: impl Fn(&K) -> KeyRef<'_>,
+        visit: impl FnMut(usize, Option<&[u8]>),
+    ) -> Result<()> {
+        self.get_batches::<K, true>(state, keys, key_of, visit)
+    }
+
+    #[inline(never)]
+    fn update_timed_batches<K>(
+        &mut self,
+        state: StateId,
+        keys: &[K],
+        key_of: impl Fn(&K) -> KeyRef<'_>,
+        change: impl FnMut(usize, &mut ValueMut<'_>),
+    ) -> Result<()> {
+        self.update_batches::<K, true>(state, keys, key_of, change)
+    }
+
+    #[inline(always)]
+    fn get_batches<K, const TIMED: bool>(
+        &mut self,
+        state: StateId,
+        keys: &[K],
+        key_of: impl Fn(&K) -> KeyRef<'_>,
         mut visit: impl FnMut(usize, Option<&[u8]>),
     ) -> Result<()> {
         // Full batches have a length that the compiler knows.
         let (batches, rest) = keys.as_chunks::<BATCH>();
         for (batch, keys) in batches.iter().enumerate() {
-            self.get_some(state, batch * BATCH, keys, &key_of, &mut visit)?;
+            self.get_some::<K, TIMED>(state, batch * BATCH, keys, &key_of, &mut visit)?;
         }
-        self.get_some(state, batches.len() * BATCH, rest, &key_of, &mut visit)
+        self.get_some::<K, TIMED>(state, batches.len() * BATCH, rest, &key_of, &mut visit)
     }
 
     #[inline(always)]
-    fn get_some<K>(
+    fn get_some<K, const TIMED: bool>(
         &mut self,
         state: StateId,
         first: usize,
@@ -437,13 +512,22 @@ impl ShardCore {
         if keys.is_empty() {
             return Ok(());
         }
-        let hints = Self::prefetch(&self.slot(state)?.memtable, keys, key_of);
-        for (at, (key, &(_, hint))) in keys.iter().zip(&hints).enumerate() {
+        if TIMED {
+            self.slot(state)?.memtable.look_at_clock();
+        }
+        let hints = Self::prefetch(self.memtable::<TIMED>(state)?, keys, key_of);
+        let moves = if TIMED { self.memtable::<TIMED>(state)?.moves() } else { 0 };
+        for (at, (key, &(hash, hint))) in keys.iter().zip(&hints).enumerate() {
             let (group, key, namespace) = key_of(key).parts();
-            let memtable = &self.slot(state)?.memtable;
-            // Nothing is given back by a read, so hints stay good.
-            match memtable.hit_at_hand(hint, group, key, namespace) {
-                Some(hit) => visit(first + at, Some(memtable.value_of(hit, key, namespace))),
+            let memtable = &*self.memtable::<TIMED>(state)?;
+            // Nothing is given back by a read, so hints stay good; unless what has
+            // expired goes, or a read renews.
+            let moved = TIMED && memtable.moves() != moves;
+            let hint = if moved { memtable.hint_again(hash) } else { hint };
+            match memtable.hit_at_hand::<TIMED>(hint, group, key, namespace) {
+                Some(hit) => {
+                    visit(first + at, Some(memtable.value_of::<TIMED>(hit, key, namespace)));
+                }
                 // The keys before a bad one are done first, as if they had
                 // come one at a time.
                 None => visit(
@@ -463,17 +547,32 @@ impl ShardCore {
         state: StateId,
         keys: &[K],
         key_of: impl Fn(&K) -> KeyRef<'_>,
+        change: impl FnMut(usize, &mut ValueMut<'_>),
+    ) -> Result<()> {
+        if state.is_timed() {
+            self.update_timed_batches(state, keys, key_of, change)
+        } else {
+            self.update_batches::<K, false>(state, keys, key_of, change)
+        }
+    }
+
+    #[inline(always)]
+    fn update_batches<K, const TIMED: bool>(
+        &mut self,
+        state: StateId,
+        keys: &[K],
+        key_of: impl Fn(&K) -> KeyRef<'_>,
         mut change: impl FnMut(usize, &mut ValueMut<'_>),
     ) -> Result<()> {
         let (batches, rest) = keys.as_chunks::<BATCH>();
         for (batch, keys) in batches.iter().enumerate() {
-            self.update_some(state, batch * BATCH, keys, &key_of, &mut change)?;
+            self.update_some::<K, TIMED>(state, batch * BATCH, keys, &key_of, &mut change)?;
         }
-        self.update_some(state, batches.len() * BATCH, rest, &key_of, &mut change)
+        self.update_some::<K, TIMED>(state, batches.len() * BATCH, rest, &key_of, &mut change)
     }
 
     #[inline(always)]
-    fn update_some<K>(
+    fn update_some<K, const TIMED: bool>(
         &mut self,
         state: StateId,
         first: usize,
@@ -484,12 +583,15 @@ impl ShardCore {
         if keys.is_empty() {
             return Ok(());
         }
-        let hints = Self::prefetch(&self.slot(state)?.memtable, keys, key_of);
-        let moves = self.slot(state)?.memtable.moves();
+        if TIMED {
+            self.slot(state)?.memtable.look_at_clock();
+        }
+        let hints = Self::prefetch(self.memtable::<TIMED>(state)?, keys, key_of);
+        let moves = self.memtable::<TIMED>(state)?.moves();
         let mut at = 0;
         loop {
             // The memtable is looked for once, not for each key.
-            let memtable = &mut self.slot(state)?.memtable;
+            let memtable = self.memtable::<TIMED>(state)?;
             while at < keys.len() {
                 let (hash, mut hint) = hints[at];
                 // A change before this one may have moved the record.
@@ -497,7 +599,8 @@ impl ShardCore {
                     hint = memtable.hint_again(hash);
                 }
                 let (group, key, namespace) = key_of(&keys[at]).parts();
-                let Some(mut entry) = memtable.entry_at_hint(hint, group, hash, key, namespace)
+                let Some(mut entry) =
+                    memtable.entry_at_hint::<TIMED>(hint, group, hash, key, namespace)
                 else {
                     break;
                 };
@@ -517,6 +620,14 @@ impl ShardCore {
         }
     }
 
+    /// The memtable of a state whose values expire, for a look at what is at hand.
+    #[inline(always)]
+    fn timed(&mut self, state: StateId) -> Option<&mut Memtable> {
+        let memtable = &mut self.states.get_mut(state.position())?.memtable;
+        memtable.look_at_clock();
+        Some(memtable)
+    }
+
     // What the operations do when a look at the likely place did not settle
     // them: the record is of an earlier epoch, or not there, or in a table, or
     // the key is not ours. Kept apart so that the usual case stays short, and
@@ -533,6 +644,13 @@ impl ShardCore {
     ) -> Result<Option<&[u8]>> {
         let group = self.check(state, group, key, namespace, Family::Values, "get")?;
         let (memtable, probe) = self.settled(state, group, key, namespace)?;
+        if state.is_timed() {
+            memtable.look_at_clock();
+            if memtable.renews() {
+                memtable.timed_entry(probe).renew()?;
+            }
+            return Ok(memtable.timed_value(&probe));
+        }
         Ok(match memtable.get(&probe) {
             Lookup::Value(value) => Some(value),
             Lookup::Absent | Lookup::Deleted => None,
@@ -551,7 +669,13 @@ impl ShardCore {
         let group = self.check(state, group, key, namespace, Family::Values, "put")?;
         check_value(value).map_err(|error| self.in_state(state, error))?;
         let memtable = self.blind(state)?;
-        let done = memtable.put(&memtable.probe(group, key, namespace), value);
+        let probe = memtable.probe(group, key, namespace);
+        let done = if state.is_timed() {
+            memtable.look_at_clock();
+            memtable.put_timed(&probe, value)
+        } else {
+            memtable.put(&probe, value)
+        };
         done.map_err(|error| self.in_state(state, error))
     }
 
@@ -566,6 +690,15 @@ impl ShardCore {
     ) -> Result<()> {
         let group = self.check(state, group, key, namespace, Family::Values, "update")?;
         let (memtable, probe) = self.settled(state, group, key, namespace)?;
+        if state.is_timed() {
+            memtable.look_at_clock();
+            let mut value = memtable.timed_entry(probe);
+            // An update reads first: where that renews, nothing is changed unless it
+            // can be.
+            value.renew()?;
+            change(&mut value);
+            return value.finish();
+        }
         let mut value = memtable.entry(probe);
         change(&mut value);
         value.finish()
@@ -614,19 +747,29 @@ impl KeyedStore for ShardCore {
     fn get(&mut self, state: StateId, key: KeyRef<'_>) -> Result<Option<&[u8]>> {
         let at = state.0 as usize;
         let (group, key, namespace) = key.parts();
-        let hit =
-            self.states.get(at).and_then(|slot| slot.memtable.value_at_hand(group, key, namespace));
-        match hit {
-            Some(hit) => Ok(Some(self.states[at].memtable.value_of(hit, key, namespace))),
-            None => self.get_elsewhere(state, group, key, namespace),
+        if let Some(slot) = self.states.get(at) {
+            if let Some(hit) = slot.memtable.value_at_hand::<false>(group, key, namespace) {
+                return Ok(Some(self.states[at].memtable.value_of::<false>(hit, key, namespace)));
+            }
+        } else if let Some(memtable) = self.timed(state)
+            && let Some(hit) = memtable.value_at_hand::<true>(group, key, namespace)
+        {
+            let memtable = &self.states[state.position()].memtable;
+            return Ok(Some(memtable.value_of::<true>(hit, key, namespace)));
         }
+        self.get_elsewhere(state, group, key, namespace)
     }
 
     #[inline(always)]
     fn put(&mut self, state: StateId, key: KeyRef<'_>, value: &[u8]) -> Result<()> {
         let (group, key, namespace) = key.parts();
-        if let Some(slot) = self.states.get_mut(state.0 as usize)
-            && let Some(mut entry) = slot.memtable.entry_at_hand(group, key, namespace)
+        if let Some(slot) = self.states.get_mut(state.0 as usize) {
+            if let Some(mut entry) = slot.memtable.entry_at_hand::<false>(group, key, namespace) {
+                entry.set(value);
+                return entry.finish();
+            }
+        } else if let Some(memtable) = self.timed(state)
+            && let Some(mut entry) = memtable.entry_at_hand::<true>(group, key, namespace)
         {
             entry.set(value);
             return entry.finish();
@@ -651,8 +794,13 @@ impl KeyedStore for ShardCore {
         change: &mut dyn FnMut(&mut ValueMut<'_>),
     ) -> Result<()> {
         let (group, key, namespace) = key.parts();
-        if let Some(slot) = self.states.get_mut(state.0 as usize)
-            && let Some(mut entry) = slot.memtable.entry_at_hand(group, key, namespace)
+        if let Some(slot) = self.states.get_mut(state.0 as usize) {
+            if let Some(mut entry) = slot.memtable.entry_at_hand::<false>(group, key, namespace) {
+                change(&mut entry);
+                return entry.finish();
+            }
+        } else if let Some(memtable) = self.timed(state)
+            && let Some(mut entry) = memtable.entry_at_hand::<true>(group, key, namespace)
         {
             change(&mut entry);
             return entry.finish();

@@ -23,6 +23,7 @@ use super::collections::Family;
 use super::migration::{self, Migration};
 use super::store::{StateId, StateInfo, StateSpec};
 use super::timers::{self, TimerState};
+use super::ttl;
 use super::warm::Wanted;
 use super::{ShardCore, StateSlot};
 
@@ -36,21 +37,36 @@ impl ShardCore {
             let slot = &self.states[position];
             if slot.registered {
                 migration::check_again(&slot.meta, &spec)?;
+                ttl::check_again(&slot.meta, slot.asked_ttl, &spec)?;
             } else {
                 let migration = migration::compare(&slot.meta, &spec)?;
                 self.adopt(position, &spec, migration);
             }
-            return Ok(StateId(id));
+            return Ok(self.id_of(position));
         }
-        Ok(self.add_state(spec.meta(), StateBase::default(), true))
+        let ttl = self.ttl_of(&spec, None);
+        let meta = StateMeta { ttl: ttl.as_ref().map(|ttl| ttl.meta), ..spec.meta() };
+        let position = self.add_state(meta, StateBase::default(), true);
+        let slot = &mut self.states[position];
+        if let Some(ttl) = &ttl {
+            slot.memtable.set_ttl(Arc::clone(&ttl.rule));
+        }
+        slot.live_by(ttl, &spec);
+        Ok(self.id_of(position))
     }
 
+    /// The number of a state at a position, for those who call.
+    pub(super) fn id_of(&self, position: usize) -> StateId {
+        StateId::at(position, self.states[position].id_is_timed())
+    }
+
+    /// Adds a state, and gives its position.
     pub(super) fn add_state(
         &mut self,
         meta: StateMeta,
         base: StateBase,
         registered: bool,
-    ) -> StateId {
+    ) -> usize {
         let id = self.states.len() as u32;
         let below = if base.is_empty() { Below::Nothing } else { Below::Tables };
         let family = Family::of(meta.kind);
@@ -59,8 +75,17 @@ impl ShardCore {
         Arc::make_mut(&mut self.metas).push(meta.clone());
         self.timers.extend(TimerState::new(&meta, id));
         let no_room = false;
-        self.states.push(StateSlot { meta, family, memtable, base, registered, no_room });
-        StateId(id)
+        self.states.push(StateSlot {
+            meta,
+            family,
+            memtable,
+            base,
+            registered,
+            no_room,
+            asked_ttl: None,
+            ttl: None,
+        });
+        id as usize
     }
 
     /// An empty memtable for a state.
@@ -93,8 +118,12 @@ impl ShardCore {
     /// Begins to use a restored state as what it was asked for as. Nothing of it
     /// is in memory yet.
     fn adopt(&mut self, position: usize, spec: &StateSpec, migration: Migration) {
+        let migration = self.living(migration, spec, position);
         let migration = self.take_over(position, spec, migration);
         let slot = &mut self.states[position];
+        if let Some(ttl) = &slot.ttl {
+            slot.memtable.set_ttl(Arc::clone(&ttl.rule));
+        }
         slot.base.set_migration(Arc::clone(&migration));
         if let Some(warming) = self.warming.as_mut().filter(|_| !slot.base.is_empty()) {
             warming.wanted += 1;
@@ -119,6 +148,7 @@ impl ShardCore {
         });
         slot.meta =
             StateMeta { older_value_schemas: migration::sorted(older.cloned().collect()), ..meta };
+        slot.live_by(migration.ttl().cloned(), spec);
         slot.registered = true;
         self.note_meta(position);
         self.migrations.add(&migration);
@@ -144,6 +174,7 @@ impl ShardCore {
         slot.base = StateBase::default();
         slot.family = Family::Dropped;
         slot.registered = false;
+        (slot.ttl, slot.asked_ttl) = (None, None);
         for timers in self.timers.iter_mut().filter(|timers| timers.is_of(position)) {
             timers.drop_all();
         }

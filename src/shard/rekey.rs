@@ -128,13 +128,18 @@ impl ShardCore {
         let map_keys = spec.map_keys.clone().map(|today| old.map_keys.unwrap_or(today));
         let as_it_was =
             StateSpec { keys: old.keys, namespaces: old.namespaces, map_keys, ..spec.clone() };
-        let migration = Arc::new(migration::compare(&slot.meta, &as_it_was)?);
+        let migration = migration::compare(&slot.meta, &as_it_was)?;
+        let migration = Arc::new(self.living(migration, &spec, position));
+        let ttl = migration.ttl().cloned();
         let family = slot.family;
         let mut moved = Moved {
             memtable: self.new_memtable(id, &spec.name, family, Below::Nothing),
             timers: NewTimers::new(),
             open: None,
         };
+        if let Some(ttl) = &ttl {
+            moved.memtable.set_ttl(Arc::clone(&ttl.rule));
+        }
         let move_all = || {
             let scan = slot.base.scan(self.groups)?;
             let mut scan = scan.migrated(Some(migration));
@@ -148,13 +153,14 @@ impl ShardCore {
 
         let slot = &mut self.states[position];
         slot.meta = spec.meta();
+        slot.live_by(ttl, &spec);
         slot.registered = true;
         slot.memtable = moved.memtable;
         slot.base = StateBase::default();
         self.note_meta(position);
         self.set_timers(position, moved.timers);
         self.forget_what_is_frozen(&spec.name);
-        Ok(StateId(id))
+        Ok(self.id_of(position))
     }
 
     fn move_record(
@@ -204,7 +210,8 @@ impl ShardCore {
         match family {
             Family::Lists => {
                 check_chunk_entry(entry)?;
-                memtable.append_to_list(&probe, Elements::parse(value, false)?)
+                let elements = Elements::parse(value, memtable.is_timed())?;
+                memtable.append_to_list(&probe, elements)
             }
             Family::Maps => {
                 let entry = rename.map_key(old, entry)?;
@@ -219,7 +226,7 @@ impl ShardCore {
                         .found(format_args!("{} twice in one map", shown(&entry)))
                         .remedy("give every entry of a map a new key of its own"));
                 }
-                memtable.map_put(&mut at, &entry, value)
+                memtable.map_put_as_stored(&mut at, &entry, value)
             }
             _ => memtable.put(&probe, value),
         }

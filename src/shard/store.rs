@@ -10,6 +10,7 @@ use crate::format::manifest::{StateKind, StateMeta};
 use crate::memtable::ValueMut;
 
 use super::rekey::{OldCodecs, Rename};
+use super::ttl::Ttl;
 
 /// A state of a shard, for the calls that follow its registration. Good for
 /// the shard that gave it and for no other.
@@ -17,6 +18,24 @@ use super::rekey::{OldCodecs, Rename};
 pub struct StateId(pub(super) u32);
 
 impl StateId {
+    /// Set in the number of a state of single values that expire: such a number
+    /// is beyond all others, so that operations on states without time to live,
+    /// which look for the state anyway, need not ask whether theirs has one.
+    pub(super) const TIMED: u32 = 1 << 31;
+
+    pub(super) const fn at(position: usize, timed: bool) -> Self {
+        Self(position as u32 | if timed { Self::TIMED } else { 0 })
+    }
+
+    /// Which of the states of its shard it is.
+    pub(super) const fn position(self) -> usize {
+        (self.0 & !Self::TIMED) as usize
+    }
+
+    pub(super) const fn is_timed(self) -> bool {
+        self.0 & Self::TIMED != 0
+    }
+
     /// The state with this number, for those who implement [`KeyedStore`].
     pub const fn new(number: u32) -> Self {
         Self(number)
@@ -37,6 +56,7 @@ pub struct StateSpec {
     pub(super) namespaces: CodecSpec,
     pub(super) map_keys: Option<CodecSpec>,
     pub(super) values: CodecSpec,
+    pub(super) ttl: Option<Ttl>,
 }
 
 impl StateSpec {
@@ -77,7 +97,15 @@ impl StateSpec {
             namespaces: raw.clone(),
             map_keys: (kind == StateKind::Map).then(|| raw.clone()),
             values: raw,
+            ttl: None,
         }
+    }
+
+    /// Says how long values live; for ever if nothing is said.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Ttl) -> Self {
+        self.ttl = Some(ttl);
+        self
     }
 
     /// Says what the keys are written under: a [`CodecSpec::of`] the codec, or a
@@ -121,6 +149,11 @@ impl StateSpec {
         &self.name
     }
 
+    /// How long its values live, if not for ever.
+    pub fn time_to_live(&self) -> Option<&Ttl> {
+        self.ttl.as_ref()
+    }
+
     /// The kind of the state: which calls it answers.
     pub fn kind(&self) -> StateKind {
         self.kind
@@ -141,10 +174,16 @@ impl StateSpec {
                 .check()
                 .map_err(|error| error.at(format_args!("state {:?}", self.name)))?;
         }
-        Ok(())
+        match &self.ttl {
+            None => Ok(()),
+            Some(ttl) => ttl
+                .check(self.kind)
+                .map_err(|error| error.at(format_args!("state {:?}", self.name))),
+        }
     }
 
-    /// What a manifest says of the state, except for older values.
+    /// What a manifest says of the state, except for older values and the time to
+    /// live.
     pub fn meta(&self) -> StateMeta {
         StateMeta {
             name: self.name.clone(),
@@ -154,6 +193,7 @@ impl StateSpec {
             map_key_schema: self.map_keys.as_ref().map(|codec| codec.schema().clone()),
             value_schema: self.values.schema().clone(),
             older_value_schemas: Vec::new(),
+            ttl: None,
         }
     }
 }
@@ -225,8 +265,9 @@ pub trait KeyedStore: Send {
     ///
     /// # Errors
     /// `Incompatible` if it does not fit, naming the state, both schemas and
-    /// the difference; `Invalid` if a name is empty or too long, or a codec
-    /// panics. The state is then as it was.
+    /// the difference, or if it is in use with another time to live in this life;
+    /// `Invalid` if a name is empty or too long, a time to live is out of range,
+    /// or a codec panics. The state is then as it was.
     fn register(&mut self, spec: StateSpec) -> Result<StateId>;
 
     /// Drops a state with all that it holds, whatever its kind, registered or

@@ -116,10 +116,20 @@ struct Extracted {
     sequence: u64,
     metas: Arc<Vec<StateMeta>>,
     operator: Vec<OneState>,
+    watermark: Option<i64>,
     user_meta: Vec<u8>,
     frozen_at_ns: u64,
     extract_ns: u64,
     promise: Promise,
+}
+
+/// What a manifest says of a snapshot besides its states and tables.
+struct About {
+    snapshot: SnapshotId,
+    /// The number of the next delta.
+    sequence: u64,
+    watermark: Option<i64>,
+    user_meta: Vec<u8>,
 }
 
 /// A table that the store has: all that a manifest is made of.
@@ -239,7 +249,7 @@ impl Pipeline {
             let Some(request) = self.extracting.pop() else { return };
             let unsound = Unsound(&self.broken);
             let Request { snapshot, frozen, user_meta, frozen_at_ns, promise } = request;
-            let FrozenShard { states, metas, operator, dropped } = frozen;
+            let FrozenShard { states, metas, operator, dropped, watermark } = frozen;
             let runs: Vec<_> = states
                 .into_iter()
                 .zip(metas.iter())
@@ -247,6 +257,7 @@ impl Pipeline {
                     state: meta.name.clone(),
                     kind: meta.kind,
                     value_schema: meta.value_schema.fingerprint(),
+                    stamps: meta.ttl.map(|ttl| ttl.time),
                     run: frozen.extract(),
                 })
                 .collect();
@@ -264,6 +275,7 @@ impl Pipeline {
                 sequence,
                 metas,
                 operator,
+                watermark,
                 user_meta,
                 frozen_at_ns,
                 extract_ns,
@@ -307,6 +319,7 @@ impl Pipeline {
             sequence,
             metas,
             operator,
+            watermark,
             user_meta,
             frozen_at_ns,
             extract_ns,
@@ -321,8 +334,8 @@ impl Pipeline {
             self.tables.lock().waiting.push_back(Arc::new(delta));
         }
         let published = self.write_waiting(&promise).and_then(|()| {
-            let next = sequence + 1;
-            self.upload_and_publish(snapshot, next, &metas, operator, user_meta, &promise)
+            let about = About { snapshot, sequence: sequence + 1, watermark, user_meta };
+            self.upload_and_publish(about, &metas, operator, &promise)
         });
         let result = published.map(|published| SnapshotReport {
             handle: published.handle,
@@ -408,13 +421,12 @@ impl Pipeline {
 
     fn upload_and_publish(
         &self,
-        snapshot: SnapshotId,
-        sequence: u64,
+        about: About,
         metas: &[StateMeta],
         operator: Vec<OneState>,
-        user_meta: Vec<u8>,
         promise: &Promise,
     ) -> Result<Published> {
+        let snapshot = about.snapshot;
         let version = self.tables.lock().version.clone();
         let (uploaded, uploaded_bytes) = self.upload(&version, promise)?;
         promise.set_phase(SnapshotPhase::Publishing);
@@ -424,7 +436,7 @@ impl Pipeline {
             uploaded.iter().map(|table| (table.meta.file, table.meta.bytes)).collect();
         let tables_bytes: u64 = files.values().sum();
         let tables = uploaded.len();
-        let manifest = self.manifest(snapshot, sequence, metas, operator, uploaded, user_meta);
+        let manifest = self.manifest(about, metas, operator, uploaded);
         let bytes = manifest.encode()?;
         let config = &self.config;
         let name = format!(
@@ -511,13 +523,12 @@ impl Pipeline {
 
     fn manifest(
         &self,
-        snapshot: SnapshotId,
-        sequence: u64,
+        about: About,
         metas: &[StateMeta],
         operator: Vec<OneState>,
         tables: Vec<UploadedTable>,
-        user_meta: Vec<u8>,
     ) -> Manifest {
+        let About { snapshot, sequence, watermark, user_meta } = about;
         let mut states = metas.to_vec();
         states.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let mut operator_states: Vec<_> = operator.into_iter().map(OneState::into_stored).collect();
@@ -529,6 +540,7 @@ impl Pipeline {
             sequence,
             groups: self.config.groups,
             max_parallelism: self.config.max_parallelism,
+            watermark,
             states,
             tables: tables
                 .into_iter()

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::keyed::{Keyed, keyed_methods, plain_keyed_methods};
+use super::options::StateOptions;
 use super::rekey::Keys;
 use crate::base::Result;
 use crate::codec::{Codec, CodecSpec, HasCodec};
@@ -113,12 +114,12 @@ where
     /// codecs.
     pub fn register<S: KeyedStore + ?Sized>(
         store: &mut S,
-        name: &str,
+        state: impl Into<StateOptions>,
         aggregate: A,
     ) -> Result<Self> {
         Self::with_codecs(
             store,
-            name,
+            state,
             K::Codec::default(),
             N::Codec::default(),
             Default::default(),
@@ -143,13 +144,14 @@ where
     /// or accumulators that these codecs cannot read.
     pub fn with_codecs<S: KeyedStore + ?Sized>(
         store: &mut S,
-        name: &str,
+        state: impl Into<StateOptions>,
         keys: KC,
         namespaces: NC,
         accumulators: AC,
         aggregate: A,
     ) -> Result<Self> {
-        let spec = StateSpec::aggregating(name).value_codec(CodecSpec::of(&accumulators));
+        let spec =
+            state.into().spec(StateSpec::aggregating).value_codec(CodecSpec::of(&accumulators));
         let keyed = Keyed::register(store, spec, keys, namespaces)?;
         Ok(Self { keyed, accumulators, aggregate })
     }
@@ -164,7 +166,7 @@ where
     /// As [`KeyedStore::register_rekeyed`]; the state is then as it was.
     pub fn rekeyed<S: KeyedStore + ?Sized, OK: 'static, ON: 'static, OKC, ONC>(
         store: &mut S,
-        name: &str,
+        state: impl Into<StateOptions>,
         (old_keys, old_namespaces): (OKC, ONC),
         (keys, namespaces, accumulators): (KC, NC, AC),
         rename: impl FnMut(OK, ON) -> Result<(K, N)>,
@@ -174,12 +176,13 @@ where
         OKC: Codec<OK>,
         ONC: Codec<ON>,
     {
-        let spec = StateSpec::aggregating(name).value_codec(CodecSpec::of(&accumulators));
+        let state = state.into();
+        let spec = state.spec(StateSpec::aggregating).value_codec(CodecSpec::of(&accumulators));
         let (old_keys, old_namespaces) = (&old_keys, &old_namespaces);
         let names = Keys { old_keys, old_namespaces, keys: &keys, namespaces: &namespaces };
         let spec = spec.key_codec(CodecSpec::of(&keys)).namespace_codec(CodecSpec::of(&namespaces));
         store.register_rekeyed(spec, names.old(), &mut names.renaming(rename))?;
-        Self::with_codecs(store, name, keys, namespaces, accumulators, aggregate)
+        Self::with_codecs(store, state, keys, namespaces, accumulators, aggregate)
     }
 
     /// What the values added to a key in a namespace amount to, if there are

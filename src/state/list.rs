@@ -4,6 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use super::keyed::{Keyed, keyed_methods, pieces, plain_keyed_methods};
+use super::options::StateOptions;
 use super::rekey::Keys;
 use crate::base::Result;
 use crate::codec::{Codec, CodecSpec, HasCodec, KeyRef};
@@ -64,10 +65,13 @@ where
     /// # Errors
     /// `Incompatible` if a state of that name has another kind or other
     /// codecs.
-    pub fn register<S: KeyedStore + ?Sized>(store: &mut S, name: &str) -> Result<Self> {
+    pub fn register<S: KeyedStore + ?Sized>(
+        store: &mut S,
+        state: impl Into<StateOptions>,
+    ) -> Result<Self> {
         Self::with_codecs(
             store,
-            name,
+            state,
             K::Codec::default(),
             N::Codec::default(),
             E::Codec::default(),
@@ -90,12 +94,12 @@ where
     /// or elements that these codecs cannot read.
     pub fn with_codecs<S: KeyedStore + ?Sized>(
         store: &mut S,
-        name: &str,
+        state: impl Into<StateOptions>,
         keys: KC,
         namespaces: NC,
         elements: EC,
     ) -> Result<Self> {
-        let spec = StateSpec::list(name).value_codec(CodecSpec::of(&elements));
+        let spec = state.into().spec(StateSpec::list).value_codec(CodecSpec::of(&elements));
         let keyed = Keyed::register(store, spec, keys, namespaces)?;
         Ok(Self { keyed, elements, types: PhantomData })
     }
@@ -110,7 +114,7 @@ where
     /// As [`KeyedStore::register_rekeyed`]; the state is then as it was.
     pub fn rekeyed<S: KeyedStore + ?Sized, OK: 'static, ON: 'static, OKC, ONC>(
         store: &mut S,
-        name: &str,
+        state: impl Into<StateOptions>,
         (old_keys, old_namespaces): (OKC, ONC),
         (keys, namespaces, elements): (KC, NC, EC),
         rename: impl FnMut(OK, ON) -> Result<(K, N)>,
@@ -119,12 +123,13 @@ where
         OKC: Codec<OK>,
         ONC: Codec<ON>,
     {
-        let spec = StateSpec::list(name).value_codec(CodecSpec::of(&elements));
+        let state = state.into();
+        let spec = state.spec(StateSpec::list).value_codec(CodecSpec::of(&elements));
         let (old_keys, old_namespaces) = (&old_keys, &old_namespaces);
         let names = Keys { old_keys, old_namespaces, keys: &keys, namespaces: &namespaces };
         let spec = spec.key_codec(CodecSpec::of(&keys)).namespace_codec(CodecSpec::of(&namespaces));
         store.register_rekeyed(spec, names.old(), &mut names.renaming(rename))?;
-        Self::with_codecs(store, name, keys, namespaces, elements)
+        Self::with_codecs(store, state, keys, namespaces, elements)
     }
 
     /// Adds an element to the end of a key's list in a namespace.
@@ -194,7 +199,8 @@ where
     /// Moves the elements of a key in some namespaces to the end of its list in
     /// another: those of `target` come first, then those of the sources in the
     /// order given. The sources are cleared. A source that is the target, or is
-    /// named again, is left out.
+    /// named again, is left out. In a state with time to live what was moved counts
+    /// as written now.
     ///
     /// # Errors
     /// All is read before anything is written, and a merge that fails leaves

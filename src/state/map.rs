@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::ops::{Bound, ControlFlow};
 
 use super::keyed::{Keyed, keyed_methods, plain_keyed_methods};
+use super::options::StateOptions;
 use super::rekey::{Keys, MapRenaming, same_key};
 use crate::base::Result;
 use crate::codec::{Codec, CodecSpec, HasCodec};
@@ -75,10 +76,13 @@ where
     /// # Errors
     /// `Incompatible` if a state of that name has another kind or other
     /// codecs.
-    pub fn register<S: KeyedStore + ?Sized>(store: &mut S, name: &str) -> Result<Self> {
+    pub fn register<S: KeyedStore + ?Sized>(
+        store: &mut S,
+        state: impl Into<StateOptions>,
+    ) -> Result<Self> {
         Self::with_codecs(
             store,
-            name,
+            state,
             K::Codec::default(),
             N::Codec::default(),
             UK::Codec::default(),
@@ -104,13 +108,15 @@ where
     /// or values that these codecs cannot read.
     pub fn with_codecs<S: KeyedStore + ?Sized>(
         store: &mut S,
-        name: &str,
+        state: impl Into<StateOptions>,
         keys: KC,
         namespaces: NC,
         user_keys: UC,
         values: VC,
     ) -> Result<Self> {
-        let spec = StateSpec::map(name)
+        let spec = state
+            .into()
+            .spec(StateSpec::map)
             .entry_codec(CodecSpec::of(&user_keys))
             .value_codec(CodecSpec::of(&values));
         let keyed = Keyed::register(store, spec, keys, namespaces)?;
@@ -129,7 +135,7 @@ where
     /// map would become one; the state is then as it was.
     pub fn rekeyed<S, OK: 'static, ON: 'static, OUK: 'static, OKC, ONC, OUC>(
         store: &mut S,
-        name: &str,
+        state: impl Into<StateOptions>,
         (old_keys, old_namespaces, old_user_keys): (OKC, ONC, OUC),
         (keys, namespaces, user_keys, values): (KC, NC, UC, VC),
         rename: impl FnMut(OK, ON) -> Result<(K, N)>,
@@ -141,13 +147,14 @@ where
         ONC: Codec<ON>,
         OUC: Codec<OUK>,
     {
-        let spec = Self::spec(name, &keys, &namespaces, &user_keys, &values);
+        let state = state.into();
+        let spec = Self::spec(&state, &keys, &namespaces, &user_keys, &values);
         let (old_keys, old_namespaces) = (&old_keys, &old_namespaces);
         let names = Keys { old_keys, old_namespaces, keys: &keys, namespaces: &namespaces };
         let old = OldCodecs { map_keys: Some(CodecSpec::of(&old_user_keys)), ..names.old() };
         let (rename, codecs) = (names.renaming(rename), (&old_user_keys, &user_keys));
         store.register_rekeyed(spec, old, &mut MapRenaming::new(rename, rename_entry, codecs))?;
-        Self::with_codecs(store, name, keys, namespaces, user_keys, values)
+        Self::with_codecs(store, state, keys, namespaces, user_keys, values)
     }
 
     /// As [`rekeyed`](Self::rekeyed), if only the user keys of the entries were
@@ -185,12 +192,13 @@ where
     /// As [`rekeyed`](Self::rekeyed).
     pub fn entries_rekeyed<S: KeyedStore + ?Sized, OUK: 'static, OUC: Codec<OUK>>(
         store: &mut S,
-        name: &str,
+        state: impl Into<StateOptions>,
         old_user_keys: OUC,
         (keys, namespaces, user_keys, values): (KC, NC, UC, VC),
         rename_entry: impl FnMut(OUK) -> Result<UK>,
     ) -> Result<Self> {
-        let spec = Self::spec(name, &keys, &namespaces, &user_keys, &values);
+        let state = state.into();
+        let spec = Self::spec(&state, &keys, &namespaces, &user_keys, &values);
         let old = OldCodecs {
             keys: CodecSpec::of(&keys),
             namespaces: CodecSpec::of(&namespaces),
@@ -198,11 +206,18 @@ where
         };
         let codecs = (&old_user_keys, &user_keys);
         store.register_rekeyed(spec, old, &mut MapRenaming::new(same_key, rename_entry, codecs))?;
-        Self::with_codecs(store, name, keys, namespaces, user_keys, values)
+        Self::with_codecs(store, state, keys, namespaces, user_keys, values)
     }
 
-    fn spec(name: &str, keys: &KC, namespaces: &NC, user_keys: &UC, values: &VC) -> StateSpec {
-        StateSpec::map(name)
+    fn spec(
+        state: &StateOptions,
+        keys: &KC,
+        namespaces: &NC,
+        user_keys: &UC,
+        values: &VC,
+    ) -> StateSpec {
+        state
+            .spec(StateSpec::map)
             .key_codec(CodecSpec::of(keys))
             .namespace_codec(CodecSpec::of(namespaces))
             .entry_codec(CodecSpec::of(user_keys))

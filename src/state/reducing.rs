@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::keyed::{Keyed, keyed_methods, plain_keyed_methods};
+use super::options::StateOptions;
 use super::rekey::Keys;
 use crate::base::Result;
 use crate::codec::{Codec, CodecSpec, HasCodec};
@@ -72,12 +73,12 @@ where
     /// codecs.
     pub fn register<S: KeyedStore + ?Sized>(
         store: &mut S,
-        name: &str,
+        state: impl Into<StateOptions>,
         reduce: impl Fn(V, V) -> V + Send + 'static,
     ) -> Result<Self> {
         Self::with_codecs(
             store,
-            name,
+            state,
             K::Codec::default(),
             N::Codec::default(),
             V::Codec::default(),
@@ -101,13 +102,13 @@ where
     /// or values that these codecs cannot read.
     pub fn with_codecs<S: KeyedStore + ?Sized>(
         store: &mut S,
-        name: &str,
+        state: impl Into<StateOptions>,
         keys: KC,
         namespaces: NC,
         values: VC,
         reduce: impl Fn(V, V) -> V + Send + 'static,
     ) -> Result<Self> {
-        let spec = StateSpec::reducing(name).value_codec(CodecSpec::of(&values));
+        let spec = state.into().spec(StateSpec::reducing).value_codec(CodecSpec::of(&values));
         let keyed = Keyed::register(store, spec, keys, namespaces)?;
         Ok(Self { keyed, values, reduce: Box::new(reduce) })
     }
@@ -122,7 +123,7 @@ where
     /// As [`KeyedStore::register_rekeyed`]; the state is then as it was.
     pub fn rekeyed<S: KeyedStore + ?Sized, OK: 'static, ON: 'static, OKC, ONC>(
         store: &mut S,
-        name: &str,
+        state: impl Into<StateOptions>,
         (old_keys, old_namespaces): (OKC, ONC),
         (keys, namespaces, values): (KC, NC, VC),
         rename: impl FnMut(OK, ON) -> Result<(K, N)>,
@@ -132,12 +133,13 @@ where
         OKC: Codec<OK>,
         ONC: Codec<ON>,
     {
-        let spec = StateSpec::reducing(name).value_codec(CodecSpec::of(&values));
+        let state = state.into();
+        let spec = state.spec(StateSpec::reducing).value_codec(CodecSpec::of(&values));
         let (old_keys, old_namespaces) = (&old_keys, &old_namespaces);
         let names = Keys { old_keys, old_namespaces, keys: &keys, namespaces: &namespaces };
         let spec = spec.key_codec(CodecSpec::of(&keys)).namespace_codec(CodecSpec::of(&namespaces));
         store.register_rekeyed(spec, names.old(), &mut names.renaming(rename))?;
-        Self::with_codecs(store, name, keys, namespaces, values, reduce)
+        Self::with_codecs(store, state, keys, namespaces, values, reduce)
     }
 
     /// The reduced value of a key in a namespace, if one was added.

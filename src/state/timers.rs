@@ -6,9 +6,10 @@ use std::marker::PhantomData;
 
 use super::rekey::Keys;
 use crate::base::Result;
+use crate::base::TimeDomain;
 use crate::codec::schema::guard;
 use crate::codec::{Codec, CodecSpec, HasCodec, KeyRef};
-use crate::shard::timers::store::{TimeDomain, TimerSpec, TimerStore, TimersId};
+use crate::shard::timers::store::{TimerSpec, TimerStore, TimersId};
 
 /// Timers for keys of type `K`, within namespaces of type `N` (a window, say)
 /// if they have them: a priority queue that holds each timer once.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use super::keyed::{Keyed, keyed_methods, plain_keyed_methods};
+use super::options::StateOptions;
 use super::rekey::Keys;
 use crate::base::Result;
 use crate::codec::{Codec, CodecSpec, HasCodec};
@@ -55,10 +56,13 @@ impl<K: HasCodec + 'static, V: HasCodec + 'static, N: HasCodec + 'static> ValueS
     /// # Errors
     /// `Incompatible` if a state of that name has another kind or other
     /// codecs.
-    pub fn register<S: KeyedStore + ?Sized>(store: &mut S, name: &str) -> Result<Self> {
+    pub fn register<S: KeyedStore + ?Sized>(
+        store: &mut S,
+        state: impl Into<StateOptions>,
+    ) -> Result<Self> {
         Self::with_codecs(
             store,
-            name,
+            state,
             K::Codec::default(),
             N::Codec::default(),
             V::Codec::default(),
@@ -82,12 +86,12 @@ where
     /// or values that these codecs cannot read.
     pub fn with_codecs<S: KeyedStore + ?Sized>(
         store: &mut S,
-        name: &str,
+        state: impl Into<StateOptions>,
         keys: KC,
         namespaces: NC,
         values: VC,
     ) -> Result<Self> {
-        let spec = StateSpec::value(name).value_codec(CodecSpec::of(&values));
+        let spec = state.into().spec(StateSpec::value).value_codec(CodecSpec::of(&values));
         let keyed = Keyed::register(store, spec, keys, namespaces)?;
         Ok(Self { keyed, values, types: PhantomData })
     }
@@ -131,7 +135,7 @@ where
     /// As [`KeyedStore::register_rekeyed`]; the state is then as it was.
     pub fn rekeyed<S: KeyedStore + ?Sized, OK: 'static, ON: 'static, OKC, ONC>(
         store: &mut S,
-        name: &str,
+        state: impl Into<StateOptions>,
         (old_keys, old_namespaces): (OKC, ONC),
         (keys, namespaces, values): (KC, NC, VC),
         rename: impl FnMut(OK, ON) -> Result<(K, N)>,
@@ -140,12 +144,13 @@ where
         OKC: Codec<OK>,
         ONC: Codec<ON>,
     {
-        let spec = StateSpec::value(name).value_codec(CodecSpec::of(&values));
+        let state = state.into();
+        let spec = state.spec(StateSpec::value).value_codec(CodecSpec::of(&values));
         let (old_keys, old_namespaces) = (&old_keys, &old_namespaces);
         let names = Keys { old_keys, old_namespaces, keys: &keys, namespaces: &namespaces };
         let spec = spec.key_codec(CodecSpec::of(&keys)).namespace_codec(CodecSpec::of(&namespaces));
         store.register_rekeyed(spec, names.old(), &mut names.renaming(rename))?;
-        Self::with_codecs(store, name, keys, namespaces, values)
+        Self::with_codecs(store, state, keys, namespaces, values)
     }
 
     /// The value of a key in a namespace.

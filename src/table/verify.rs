@@ -45,6 +45,7 @@ impl TableReader {
             .map(|state| StateProperties {
                 name: state.name.clone(),
                 placement: state.placement,
+                stamps: state.stamps,
                 value_schema: state.value_schema,
                 ..Default::default()
             })

@@ -14,7 +14,7 @@ use crate::base::checksum::ContentHasher;
 use crate::base::limits::{
     MAX_KEY_BYTES, MAX_NAMESPACE_BYTES, MAX_STATE_NAME_BYTES, MAX_VALUE_BYTES,
 };
-use crate::base::{Error, FileId, KeyGroup, KeyGroupRange, MaxParallelism, Result};
+use crate::base::{Error, FileId, KeyGroup, KeyGroupRange, MaxParallelism, Result, TimeDomain};
 use crate::env::WriteFile;
 use crate::format::block::{BlockBuilder, MAX_BLOCK_RECORDS, tag_of_hash};
 use crate::format::collection::{EntryName, MAX_ENTRY_NAME_BYTES, Placement};
@@ -231,6 +231,22 @@ impl TableWriter {
                 Ok(())
             }
             None => Err(Error::internal("a schema came before the first state to a table")
+                .at(format_args!("file {}", self.file))),
+        }
+    }
+
+    /// Says which time the stamps in front of the values of the state are of;
+    /// none, if nothing is said.
+    ///
+    /// # Errors
+    /// `Internal` if no state was begun.
+    pub fn set_stamps(&mut self, stamps: Option<TimeDomain>) -> Result<()> {
+        match self.states.last_mut() {
+            Some(state) => {
+                state.stamps = stamps;
+                Ok(())
+            }
+            None => Err(Error::internal("stamps came before the first state to a table")
                 .at(format_args!("file {}", self.file))),
         }
     }

@@ -18,7 +18,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use crate::base::{Error, KeyGroup, KeyGroupRange, Result};
+use crate::base::{Error, KeyGroup, KeyGroupRange, Result, TimeDomain};
 use crate::format::collection::{EntryName, Placement, prefix_len};
 use crate::format::properties::StateProperties;
 use crate::table::{TableReader, TableScan};
@@ -49,6 +49,8 @@ pub(crate) struct MergedRecord<'a> {
     pub(crate) placement: Placement,
     /// Fingerprint of what the value is written under.
     pub(crate) value_schema: u64,
+    /// Which time the stamps in front of the values are of.
+    pub(crate) stamps: Option<TimeDomain>,
     pub(crate) group: KeyGroup,
     pub(crate) hash: u64,
     pub(crate) key: &'a [u8],
@@ -134,6 +136,7 @@ impl Source {
             state: &state.name,
             placement: state.placement,
             value_schema: state.value_schema,
+            stamps: state.stamps,
             group: KeyGroup(head.group),
             hash: head.hash,
             key: &head.key,

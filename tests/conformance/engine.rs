@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use alluvium::env::SimEnv;
-use alluvium::{Backend, KeyedStore, MaxParallelism, Shard, SnapshotHandle, SnapshotId};
+use alluvium::{Backend, KeyedStore, MaxParallelism, SnapshotHandle, SnapshotId};
 
 use crate::harness::{Deployment, Factory};
+use crate::living::{InLife, Living};
 
 const OPERATOR: &str = "conformance";
 
@@ -15,6 +16,18 @@ pub(crate) struct Engine {
     /// Whether a restored shard is in memory before the job goes on; otherwise
     /// it reads its tables for each key.
     pub(crate) warm: bool,
+    /// What time to live its states have.
+    pub(crate) ttl: InLife,
+}
+
+impl Engine {
+    pub(crate) const fn warm(ttl: InLife) -> Self {
+        Self { warm: true, ttl }
+    }
+
+    pub(crate) const fn cold(ttl: InLife) -> Self {
+        Self { warm: false, ttl }
+    }
 }
 
 impl Factory for Engine {
@@ -29,6 +42,8 @@ impl Factory for Engine {
             .unwrap();
         let mut job = Job {
             warm: self.warm,
+            ttl: self.ttl,
+            life: 0,
             shards: Vec::new(),
             backend,
             snapshots: BTreeMap::new(),
@@ -41,7 +56,9 @@ impl Factory for Engine {
 
 struct Job {
     warm: bool,
-    shards: Vec<Shard>,
+    ttl: InLife,
+    life: u32,
+    shards: Vec<Living>,
     backend: Backend,
     snapshots: BTreeMap<usize, Vec<SnapshotHandle>>,
     last_snapshot: usize,
@@ -50,15 +67,17 @@ struct Job {
 impl Job {
     fn open(&mut self, shards: u32, handles: &[SnapshotHandle]) {
         let max = self.backend.max_parallelism();
+        let ttl = (self.ttl)(self.life);
+        self.life += 1;
         self.shards = (0..shards)
             .map(|shard| {
                 let groups = max.range_of_subtask(shard, shards).unwrap();
                 let builder = self.backend.shard(OPERATOR, groups);
-                builder.restore(handles.iter().cloned()).open().unwrap()
+                Living { shard: builder.restore(handles.iter().cloned()).open().unwrap(), ttl }
             })
             .collect();
         for shard in self.shards.iter_mut().filter(|_| self.warm) {
-            while !shard.warm_up(1000).unwrap() {
+            while !shard.shard.warm_up(1000).unwrap() {
                 self.backend.run_background();
             }
         }
@@ -80,7 +99,7 @@ impl Deployment for Job {
         let handles = self
             .shards
             .iter_mut()
-            .map(|shard| {
+            .map(|Living { shard, .. }| {
                 let report = shard.snapshot(id, b"").unwrap().wait().unwrap();
                 shard.notify_complete(id);
                 report.handle

@@ -9,11 +9,14 @@
 //! of [`ROOMS`], or a single claim with a [`harness::Job`].
 //!
 //! Each claim is lived through several times: in one go, with snapshots, and
-//! with restores on the same or another number of shards wherever it pauses.
+//! with restores on the same or another number of shards wherever it pauses. The
+//! engine lives through them again with a time to live that is never over, and with
+//! one that comes and goes with each restore.
 
 mod claims;
 mod engine;
 mod harness;
+mod living;
 mod reference;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,9 +39,19 @@ macro_rules! rooms {
             &[$(Room { name: stringify!($room), claims: claims::$room::CLAIMS }),*];
 
         rooms!(@on the_reference, &crate::reference::Reference, &[], $($room)*);
-        rooms!(@on the_engine, &crate::engine::Engine { warm: true },
+        rooms!(@on the_engine, &crate::engine::Engine::warm(crate::living::never),
             crate::NOT_SERVED_BY_THE_ENGINE, $($room)*);
-        rooms!(@on the_engine_while_it_reads_its_tables, &crate::engine::Engine { warm: false },
+        rooms!(@on the_engine_while_it_reads_its_tables,
+            &crate::engine::Engine::cold(crate::living::never),
+            crate::NOT_SERVED_BY_THE_ENGINE, $($room)*);
+        rooms!(@on the_engine_with_a_long_time_to_live,
+            &crate::engine::Engine::warm(crate::living::always),
+            crate::NOT_SERVED_BY_THE_ENGINE, $($room)*);
+        rooms!(@on the_engine_whose_time_to_live_comes_and_goes,
+            &crate::engine::Engine::warm(crate::living::ever_another),
+            crate::NOT_SERVED_BY_THE_ENGINE, $($room)*);
+        rooms!(@on the_engine_whose_time_to_live_comes_and_goes_while_it_reads_its_tables,
+            &crate::engine::Engine::cold(crate::living::ever_another),
             crate::NOT_SERVED_BY_THE_ENGINE, $($room)*);
     };
     (@on $store:ident, $factory:expr, $left_out:expr, $($room:ident)*) => {
@@ -86,7 +99,7 @@ fn run(factory: &dyn Factory, room: &Room) {
 #[test]
 fn what_is_left_out_for_the_engine_does_not_hold_there() {
     for name in NOT_SERVED_BY_THE_ENGINE {
-        let broken = broken(&engine::Engine { warm: true }, room(name));
+        let broken = broken(&engine::Engine::warm(living::never), room(name));
         assert!(!broken.is_empty(), "the engine serves {name}: take it off the list");
     }
 }

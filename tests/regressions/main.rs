@@ -14,13 +14,13 @@
 //!
 //! Not here, because the engine has no such part: 1, 4, 5, 8, 9, 10, 13, 21 (the
 //! files of other jobs, reference counts, savepoints, fencing, resumed uploads),
-//! 33 and 34 (TTL, changelog). 26 is a bug of operator state; the same is asked of
-//! timers.
+//! 34 (changelog). 26 is a bug of operator state; the same is asked of timers.
 
 #[path = "../common/mod.rs"]
 mod common;
 
 mod durability;
+mod expiry;
 mod identity;
 mod operator;
 mod ownership;

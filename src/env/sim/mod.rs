@@ -54,6 +54,8 @@ struct World {
     faults: Faults,
     rng: SimRng,
     now_ns: u64,
+    /// How far the wall clock is from where time alone would have it.
+    wall_shift_ms: i64,
     /// Changing operations done.
     ops: u64,
     /// The power goes once `ops` has reached this.
@@ -73,6 +75,7 @@ impl SimEnv {
             faults: Faults::default(),
             rng: SimRng::new(seed),
             now_ns,
+            wall_shift_ms: 0,
             ops: 0,
             stop_at: None,
             power_lost: false,
@@ -92,6 +95,13 @@ impl SimEnv {
     /// Lets time pass.
     pub fn advance_ms(&self, ms: u64) {
         self.world.lock().now_ns += ms * 1_000_000;
+    }
+
+    /// Sets the wall clock forward, or back, as an administrator or a time server
+    /// may. The clock that never goes back is not touched.
+    pub fn shift_wall_clock(&self, ms: i64) {
+        let mut world = self.world.lock();
+        world.wall_shift_ms = world.wall_shift_ms.saturating_add(ms);
     }
 
     /// How many operations have changed the disk so far: directories and files
@@ -126,6 +136,7 @@ impl SimEnv {
         // generators in the same state cancel each other out.
         let image_seed = rng.next_u64() ^ world.rng.clone().next_u64().rotate_left(23);
         let image = Self::with_disk(disk, image_seed, world.now_ns);
+        image.world.lock().wall_shift_ms = world.wall_shift_ms;
         Self { mapped_reads: self.mapped_reads, ..image }
     }
 
@@ -253,7 +264,8 @@ impl Env for SimEnv {
     }
 
     fn unix_time_ms(&self) -> u64 {
-        FIRST_UNIX_TIME_MS + self.monotonic_ns() / 1_000_000
+        let ms = FIRST_UNIX_TIME_MS + self.monotonic_ns() / 1_000_000;
+        ms.saturating_add_signed(self.world.lock().wall_shift_ms)
     }
 
     fn monotonic_ns(&self) -> u64 {

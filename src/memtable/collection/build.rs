@@ -2,9 +2,9 @@
 
 use crate::base::{Error, Result};
 
+use super::common_prefix;
 use super::map::{MapPage, MapPageMut, PAGE_HEADER_BYTES, TARGET_PAGE_BYTES};
 use super::root::MapRootMut;
-use super::{NEVER, common_prefix};
 
 /// Bytes of a page at which the next one begins: a quarter is left to grow.
 const FILL_BYTES: usize = TARGET_PAGE_BYTES / 4 * 3;
@@ -29,11 +29,12 @@ pub(crate) struct MapBuilder {
 }
 
 impl MapBuilder {
-    /// Adds an entry, whose key is above all others.
+    /// Adds an entry with its stamp, or [`NEVER`](super::NEVER), whose key is above
+    /// all others.
     ///
     /// # Errors
     /// `Corrupt` if it is not; as of [`MapPageMut::promote`].
-    pub(crate) fn push(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+    pub(crate) fn push(&mut self, key: &[u8], value: &[u8], stamp: u64) -> Result<()> {
         if !self.pages.is_empty() && key <= &*self.last {
             return Err(Error::corrupt("the entries of a map are not in order"));
         }
@@ -49,7 +50,7 @@ impl MapBuilder {
             self.pages.push(page);
         }
         let page = self.pages.last_mut().expect("there is one now");
-        MapPageMut::new(page).promote(key, value, NEVER)?;
+        MapPageMut::new(page).promote(key, value, stamp)?;
         self.bytes += key.len() + value.len();
         self.last.clear();
         self.last.extend_from_slice(key);
@@ -82,6 +83,7 @@ impl MapBuilder {
 mod tests {
     use std::collections::BTreeMap;
 
+    use super::super::NEVER;
     use super::super::root::MapRoot;
     use super::*;
     use crate::base::ErrorKind;
@@ -100,7 +102,7 @@ mod tests {
             }
             let mut builder = MapBuilder::default();
             for (key, value) in &model {
-                builder.push(key, value).unwrap();
+                builder.push(key, value, NEVER).unwrap();
             }
             let map = builder.finish().unwrap();
             assert_eq!(map.pages.is_empty(), model.is_empty());
@@ -125,8 +127,8 @@ mod tests {
     fn entries_that_are_not_in_order_are_corrupt() {
         for (first, second) in [(&b"b"[..], &b"a"[..]), (b"a", b"a"), (b"ab", b"a"), (b"", b"")] {
             let mut builder = MapBuilder::default();
-            builder.push(first, b"").unwrap();
-            let error = builder.push(second, b"").unwrap_err();
+            builder.push(first, b"", NEVER).unwrap();
+            let error = builder.push(second, b"", NEVER).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt);
         }
     }

@@ -1,7 +1,7 @@
 //! The elements of a list, as memory and tables hold them.
 //!
 //! ```text
-//! element:  | len varint | expires u64, if timed | len bytes |
+//! element:  | len varint | stamp u64, if timed | len bytes |
 //! ```
 //!
 //! Whether elements are timed is a property of the state, equal for all its
@@ -20,22 +20,22 @@ use super::{NEVER, check_len};
 /// Most bytes of the elements of one list: a value, less the header of a list.
 pub(crate) const MAX_ELEMENTS_BYTES: usize = MAX_VALUE_BYTES - 16;
 
-pub(super) const EXPIRES_BYTES: usize = 8;
+pub(super) const STAMP_BYTES: usize = 8;
 
 /// One element.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Element<'a> {
     /// Its bytes.
     pub(crate) value: &'a [u8],
-    /// When it expires; [`NEVER`] if the list is not timed.
-    pub(crate) expires_ms: u64,
+    /// When it was written or read last; [`NEVER`] if the list is not timed.
+    pub(crate) stamp: u64,
 }
 
 impl Element<'_> {
-    /// Whether it has expired at a time.
+    /// Whether it has expired: its stamp is not above `cutoff`.
     #[inline]
-    pub(crate) fn is_expired(&self, now_ms: u64) -> bool {
-        self.expires_ms <= now_ms
+    pub(crate) fn is_expired(&self, cutoff: u64) -> bool {
+        self.stamp <= cutoff
     }
 }
 
@@ -63,7 +63,7 @@ impl<'a> Elements<'a> {
         while reader.remaining() > 0 {
             let len = reader.varint_u32("element length")?;
             if timed {
-                reader.u64("element expiry")?;
+                reader.u64("element stamp")?;
             }
             reader.take("element", len as usize)?;
             count += 1;
@@ -75,6 +75,12 @@ impl<'a> Elements<'a> {
     #[inline]
     pub(crate) fn bytes(&self) -> &'a [u8] {
         self.bytes
+    }
+
+    /// Whether they have stamps.
+    #[inline]
+    pub(crate) fn is_timed(&self) -> bool {
+        self.timed
     }
 
     /// Their number.
@@ -107,14 +113,14 @@ impl<'a> Iterator for ElementIter<'a> {
             [len @ 0..0x80, ref rest @ ..] => (len as usize, rest),
             _ => long_len(self.rest),
         };
-        let mut expires_ms = NEVER;
+        let mut stamp = NEVER;
         if self.timed {
-            let (expires, behind) = rest.split_first_chunk().expect("an element is whole");
-            (expires_ms, rest) = (u64::from_le_bytes(*expires), behind);
+            let (bytes, behind) = rest.split_first_chunk().expect("an element is whole");
+            (stamp, rest) = (u64::from_le_bytes(*bytes), behind);
         }
         let (value, rest) = rest.split_at(len);
         self.rest = rest;
-        Some(Element { value, expires_ms })
+        Some(Element { value, stamp })
     }
 }
 
@@ -138,23 +144,25 @@ impl ElementsBuf {
         Self { bytes: Vec::new(), count: 0, timed }
     }
 
-    /// Forgets the elements and keeps the memory.
-    pub(crate) fn clear(&mut self) {
+    /// Forgets the elements and keeps the memory; says whether the next ones are
+    /// timed.
+    pub(crate) fn reset(&mut self, timed: bool) {
         self.bytes.clear();
         self.count = 0;
+        self.timed = timed;
     }
 
-    /// Adds one that expires at a time, or [`NEVER`].
+    /// Adds one with its stamp, or [`NEVER`].
     ///
     /// # Errors
     /// `Invalid` if a list could not hold it.
-    pub(crate) fn push(&mut self, value: &[u8], expires_ms: u64) -> Result<()> {
+    pub(crate) fn push(&mut self, value: &[u8], stamp: u64) -> Result<()> {
         check_elements_len(self.bytes.len().saturating_add(element_len(value, self.timed)))?;
         varint::put_u32(&mut self.bytes, value.len() as u32);
         if self.timed {
-            self.bytes.extend_from_slice(&expires_ms.to_le_bytes());
+            self.bytes.extend_from_slice(&stamp.to_le_bytes());
         } else {
-            debug_assert_eq!(expires_ms, NEVER, "elements of this list do not expire");
+            debug_assert_eq!(stamp, NEVER, "elements of this list have no stamps");
         }
         self.bytes.extend_from_slice(value);
         self.count += 1;
@@ -172,7 +180,7 @@ impl ElementsBuf {
 pub(super) fn element_len(value: &[u8], timed: bool) -> usize {
     let len = value.len();
     let len_len = if len < 0x80 { 1 } else { varint::len_u64(len as u64) };
-    len_len + len + if timed { EXPIRES_BYTES } else { 0 }
+    len_len + len + if timed { STAMP_BYTES } else { 0 }
 }
 
 /// Writes the length of an element and returns what is behind it.

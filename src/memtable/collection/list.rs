@@ -15,7 +15,7 @@
 //!   at the start then, and whoever reads the change forgets what is below.
 //! - `TAIL`: older elements may lie in tables. They have to be
 //!   [put in front](ListMut::prepend_older) before the list is read.
-//! - `TIMED`: every element has the time when it expires.
+//! - `TIMED`: every element has a stamp.
 //!
 //! What an element looks like is drawn in [`elements`](super::elements).
 
@@ -23,7 +23,7 @@ use crate::base::limits::MAX_VALUE_BYTES;
 use crate::base::{Epoch, Result};
 
 use super::elements::{
-    EXPIRES_BYTES, ElementIter, Elements, ElementsBuf, MAX_ELEMENTS_BYTES, check_elements_len,
+    ElementIter, Elements, ElementsBuf, MAX_ELEMENTS_BYTES, STAMP_BYTES, check_elements_len,
     element_len, put_len,
 };
 use super::{Buffer, NEVER, get_u32, put_u32};
@@ -98,7 +98,7 @@ impl<'a> List<'a> {
         get_u32(self.bytes, WORD_A_AT) & TAIL != 0
     }
 
-    /// Whether elements have the time when they expire.
+    /// Whether elements have stamps.
     #[inline]
     pub(crate) fn is_timed(&self) -> bool {
         get_u32(self.bytes, WORD_A_AT) & TIMED != 0
@@ -160,7 +160,7 @@ impl<'a> List<'a> {
         for element in self.elements().iter() {
             scratch.clear();
             convert(element.value, &mut scratch)?;
-            converted.push(&scratch, if timed { element.expires_ms } else { NEVER })?;
+            converted.push(&scratch, if timed { element.stamp } else { NEVER })?;
             if converted.elements().count == mark_elements {
                 mark_bytes = converted.elements().bytes.len() as u32;
             }
@@ -217,12 +217,12 @@ impl<'b, B: Buffer> ListMut<'b, B> {
         List::new(self.buffer.bytes())
     }
 
-    /// Appends one element that expires at a time, or [`NEVER`].
+    /// Appends one element with its stamp, or [`NEVER`].
     ///
     /// # Errors
     /// `Invalid` if the list becomes too long; if there is no memory.
     #[inline]
-    pub(crate) fn append(&mut self, epoch: Epoch, value: &[u8], expires_ms: u64) -> Result<()> {
+    pub(crate) fn append(&mut self, epoch: Epoch, value: &[u8], stamp: u64) -> Result<()> {
         let at = self.buffer.bytes().len();
         let timed = self.list().is_timed();
         let len = element_len(value, timed);
@@ -233,11 +233,11 @@ impl<'b, B: Buffer> ListMut<'b, B> {
         advance(bytes, epoch, at);
         let rest = put_len(&mut bytes[at..], value.len());
         let rest = if timed {
-            let (expires, rest) = rest.split_at_mut(EXPIRES_BYTES);
-            expires.copy_from_slice(&expires_ms.to_le_bytes());
+            let (to, rest) = rest.split_at_mut(STAMP_BYTES);
+            to.copy_from_slice(&stamp.to_le_bytes());
             rest
         } else {
-            debug_assert_eq!(expires_ms, NEVER, "elements of this list do not expire");
+            debug_assert_eq!(stamp, NEVER, "elements of this list have no stamps");
             rest
         };
         rest.copy_from_slice(value);
@@ -327,9 +327,9 @@ impl<'b, B: Buffer> ListMut<'b, B> {
     ///
     /// # Errors
     /// None; whoever shortens a buffer has a `Result` to pass on.
-    pub(crate) fn drop_expired(&mut self, now_ms: u64) -> Result<usize> {
+    pub(crate) fn drop_expired(&mut self, cutoff: u64) -> Result<usize> {
         let list = self.list();
-        if !list.is_timed() || !list.elements().iter().any(|element| element.is_expired(now_ms)) {
+        if !list.is_timed() || !list.elements().iter().any(|element| element.is_expired(cutoff)) {
             return Ok(0);
         }
         let bytes = self.buffer.bytes_mut();
@@ -339,7 +339,7 @@ impl<'b, B: Buffer> ListMut<'b, B> {
         let (mut dropped, mut dropped_old, mut dropped_old_bytes) = (0, 0, 0);
         while at < len {
             let mut rest = ElementIter { rest: &bytes[at..], timed: true };
-            let expired = rest.next().is_some_and(|element| element.is_expired(now_ms));
+            let expired = rest.next().is_some_and(|element| element.is_expired(cutoff));
             let end = len - rest.rest.len();
             if expired {
                 dropped += 1;

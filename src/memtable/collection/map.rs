@@ -4,7 +4,7 @@
 //! ```text
 //! page:    | entries u32 | skip u32 | live u32 | entries x entry | entries x slot |
 //!          0             4          8          12
-//! entry:   | word u32 | value len u32 | epoch u32 | key | expires u64, if TIMED | value |
+//! entry:   | word u32 | value len u32 | epoch u32 | key | stamp u64, if TIMED | value |
 //!          0          4               8           12
 //! word:    bits 0..17 key length; bit 29 FRESH; bit 30 TIMED; bit 31 TOMBSTONE
 //! ```
@@ -48,7 +48,7 @@ pub(crate) const MAX_PAGE_BYTES: usize = MAX_VALUE_BYTES + (1 << 20);
 const ENTRY_HEADER_BYTES: usize = 12;
 const VALUE_LEN_AT: usize = 4;
 const EPOCH_AT: usize = 8;
-const EXPIRES_BYTES: usize = 8;
+const STAMP_BYTES: usize = 8;
 const LIVE_AT: usize = 8;
 
 const TOMBSTONE: u32 = 1 << 31;
@@ -60,7 +60,7 @@ const _: () = assert!(
     PAGE_HEADER_BYTES
         + ENTRY_HEADER_BYTES
         + SLOT_BYTES
-        + EXPIRES_BYTES
+        + STAMP_BYTES
         + MAX_KEY_BYTES
         + 16 * TARGET_PAGE_BYTES
         < MAX_PAGE_BYTES - MAX_VALUE_BYTES
@@ -83,15 +83,15 @@ pub(crate) struct MapEntry<'a> {
     pub(crate) value: Option<&'a [u8]>,
     /// The epoch of its last change.
     pub(crate) epoch: Epoch,
-    /// When it expires, or [`NEVER`].
-    pub(crate) expires_ms: u64,
+    /// When it was written or read last, or [`NEVER`].
+    pub(crate) stamp: u64,
 }
 
 impl<'a> MapEntry<'a> {
-    /// Whether it has expired at a time.
+    /// Whether it has expired: its stamp is not above `cutoff`.
     #[inline]
-    pub(crate) fn is_expired(&self, now_ms: u64) -> bool {
-        self.expires_ms <= now_ms
+    pub(crate) fn is_expired(&self, cutoff: u64) -> bool {
+        self.stamp <= cutoff
     }
 
     /// Takes apart the entry at the start of the bytes, and gives what follows.
@@ -100,14 +100,14 @@ impl<'a> MapEntry<'a> {
         let (header, rest) = bytes.split_at(ENTRY_HEADER_BYTES);
         let word = get_u32(header, 0);
         let (key, mut rest) = rest.split_at((word & KEY_LEN) as usize);
-        let mut expires_ms = NEVER;
+        let mut stamp = NEVER;
         if word & TIMED != 0 {
-            let (expires, behind) = rest.split_first_chunk().expect("an entry is whole");
-            (expires_ms, rest) = (u64::from_le_bytes(*expires), behind);
+            let (bytes, behind) = rest.split_first_chunk().expect("an entry is whole");
+            (stamp, rest) = (u64::from_le_bytes(*bytes), behind);
         }
         let (value, rest) = rest.split_at(get_u32(header, VALUE_LEN_AT) as usize);
         let value = (word & TOMBSTONE == 0).then_some(value);
-        (Self { key, value, epoch: Epoch(get_u32(header, EPOCH_AT)), expires_ms }, rest)
+        (Self { key, value, epoch: Epoch(get_u32(header, EPOCH_AT)), stamp }, rest)
     }
 }
 
@@ -272,7 +272,7 @@ impl<'a> MapPage<'a> {
     /// `value_len` bytes. If not, [`plan_split_around`](Self::plan_split_around)
     /// that key first.
     pub(crate) fn has_room(&self, key: &[u8], value_len: usize) -> bool {
-        let entry = ENTRY_HEADER_BYTES + key.len() + EXPIRES_BYTES + value_len + SLOT_BYTES;
+        let entry = ENTRY_HEADER_BYTES + key.len() + STAMP_BYTES + value_len + SLOT_BYTES;
         let replaced = match self.sorted.search(key) {
             Ok(index) => self.sorted.offset(index + 1) - self.sorted.offset(index),
             Err(_) => 0,

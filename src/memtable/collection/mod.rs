@@ -29,7 +29,7 @@
 //! Elements are written to tables as they lie here, so all integers are
 //! little-endian.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "nothing expires and no value is converted yet"))]
+#![cfg_attr(not(test), expect(dead_code, reason = "no layout is converted yet"))]
 
 pub(crate) mod build;
 pub(crate) mod elements;
@@ -44,10 +44,11 @@ mod tests;
 
 use crate::base::{Error, Result};
 
-/// When something expires that never does.
+/// The stamp of something that never expires.
 ///
-/// Times are in milliseconds and mean what the caller says: a thing is expired
-/// if its time is at or before the time asked about.
+/// A stamp is the time of the last write, or read, in whatever unit the caller
+/// counts. A thing has expired if its stamp is not above the *cutoff* asked
+/// about.
 pub(crate) const NEVER: u64 = u64::MAX;
 
 /// Bytes that can grow and shrink anywhere: the value of one record.

@@ -107,7 +107,7 @@ fn empty_elements_are_elements() {
         ListMut::new(&mut bytes).append(E1, b"", 7).unwrap();
     }
     let elements = List::new(&bytes).elements();
-    assert!(elements.iter().eq([Element { value: b"", expires_ms: 7 }; 3]));
+    assert!(elements.iter().eq([Element { value: b"", stamp: 7 }; 3]));
     assert_eq!(ListMut::new(&mut bytes).drop_expired(6).unwrap(), 0);
     assert_eq!(ListMut::new(&mut bytes).drop_expired(7).unwrap(), 3);
     assert_eq!(List::new(&bytes).count(), 0);
@@ -126,7 +126,7 @@ fn elements_become_timed_and_untimed() {
     List::new(&old).convert(true, &mut timed, same).unwrap();
     assert!(List::new(&timed).is_timed());
     let new = List::new(&timed).changes_in(E2).elements;
-    assert!(new.iter().eq([Element { value: b"b", expires_ms: NEVER }]));
+    assert!(new.iter().eq([Element { value: b"b", stamp: NEVER }]));
     let mut untimed = b"anything".to_vec();
     List::new(&timed).convert(false, &mut untimed, same).unwrap();
     assert_eq!(untimed, old);
@@ -139,7 +139,7 @@ fn damaged_elements_are_corrupt_at_every_length_and_never_panic() {
         let expires = if timed { 9 } else { NEVER };
         let mut ends = vec![0];
         buf.push(b"forgotten", expires).unwrap();
-        buf.clear();
+        buf.reset(timed);
         for len in [0, 1, 5, 127, 128, 300] {
             buf.push(&vec![7; len], expires).unwrap();
             ends.push(buf.elements().bytes().len());

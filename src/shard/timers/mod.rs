@@ -9,7 +9,7 @@
 //! value:      empty
 //! ```
 //!
-//! Beside the memtable each such state has a [`queue`](TimerQueue) of (time,
+//! Beside the memtable each such state has a [`queue`](TimeQueue) of (time,
 //! hash of the record). Two invariants:
 //!
 //! 1. The queue has exactly one entry for each live record of the memtable.
@@ -25,23 +25,22 @@
 //! orders timers of one time by the hashes that place their records in the
 //! memtable, that hash must be the same function in every life of a shard.
 
-mod queue;
 pub(crate) mod store;
 
-use crate::base::{Error, KeyGroup, Result};
+use crate::base::{Error, KeyGroup, Result, TimeDomain};
 use crate::codec::KeyRef;
 use crate::format::manifest::StateMeta;
 use crate::memtable::{Below, Lookup, Memtable, Probe};
 use crate::table::PlacedKey;
 
-use self::queue::{Entry, TimerQueue};
-use self::store::{TIME_BYTES, TimeDomain, TimerRef, TimerSpec, TimerStore, TimersId};
+use self::store::{TIME_BYTES, TimerRef, TimerSpec, TimerStore, TimersId};
 use super::base_scan::BaseRecord;
 use super::base_tables::StateBase;
 use super::collections::Family;
 use super::rekey::{OldCodecs, Rename};
 use super::store::StateId;
 use super::{ShardCore, StateSlot, WARM_PER_OPERATION};
+use crate::memtable::queue::{Entry, TimeQueue};
 
 /// What the hashes of timers' records are seeded with: always the same, since
 /// they decide the order of timers of one time.
@@ -59,7 +58,7 @@ pub(super) struct TimerState {
     /// Its position among the shard's states.
     state: usize,
     time: TimeDomain,
-    queue: TimerQueue,
+    queue: TimeQueue,
     /// The latest time that was said to be now.
     watermark: Option<i64>,
     /// Why nothing is said about which timers there are.
@@ -83,7 +82,7 @@ impl TimerState {
         TimeDomain::of(meta).map(|time| Self {
             state: id as usize,
             time,
-            queue: TimerQueue::new(),
+            queue: TimeQueue::new(),
             watermark: None,
             closed: None,
             firing: Vec::new(),
@@ -97,7 +96,7 @@ impl TimerState {
 
     /// The state was dropped.
     pub(super) fn drop_all(&mut self) {
-        self.queue = TimerQueue::new();
+        self.queue = TimeQueue::new();
         self.firing = Vec::new();
         self.closed = Some(Closed::Dropped);
     }
@@ -144,12 +143,12 @@ pub(super) fn take_in(
 }
 
 /// The timers of a state that is written anew.
-pub(super) struct NewTimers(TimerQueue);
+pub(super) struct NewTimers(TimeQueue);
 
 impl NewTimers {
     /// None yet.
     pub(super) fn new() -> Self {
-        Self(TimerQueue::new())
+        Self(TimeQueue::new())
     }
 
     /// The time of a timer and its namespace proper.

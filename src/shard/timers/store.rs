@@ -1,10 +1,8 @@
 //! Timers at the level of bytes: what typed timers, adapters and tools are
 //! written against.
 
-use std::fmt;
-
 use crate::base::limits::MAX_NAMESPACE_BYTES;
-use crate::base::{KeyGroup, Result};
+use crate::base::{KeyGroup, Result, TimeDomain};
 use crate::codec::{CodecId, CodecSpec, KeyRef};
 use crate::format::manifest::{StateKind, StateMeta};
 use crate::shard::rekey::{OldCodecs, Rename};
@@ -12,17 +10,6 @@ use crate::shard::store::{KeyedStore, StateSpec};
 
 /// Bytes before the namespace of a timer's record: its time.
 pub(super) const TIME_BYTES: usize = 8;
-
-/// Which time the timers of a state wait for.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum TimeDomain {
-    /// The time of events, which advances with the watermark: never back, so
-    /// that a timer at or before the watermark is refused.
-    Event,
-    /// The time of a clock. The engine reads none: the runtime says what time
-    /// it is. A timer for a time that has passed is welcome, and due at once.
-    Processing,
-}
 
 impl TimeDomain {
     /// What the value codec of a state of timers says: nothing about values,
@@ -39,15 +26,6 @@ impl TimeDomain {
         [Self::Event, Self::Processing]
             .into_iter()
             .find(|time| meta.kind == StateKind::Timers && *meta.value_schema.id() == time.codec())
-    }
-}
-
-impl fmt::Display for TimeDomain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Event => "event time",
-            Self::Processing => "processing time",
-        })
     }
 }
 

@@ -7,8 +7,8 @@ use crate::memtable::Below;
 use super::super::slots::{self, KEY_LEN, SLOT_BYTES};
 use super::super::{Buffer, NEVER, check_len, get_u32, put_u32};
 use super::{
-    ENTRY_HEADER_BYTES, EPOCH_AT, EXPIRES_BYTES, FRESH, LIVE_AT, MAX_PAGE_BYTES, MapEntry, MapPage,
-    PAGE_HEADER_BYTES, Page, Split, TIMED, TOMBSTONE, VALUE_LEN_AT, count_live,
+    ENTRY_HEADER_BYTES, EPOCH_AT, FRESH, LIVE_AT, MAX_PAGE_BYTES, MapEntry, MapPage,
+    PAGE_HEADER_BYTES, Page, STAMP_BYTES, Split, TIMED, TOMBSTONE, VALUE_LEN_AT, count_live,
 };
 
 /// A page, to be changed.
@@ -39,7 +39,7 @@ impl<'b, B: Buffer> MapPageMut<'b, B> {
         MapPage::new(self.buffer.bytes())
     }
 
-    /// Gives a key a value that expires at a time, or [`NEVER`]. True if the
+    /// Gives a key a value with its stamp, or [`NEVER`]. True if the
     /// key had none. `below` says whether tables may know a key that the page
     /// does not.
     ///
@@ -52,15 +52,15 @@ impl<'b, B: Buffer> MapPageMut<'b, B> {
         epoch: Epoch,
         key: &[u8],
         value: &[u8],
-        expires_ms: u64,
+        stamp: u64,
         below: Below,
     ) -> Result<bool> {
         check_value(value)?;
         match self.page().sorted.search(key) {
-            Ok(index) => self.replace(index, epoch, key.len(), value, expires_ms),
+            Ok(index) => self.replace(index, epoch, key.len(), value, stamp),
             Err(index) => {
                 let fresh = if below == Below::Nothing { FRESH } else { 0 };
-                let entry = MapEntry { key, value: Some(value), epoch, expires_ms };
+                let entry = MapEntry { key, value: Some(value), epoch, stamp };
                 self.insert(index, fresh, entry).map(|()| true)
             }
         }
@@ -71,10 +71,10 @@ impl<'b, B: Buffer> MapPageMut<'b, B> {
     ///
     /// # Errors
     /// As of [`put`](Self::put).
-    pub(crate) fn promote(&mut self, key: &[u8], value: &[u8], expires_ms: u64) -> Result<bool> {
+    pub(crate) fn promote(&mut self, key: &[u8], value: &[u8], stamp: u64) -> Result<bool> {
         check_value(value)?;
         let Err(index) = self.page().sorted.search(key) else { return Ok(false) };
-        let entry = MapEntry { key, value: Some(value), epoch: Epoch::CLEAN, expires_ms };
+        let entry = MapEntry { key, value: Some(value), epoch: Epoch::CLEAN, stamp };
         self.insert(index, 0, entry).map(|()| true)
     }
 
@@ -90,7 +90,7 @@ impl<'b, B: Buffer> MapPageMut<'b, B> {
             Ok(index) => index,
             Err(_) if below == Below::Nothing => return Ok(false),
             Err(index) => {
-                let entry = MapEntry { key, value: None, epoch, expires_ms: NEVER };
+                let entry = MapEntry { key, value: None, epoch, stamp: NEVER };
                 return self.insert(index, 0, entry).map(|()| false);
             }
         };
@@ -123,10 +123,25 @@ impl<'b, B: Buffer> MapPageMut<'b, B> {
         if word & TOMBSTONE != 0 {
             return None;
         }
-        stamp(entry, word & !FRESH | still_fresh(entry, epoch), epoch);
+        mark(entry, word & !FRESH | still_fresh(entry, epoch), epoch);
         let value_len = get_u32(entry, VALUE_LEN_AT) as usize;
         let value_at = entry.len() - value_len;
         Some(&mut entry[value_at..])
+    }
+
+    /// Gives the entry of a key that has a value and a stamp another stamp.
+    pub(crate) fn restamp(&mut self, epoch: Epoch, key: &[u8], stamp: u64) {
+        let sorted = self.page().sorted;
+        let Ok(index) = sorted.search(key) else { return };
+        let (at, end) = (sorted.offset(index), sorted.offset(index + 1));
+        let entry = &mut self.buffer.bytes_mut()[at..end];
+        let word = get_u32(entry, 0);
+        if word & (TIMED | TOMBSTONE) != TIMED {
+            return;
+        }
+        mark(entry, word & !FRESH | still_fresh(entry, epoch), epoch);
+        let stamp_at = ENTRY_HEADER_BYTES + key.len();
+        entry[stamp_at..stamp_at + STAMP_BYTES].copy_from_slice(&stamp.to_le_bytes());
     }
 
     /// Removes every key that the page has a value of, and says how many.
@@ -152,9 +167,9 @@ impl<'b, B: Buffer> MapPageMut<'b, B> {
     ///
     /// # Errors
     /// None; whoever shortens a buffer has a `Result` to pass on.
-    pub(crate) fn purge(&mut self, extracted: Epoch, now_ms: u64, below: Below) -> Result<usize> {
+    pub(crate) fn purge(&mut self, extracted: Epoch, cutoff: u64, below: Below) -> Result<usize> {
         let goes = |entry: &MapEntry<'_>| {
-            entry.epoch <= extracted && (entry.value.is_none() || entry.is_expired(now_ms))
+            entry.epoch <= extracted && (entry.value.is_none() || entry.is_expired(cutoff))
         };
         if below == Below::Tables || !self.page().iter().any(|entry| goes(&entry)) {
             return Ok(0);
@@ -204,21 +219,21 @@ impl<'b, B: Buffer> MapPageMut<'b, B> {
 
     /// Adds an entry at the index that a search for its key gave.
     pub(super) fn insert(&mut self, index: usize, flags: u32, entry: MapEntry<'_>) -> Result<()> {
-        let MapEntry { key, value, epoch, expires_ms } = entry;
+        let MapEntry { key, value, epoch, stamp } = entry;
         check_key(key, b"")?;
-        let timed = if expires_ms == NEVER { 0 } else { TIMED };
-        let expires_len = if expires_ms == NEVER { 0 } else { EXPIRES_BYTES };
+        let timed = if stamp == NEVER { 0 } else { TIMED };
+        let stamp_len = if stamp == NEVER { 0 } else { STAMP_BYTES };
         let dead = if value.is_none() { TOMBSTONE } else { 0 };
         let bytes = value.unwrap_or_default();
-        let len = ENTRY_HEADER_BYTES + key.len() + expires_len + bytes.len();
+        let len = ENTRY_HEADER_BYTES + key.len() + stamp_len + bytes.len();
         check_page_len(self.buffer.bytes().len() + len + SLOT_BYTES)?;
         slots::insert::<Page>(self.buffer, index, key, len, |entry| {
-            stamp(entry, key.len() as u32 | flags | timed | dead, epoch);
+            mark(entry, key.len() as u32 | flags | timed | dead, epoch);
             let (header, rest) = entry.split_at_mut(ENTRY_HEADER_BYTES);
             put_u32(header, VALUE_LEN_AT, bytes.len() as u32);
             let (to, rest) = rest.split_at_mut(key.len());
             to.copy_from_slice(key);
-            put_value(rest, expires_ms, bytes);
+            put_value(rest, stamp, bytes);
         })?;
         self.add_live(i32::from(value.is_some()));
         Ok(())
@@ -232,14 +247,13 @@ impl<'b, B: Buffer> MapPageMut<'b, B> {
         epoch: Epoch,
         key_len: usize,
         value: &[u8],
-        expires_ms: u64,
+        stamp: u64,
     ) -> Result<bool> {
         let sorted = self.page().sorted;
         let (at, end) = (sorted.offset(index), sorted.offset(index + 1));
         let value_at = at + ENTRY_HEADER_BYTES + key_len;
-        let (timed, expires_len) =
-            if expires_ms == NEVER { (0, 0) } else { (TIMED, EXPIRES_BYTES) };
-        let (old_len, new_len) = (end - value_at, expires_len + value.len());
+        let (timed, stamp_len) = if stamp == NEVER { (0, 0) } else { (TIMED, STAMP_BYTES) };
+        let (old_len, new_len) = (end - value_at, stamp_len + value.len());
         if old_len != new_len {
             check_page_len(sorted.bytes.len() - old_len + new_len)?;
             slots::resize::<Page>(self.buffer, index, value_at, old_len, new_len)?;
@@ -247,9 +261,9 @@ impl<'b, B: Buffer> MapPageMut<'b, B> {
         let bytes = self.buffer.bytes_mut();
         let entry = &mut bytes[at..value_at + new_len];
         let word = get_u32(entry, 0);
-        stamp(entry, word & KEY_LEN | timed | still_fresh(entry, epoch), epoch);
+        mark(entry, word & KEY_LEN | timed | still_fresh(entry, epoch), epoch);
         put_u32(entry, VALUE_LEN_AT, value.len() as u32);
-        put_value(&mut entry[ENTRY_HEADER_BYTES + key_len..], expires_ms, value);
+        put_value(&mut entry[ENTRY_HEADER_BYTES + key_len..], stamp, value);
         let had_none = word & TOMBSTONE != 0;
         if had_none {
             self.add_live(1);
@@ -259,17 +273,17 @@ impl<'b, B: Buffer> MapPageMut<'b, B> {
 }
 
 #[inline(always)]
-fn stamp(entry: &mut [u8], word: u32, epoch: Epoch) {
+fn mark(entry: &mut [u8], word: u32, epoch: Epoch) {
     put_u32(entry, 0, word);
     put_u32(entry, EPOCH_AT, epoch.0);
 }
 
 /// Writes what follows the key.
 #[inline(always)]
-fn put_value(bytes: &mut [u8], expires_ms: u64, value: &[u8]) {
-    let (expires, to) = bytes.split_at_mut(bytes.len() - value.len());
-    if !expires.is_empty() {
-        expires.copy_from_slice(&expires_ms.to_le_bytes());
+fn put_value(bytes: &mut [u8], stamp: u64, value: &[u8]) {
+    let (at, to) = bytes.split_at_mut(bytes.len() - value.len());
+    if !at.is_empty() {
+        at.copy_from_slice(&stamp.to_le_bytes());
     }
     to.copy_from_slice(value);
 }
@@ -288,7 +302,7 @@ fn vanishes(entry: &[u8], epoch: Epoch) -> bool {
 /// Makes an entry a tombstone, of which so many of its first bytes remain.
 fn bury(entry: &mut [u8], epoch: Epoch) -> usize {
     let key_len = get_u32(entry, 0) & KEY_LEN;
-    stamp(entry, key_len | TOMBSTONE, epoch);
+    mark(entry, key_len | TOMBSTONE, epoch);
     put_u32(entry, VALUE_LEN_AT, 0);
     ENTRY_HEADER_BYTES + key_len as usize
 }

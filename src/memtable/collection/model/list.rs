@@ -259,5 +259,5 @@ fn encoded(elements: &[(Vec<u8>, u64)], timed: bool) -> ElementsBuf {
 }
 
 fn model(elements: Elements<'_>) -> Model {
-    elements.iter().map(|element| (element.value.to_vec(), element.expires_ms)).collect()
+    elements.iter().map(|element| (element.value.to_vec(), element.stamp)).collect()
 }

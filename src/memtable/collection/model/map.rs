@@ -19,7 +19,7 @@ const MAX_ENTRIES: usize = 300;
 struct Entry {
     value: Option<Vec<u8>>,
     epoch: Epoch,
-    expires_ms: u64,
+    stamp: u64,
     fresh: bool,
 }
 
@@ -171,11 +171,11 @@ impl Run {
     }
 
     fn put(&mut self, script: &mut Script<'_>) {
-        let (key, value, expires_ms) = (key(script), script.value(), script.expiry(self.now));
+        let (key, value, stamp) = (key(script), script.value(), script.expiry(self.now));
         let (epoch, below) = (self.epoch, self.below);
         let (id, mut page) = self.take_page(&key);
         let done = scarcely(script, &mut page, |page| {
-            MapPageMut::new(page).put(epoch, &key, &value, expires_ms, below)
+            MapPageMut::new(page).put(epoch, &key, &value, stamp, below)
         });
         if let Some(new) = done {
             let old = self.entries.get(&key);
@@ -184,9 +184,9 @@ impl Run {
                 None => below == Below::Nothing,
                 Some(old) => old.fresh && old.epoch == epoch,
             };
-            let entry = Entry { value: Some(value.clone()), epoch, expires_ms, fresh };
+            let entry = Entry { value: Some(value.clone()), epoch, stamp, fresh };
             self.entries.insert(key.clone(), entry);
-            self.truth.insert(key.clone(), (value, expires_ms));
+            self.truth.insert(key.clone(), (value, stamp));
             self.count(i64::from(new));
         }
         self.put_back(script, &key, id, page);
@@ -203,7 +203,7 @@ impl Run {
             let was_live = old.is_some_and(|old| old.value.is_some());
             assert_eq!(removed, was_live);
             if self.bury(&key) || !self.entries.contains_key(&key) && below == Below::Tables {
-                let entry = Entry { value: None, epoch, expires_ms: NEVER, fresh: false };
+                let entry = Entry { value: None, epoch, stamp: NEVER, fresh: false };
                 self.entries.insert(key.clone(), entry);
             }
             self.truth.remove(&key);
@@ -256,20 +256,18 @@ impl Run {
     }
 
     fn promote_key(&mut self, script: &mut Script<'_>, key: Vec<u8>) {
-        let (value, expires_ms) = self.base[&key].clone();
+        let (value, stamp) = self.base[&key].clone();
         // Later the tables of the start are not asked any more.
         if self.below == Below::Nothing {
             return;
         }
         let (id, mut page) = self.take_page(&key);
-        let done = scarcely(script, &mut page, |page| {
-            MapPageMut::new(page).promote(&key, &value, expires_ms)
-        });
+        let done =
+            scarcely(script, &mut page, |page| MapPageMut::new(page).promote(&key, &value, stamp));
         if let Some(new) = done {
             assert_eq!(new, !self.entries.contains_key(&key));
             if new {
-                let entry =
-                    Entry { value: Some(value), epoch: Epoch::CLEAN, expires_ms, fresh: false };
+                let entry = Entry { value: Some(value), epoch: Epoch::CLEAN, stamp, fresh: false };
                 self.entries.insert(key.clone(), entry);
                 self.count(1);
             }
@@ -319,8 +317,7 @@ impl Run {
         self.count(-(live as i64));
         for key in self.entries.keys().cloned().collect::<Vec<_>>() {
             if self.bury(&key) {
-                let entry =
-                    Entry { value: None, epoch: self.epoch, expires_ms: NEVER, fresh: false };
+                let entry = Entry { value: None, epoch: self.epoch, stamp: NEVER, fresh: false };
                 self.entries.insert(key.clone(), entry);
             }
             self.truth.remove(&key);
@@ -338,7 +335,7 @@ impl Run {
         self.count(-(live as i64));
         if self.below == Below::Nothing {
             self.entries.retain(|_, entry| {
-                let settled = entry.value.is_none() || entry.expires_ms <= self.now;
+                let settled = entry.value.is_none() || entry.stamp <= self.now;
                 entry.epoch > extracted || !settled
             });
         }
@@ -389,7 +386,7 @@ impl Run {
     fn freeze(&mut self) {
         for page in self.pages.values() {
             for entry in MapPage::new(&page.bytes).changes_in(self.epoch) {
-                let value = entry.value.map(|value| (value.to_vec(), entry.expires_ms));
+                let value = entry.value.map(|value| (value.to_vec(), entry.stamp));
                 match value {
                     Some(value) => drop(self.table.insert(entry.key.to_vec(), value)),
                     None => drop(self.table.remove(entry.key)),
@@ -453,10 +450,5 @@ impl Run {
 }
 
 fn as_read<'a>(key: &'a [u8], entry: &'a Entry) -> MapEntry<'a> {
-    MapEntry {
-        key,
-        value: entry.value.as_deref(),
-        epoch: entry.epoch,
-        expires_ms: entry.expires_ms,
-    }
+    MapEntry { key, value: entry.value.as_deref(), epoch: entry.epoch, stamp: entry.stamp }
 }

@@ -1,5 +1,5 @@
-//! Pending timers in the order of their times: a B-tree of two levels whose
-//! leaves are sorted only when they come first.
+//! Pending timers, or records that expire, in the order of their times: a
+//! B-tree of two levels whose leaves are sorted only when they come first.
 //!
 //! An entry is 16 bytes: the timer's time, and the hash of its record, by
 //! which the memtable finds it. Entries ascend by time, and at one time by
@@ -41,29 +41,32 @@ const SMALL_LEAF_ENTRIES: usize = LEAF_ENTRIES / 8;
 
 /// A time and the hash of a record, in one number that orders as they do.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Entry(u128);
+pub(crate) struct Entry(u128);
 
 impl Entry {
+    /// Not above any other.
+    pub(crate) const LOWEST: Self = Self(0);
+
     #[inline(always)]
-    pub(super) fn new(timestamp: i64, hash: u64) -> Self {
+    pub(crate) fn new(timestamp: i64, hash: u64) -> Self {
         let ascending = timestamp as u64 ^ 1 << 63;
         Self(u128::from(ascending) << 64 | u128::from(hash))
     }
 
     #[inline(always)]
-    pub(super) fn timestamp(self) -> i64 {
+    pub(crate) fn timestamp(self) -> i64 {
         ((self.0 >> 64) as u64 ^ 1 << 63) as i64
     }
 
     #[inline(always)]
-    pub(super) fn hash(self) -> u64 {
+    pub(crate) fn hash(self) -> u64 {
         self.0 as u64
     }
 }
 
 /// See the [module documentation](self).
 #[derive(Debug)]
-pub(super) struct TimerQueue {
+pub(crate) struct TimeQueue {
     /// Lowest entries of the branches; the first is [`LOWEST`].
     lows: Vec<Entry>,
     branches: Vec<Branch>,
@@ -82,26 +85,26 @@ struct Branch {
 
 /// The leaf that an entry belongs into. Good until the queue changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     branch: usize,
     leaf: usize,
 }
 
 const FIRST: Place = Place { branch: 0, leaf: 0 };
-const LOWEST: Entry = Entry(0);
+const LOWEST: Entry = Entry::LOWEST;
 
-impl TimerQueue {
-    pub(super) fn new() -> Self {
+impl TimeQueue {
+    pub(crate) fn new() -> Self {
         let branch = Branch { lows: vec![LOWEST], leaves: vec![Vec::new()] };
         Self { lows: vec![LOWEST], branches: vec![branch], first_is_sorted: false, len: 0 }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// Bytes of memory taken. Costs a look at every leaf.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         let entries = |entries: &Vec<Entry>| entries.capacity() * size_of::<Entry>();
         let of_branch = |branch: &Branch| {
             entries(&branch.lows)
@@ -115,7 +118,7 @@ impl TimerQueue {
 
     /// Where an entry belongs. Asks the processor for the end of that leaf.
     #[inline]
-    pub(super) fn locate(&self, entry: Entry) -> Place {
+    pub(crate) fn locate(&self, entry: Entry) -> Place {
         let branch = last_not_above(&self.lows, entry);
         let Branch { lows, leaves } = &self.branches[branch];
         let leaf = last_not_above(lows, entry);
@@ -125,7 +128,7 @@ impl TimerQueue {
 
     /// Adds an entry where it [belongs](Self::locate).
     #[inline]
-    pub(super) fn insert(&mut self, place: Place, entry: Entry) {
+    pub(crate) fn insert(&mut self, place: Place, entry: Entry) {
         self.len += 1;
         let leaf = &mut self.branches[place.branch].leaves[place.leaf];
         if place == FIRST && self.first_is_sorted {
@@ -141,8 +144,30 @@ impl TimerQueue {
         }
     }
 
+    /// Adds an entry, unless there is one like it. Looks through a leaf.
+    pub(crate) fn insert_unless_there(&mut self, entry: Entry) {
+        let place = self.locate(entry);
+        if !self.branches[place.branch].leaves[place.leaf].contains(&entry) {
+            self.insert(place, entry);
+        }
+    }
+
+    /// Takes all entries of the leaf that `from` belongs into out, in any order,
+    /// and says where the next leaf begins: whoever goes on from there comes to
+    /// all entries, and then to the first again.
+    pub(crate) fn take_leaf(&mut self, from: Entry) -> (Vec<Entry>, Entry) {
+        let place = self.locate(from);
+        let branch = &mut self.branches[place.branch];
+        let next = branch.lows.get(place.leaf + 1).or_else(|| self.lows.get(place.branch + 1));
+        let next = next.copied().unwrap_or(Entry::LOWEST);
+        let taken = std::mem::take(&mut branch.leaves[place.leaf]);
+        self.len -= taken.len();
+        self.remove_empty_leaf(place);
+        (taken, next)
+    }
+
     /// Takes an entry out, and says whether it was there.
-    pub(super) fn remove(&mut self, entry: Entry) -> bool {
+    pub(crate) fn remove(&mut self, entry: Entry) -> bool {
         let place = self.locate(entry);
         let leaf = &mut self.branches[place.branch].leaves[place.leaf];
         if place == FIRST && self.first_is_sorted {
@@ -163,7 +188,7 @@ impl TimerQueue {
 
     /// The earliest entry.
     #[inline]
-    pub(super) fn first(&mut self) -> Option<Entry> {
+    pub(crate) fn first(&mut self) -> Option<Entry> {
         let leaf = &mut self.branches[0].leaves[0];
         if !self.first_is_sorted {
             leaf.sort_unstable_by(|a, b| b.cmp(a));
@@ -175,7 +200,7 @@ impl TimerQueue {
     /// The entry that comes `ahead` entries after the earliest, if that is
     /// known without work.
     #[inline]
-    pub(super) fn upcoming(&self, ahead: usize) -> Option<Entry> {
+    pub(crate) fn upcoming(&self, ahead: usize) -> Option<Entry> {
         let leaf = &self.branches[0].leaves[0];
         let at = leaf.len().checked_sub(ahead + 1)?;
         self.first_is_sorted.then(|| leaf[at])
@@ -183,7 +208,7 @@ impl TimerQueue {
 
     /// Takes the earliest entry out.
     #[inline]
-    pub(super) fn pop_first(&mut self) -> Option<Entry> {
+    pub(crate) fn pop_first(&mut self) -> Option<Entry> {
         let first = self.first()?;
         let leaf = &mut self.branches[0].leaves[0];
         leaf.pop();
@@ -332,13 +357,13 @@ mod tests {
 
     /// The queue beside a map from entries to how often they are there.
     struct Pair {
-        queue: TimerQueue,
+        queue: TimeQueue,
         model: BTreeMap<Entry, usize>,
     }
 
     impl Pair {
         fn new() -> Self {
-            Self { queue: TimerQueue::new(), model: BTreeMap::new() }
+            Self { queue: TimeQueue::new(), model: BTreeMap::new() }
         }
 
         fn insert(&mut self, entry: Entry) {
@@ -437,7 +462,7 @@ mod tests {
     #[test]
     fn branches_split_and_vanish_in_any_order_of_times() {
         for order in 0..3 {
-            let mut queue = TimerQueue::new();
+            let mut queue = TimeQueue::new();
             let count = 400_000_u64;
             for i in 0..count {
                 let time = match order {
@@ -466,7 +491,7 @@ mod tests {
     #[test]
     fn what_is_inserted_and_removed_leaves_no_memory_behind() {
         let mut rng = SimRng::new(7);
-        let mut queue = TimerQueue::new();
+        let mut queue = TimeQueue::new();
         let mut live = std::collections::VecDeque::new();
         let mut most = 0;
         for i in 0..300_000_u64 {
@@ -487,7 +512,7 @@ mod tests {
     #[test]
     fn a_queue_that_was_large_becomes_small() {
         for keep_every in [u64::MAX, 1_000, 100] {
-            let mut queue = TimerQueue::new();
+            let mut queue = TimeQueue::new();
             let entry = |i: u64| Entry::new(i.wrapping_mul(0x9e37_79b9_7f4a_7c15) as i64, i);
             for i in 1..=100_000 {
                 queue.insert(queue.locate(entry(i)), entry(i));
