@@ -11,8 +11,8 @@
 //! | magic "flightsC" | version u32 | body_len u32 | body | xxh3 of all before u64 |
 //!
 //! body:  | id u64 | max_parallelism u32 | shards u32
-//!        | input: file_bytes u64, hash u128, repeat u32, spread u8
-//!        | position: offset u64, repetition u32, record u64
+//!        | input: file_bytes u64, hash u128, repeat u32, spread u8 | rules (see `rules`)
+//!        | position: offset u64, repetition u32, record u64, latest i64
 //!        | per shard: pause_ns u64, duration_ns u64, bytes_new u64, bytes_total u64,
 //!        |            records_new u64, handle_len u32, handle
 //! ```
@@ -32,7 +32,10 @@ use alluvium::base::checksum::ContentHash;
 use alluvium::base::{Error, Result, SnapshotId};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::input::InputIdentity;
+use super::cursor::Cursor;
+use super::rules::Rules;
+use super::survey::InputIdentity;
+use super::time::EventTime;
 
 const MAGIC: &[u8; 8] = b"flightsC";
 const VERSION: u32 = 1;
@@ -68,10 +71,11 @@ pub(crate) struct JobIdentity {
     pub(crate) input: InputIdentity,
     pub(crate) repeat: u32,
     pub(crate) spread: bool,
+    pub(crate) rules: Rules,
 }
 
 /// A place in the input.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Position {
     /// Records before this place, over all repetitions.
     pub(crate) offset: u64,
@@ -79,6 +83,15 @@ pub(crate) struct Position {
     pub(crate) repetition: u32,
     /// Records of that repetition before this place.
     pub(crate) record: u64,
+    /// The latest event before this place, from which the watermark follows.
+    pub(crate) latest: EventTime,
+}
+
+impl Default for Position {
+    /// The beginning.
+    fn default() -> Self {
+        Self { offset: 0, repetition: 0, record: 0, latest: EventTime::START }
+    }
 }
 
 /// One shard's part of a checkpoint.
@@ -119,11 +132,12 @@ impl Costs {
 
 impl Position {
     /// The form in which a snapshot carries the position as its metadata.
-    pub(crate) fn to_bytes(self) -> [u8; 20] {
-        let mut bytes = [0; 20];
+    pub(crate) fn to_bytes(self) -> [u8; 28] {
+        let mut bytes = [0; 28];
         bytes[..8].copy_from_slice(&self.offset.to_le_bytes());
         bytes[8..12].copy_from_slice(&self.repetition.to_le_bytes());
-        bytes[12..].copy_from_slice(&self.record.to_le_bytes());
+        bytes[12..20].copy_from_slice(&self.record.to_le_bytes());
+        bytes[20..].copy_from_slice(&self.latest.minutes().to_le_bytes());
         bytes
     }
 
@@ -139,13 +153,18 @@ impl Position {
     }
 
     fn take(cursor: &mut Cursor<'_>) -> Result<Self> {
-        Ok(Self { offset: cursor.u64()?, repetition: cursor.u32()?, record: cursor.u64()? })
+        Ok(Self {
+            offset: cursor.u64()?,
+            repetition: cursor.u32()?,
+            record: cursor.u64()?,
+            latest: EventTime::from_minutes(cursor.i64()?),
+        })
     }
 }
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { offset, repetition, record } = self;
+        let Self { offset, repetition, record, .. } = self;
         write!(f, "record {offset} (record {record} of repetition {repetition}, from 0)")
     }
 }
@@ -188,6 +207,7 @@ impl CompletedCheckpoint {
         body.extend_from_slice(&self.job.input.hash.0.to_le_bytes());
         body.extend_from_slice(&self.job.repeat.to_le_bytes());
         body.push(u8::from(self.job.spread));
+        body.extend_from_slice(&self.job.rules.to_bytes());
         body.extend_from_slice(&self.position.to_bytes());
         for shard in &self.shards {
             let costs = &shard.costs;
@@ -261,6 +281,7 @@ impl CompletedCheckpoint {
                     return Err(Error::corrupt("a flag is neither 0 nor 1").found(other[0]));
                 }
             },
+            rules: Rules::from_bytes(body.array()?),
         };
         let position = Position::take(body)?;
         let mut shards = Vec::new();
@@ -349,56 +370,12 @@ fn read(path: &Path) -> Result<CompletedCheckpoint> {
 }
 
 #[cfg(unix)]
-fn sync_dir(dir: &Path) -> io::Result<()> {
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
 #[cfg(not(unix))]
-fn sync_dir(_dir: &Path) -> io::Result<()> {
+pub(crate) fn sync_dir(_dir: &Path) -> io::Result<()> {
     // Elsewhere a directory cannot be opened; names become durable by themselves.
     Ok(())
-}
-
-/// Takes a byte string apart, front to back.
-struct Cursor<'a> {
-    /// What the bytes are, for messages.
-    what: &'static str,
-    rest: &'a [u8],
-}
-
-impl<'a> Cursor<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8]> {
-        let (taken, rest) = self.rest.split_at_checked(count).ok_or_else(|| {
-            Error::corrupt(format_args!("{} is cut short", self.what))
-                .expected(format_args!("{count} more bytes"))
-                .found(self.rest.len())
-        })?;
-        self.rest = rest;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        Ok(self.take(N)?.try_into().expect("took N bytes"))
-    }
-
-    fn u32(&mut self) -> Result<u32> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Result<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn u128(&mut self) -> Result<u128> {
-        self.array().map(u128::from_le_bytes)
-    }
-
-    fn end(&self) -> Result<()> {
-        match self.rest.len() {
-            0 => Ok(()),
-            more => Err(Error::corrupt(format_args!("{} has bytes past its end", self.what))
-                .expected("none")
-                .found(more)),
-        }
-    }
 }

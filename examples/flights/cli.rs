@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
+use super::rules::Rules;
+
 /// Most shards that can be asked for: the number of key groups.
 pub(crate) const MAX_SHARDS: u32 = 128;
 
@@ -12,10 +14,10 @@ const AFTER_HELP: &str = "\
 Results go to standard output; progress goes to standard error (a bar on a \
 terminal, plain lines otherwise).
 
-Exit status: 0 if every aggregate equals the single pass, 1 if one does not \
-or the run failed, 2 if an option was wrong.";
+Exit status: 0 if everything equals the plain computation, 1 if something does \
+not or the run failed, 2 if an option was wrong.";
 
-/// Aggregates a year of real flights in Alluvium, is killed on the way, and
+/// Follows a year of real flights with Alluvium, is killed on the way, and
 /// recovers on another number of shards.
 #[derive(Parser, Debug)]
 #[command(name = "flights", args_conflicts_with_subcommands = true)]
@@ -54,8 +56,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
 
-    /// Read the input N times over
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Read the input N times over, each time as if it followed the last one
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) repeat: u32,
 
     /// Give each repetition keys of its own, so that the state grows with
@@ -71,6 +73,9 @@ pub(crate) struct Options {
     /// Let the job run to its end undisturbed
     #[arg(long, conflicts_with_all = ["kill_at", "rescale_to"])]
     pub(crate) no_kill: bool,
+
+    #[command(flatten)]
+    pub(crate) rules: Rules,
 }
 
 /// What the supervisor runs as its child.
@@ -99,6 +104,9 @@ pub(crate) struct JobOptions {
     /// Repetitions of the input.
     #[arg(long)]
     pub(crate) repeat: u32,
+    /// Days from the beginning of one repetition to that of the next.
+    #[arg(long)]
+    pub(crate) span_days: u32,
     /// Whether each repetition has its own keys.
     #[arg(long)]
     pub(crate) spread: bool,
@@ -109,6 +117,8 @@ pub(crate) struct JobOptions {
     /// a small input cannot escape the kill by ending first.
     #[arg(long)]
     pub(crate) await_kill: bool,
+    #[command(flatten)]
+    pub(crate) rules: Rules,
 }
 
 impl JobOptions {
@@ -124,7 +134,12 @@ impl JobOptions {
             ("--shards", u64::from(self.shards)),
             ("--interval-ms", self.interval_ms),
             ("--repeat", u64::from(self.repeat)),
+            ("--span-days", u64::from(self.span_days)),
         ] {
+            words.push(flag.into());
+            words.push(number.to_string().into());
+        }
+        for (flag, number) in self.rules.to_words() {
             words.push(flag.into());
             words.push(number.to_string().into());
         }

@@ -25,7 +25,7 @@ pub(crate) enum Event {
     Aborted { id: u64, reason: String },
     /// Every record has been applied.
     Applied { offset: u64, elapsed_us: u64 },
-    /// The aggregates of one operator were compared with the single pass.
+    /// Results of one kind were compared with the plain computation.
     Verified(Verdict),
     /// The job is at its end.
     Finished { right: bool },
@@ -51,23 +51,26 @@ pub(crate) struct CheckpointLine {
     pub(crate) costs: Costs,
 }
 
-/// How the aggregates of one operator compare.
+/// How the results of one kind compare with the plain computation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Verdict {
-    pub(crate) operator: String,
+    /// What was compared.
+    pub(crate) what: String,
     pub(crate) keys: u64,
+    /// How much there is of it over all keys.
+    pub(crate) values: u64,
+    /// Keys of which something is wrong, missing or extra.
     pub(crate) wrong_keys: u64,
-    /// Sum of the flights in all aggregates, and what it must be.
-    pub(crate) flights: u64,
-    pub(crate) expected_flights: u64,
-    /// The first key that is wrong, in words; empty if none is.
+    /// What was counted, for people.
+    pub(crate) note: String,
+    /// The first difference, in words; empty if there is none.
     pub(crate) first_difference: String,
 }
 
 impl Verdict {
-    /// Whether every aggregate is right, and nothing is missing or extra.
+    /// Whether everything is right, and nothing is missing or extra.
     pub(crate) fn is_right(&self) -> bool {
-        self.wrong_keys == 0 && self.flights == self.expected_flights
+        self.wrong_keys == 0
     }
 }
 
@@ -118,11 +121,11 @@ impl Event {
                 Line::new("applied").number("offset", *offset).number("elapsed_us", *elapsed_us)
             }
             Self::Verified(v) => Line::new("verified")
-                .text("operator", &v.operator)
+                .text("what", &v.what)
                 .number("keys", v.keys)
+                .number("values", v.values)
                 .number("wrong_keys", v.wrong_keys)
-                .number("flights", v.flights)
-                .number("expected_flights", v.expected_flights)
+                .text("note", &v.note)
                 .text("first_difference", &v.first_difference),
             Self::Finished { right } => Line::new("finished").number("right", u8::from(*right)),
             Self::Failed { message } => Line::new("failed").text("message", message),
@@ -175,11 +178,11 @@ impl Event {
                 elapsed_us: fields.number("elapsed_us")?,
             },
             "verified" => Self::Verified(Verdict {
-                operator: fields.text("operator")?.to_owned(),
+                what: fields.text("what")?.to_owned(),
                 keys: fields.number("keys")?,
+                values: fields.number("values")?,
                 wrong_keys: fields.number("wrong_keys")?,
-                flights: fields.number("flights")?,
-                expected_flights: fields.number("expected_flights")?,
+                note: fields.text("note")?.to_owned(),
                 first_difference: fields.text("first_difference")?.to_owned(),
             }),
             "finished" => Self::Finished { right: fields.number("right")? == 1 },

@@ -9,7 +9,6 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use alluvium::base::checksum::{ContentHash, ContentHasher};
 use alluvium::base::{Error, Result};
 use flate2::bufread::MultiGzDecoder;
 
@@ -17,9 +16,9 @@ const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
 
 /// Bytes read from the file, and from the decompressor, at a time.
-const BUFFER_BYTES: usize = 128 << 10;
+pub(crate) const BUFFER_BYTES: usize = 128 << 10;
 
-/// One flight, as much of it as the aggregates need.
+/// One flight, as much of it as the job needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Flight {
     pub(crate) date: Date,
@@ -28,6 +27,10 @@ pub(crate) struct Flight {
     pub(crate) tailnum: Option<Code>,
     pub(crate) origin: Code,
     pub(crate) dest: Code,
+    /// Minute of its day at which it was to leave, by the timetable.
+    pub(crate) scheduled_minute: u16,
+    /// Minute of its day at which it left, unless it was cancelled.
+    pub(crate) departed_minute: Option<u16>,
     pub(crate) outcome: Outcome,
 }
 
@@ -45,7 +48,7 @@ pub(crate) struct Outcome {
 }
 
 /// A day of the calendar.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Date {
     pub(crate) year: u16,
     pub(crate) month: u8,
@@ -75,14 +78,15 @@ impl Code {
     }
 
     /// The letters and digits.
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.len)]
+    pub(crate) fn as_str(&self) -> &str {
+        let bytes = &self.bytes[..usize::from(self.len)];
+        std::str::from_utf8(bytes).expect("letters and digits are text")
     }
 }
 
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.as_bytes().iter().try_for_each(|&byte| write!(f, "{}", char::from(byte)))
+        f.write_str(self.as_str())
     }
 }
 
@@ -99,6 +103,7 @@ struct Columns {
     month: usize,
     day: usize,
     dep_time: usize,
+    sched_dep_time: usize,
     dep_delay: usize,
     arr_delay: usize,
     carrier: usize,
@@ -192,6 +197,7 @@ impl Columns {
             month: column("month")?,
             day: column("day")?,
             dep_time: column("dep_time")?,
+            sched_dep_time: column("sched_dep_time")?,
             dep_delay: column("dep_delay")?,
             arr_delay: column("arr_delay")?,
             carrier: column("carrier")?,
@@ -212,13 +218,11 @@ struct Row<'a> {
 
 impl Row<'_> {
     fn flight(&self, at: &Columns) -> Result<Flight> {
-        let cancelled = match self.present(at.dep_time) {
-            None => true,
-            Some(_) => {
-                self.number::<u16>(at.dep_time, "dep_time", 0..=2400)?;
-                false
-            }
+        let departed_minute = match self.present(at.dep_time) {
+            None => None,
+            Some(_) => Some(self.minute_of_day(at.dep_time, "dep_time")?),
         };
+        let cancelled = departed_minute.is_none();
         let delay = |index, name| match self.present(index) {
             Some(_) if cancelled => Err(self.wrong(
                 index,
@@ -241,6 +245,8 @@ impl Row<'_> {
             },
             origin: self.code(at.origin, "origin")?,
             dest: self.code(at.dest, "dest")?,
+            scheduled_minute: self.minute_of_day(at.sched_dep_time, "sched_dep_time")?,
+            departed_minute,
             outcome: Outcome {
                 cancelled,
                 departure_delay: delay(at.dep_delay, "dep_delay")?,
@@ -269,6 +275,15 @@ impl Row<'_> {
             })
     }
 
+    /// A time of day as `HMM` or `HHMM`; 2400 is the midnight at its end.
+    fn minute_of_day(&self, index: usize, name: &str) -> Result<u16> {
+        let time = self.number::<u16>(index, name, 0..=2400)?;
+        match time % 100 {
+            minute @ 0..60 => Ok(time / 100 * 60 + minute),
+            _ => Err(self.wrong(index, name, "a time of day as HHMM")),
+        }
+    }
+
     fn code(&self, index: usize, name: &str) -> Result<Code> {
         self.present(index).and_then(Code::new).ok_or_else(|| {
             let max = Code::MAX_BYTES;
@@ -291,48 +306,7 @@ impl Row<'_> {
     }
 }
 
-/// What a file is, told by its size and content: a job restored from a
-/// checkpoint must go on with the very input that it began with.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct InputIdentity {
-    pub(crate) file_bytes: u64,
-    pub(crate) hash: ContentHash,
-}
-
-impl InputIdentity {
-    /// Reads the whole file once, as it is stored.
-    pub(crate) fn of_file(path: &Path) -> Result<Self> {
-        let mut file = open_file(path)?;
-        let mut hasher = ContentHasher::new();
-        let mut buffer = vec![0; BUFFER_BYTES];
-        let mut file_bytes = 0;
-        loop {
-            match file.read(&mut buffer) {
-                Ok(0) => {
-                    return Ok(Self { file_bytes, hash: hasher.finish() });
-                }
-                Ok(n) => {
-                    hasher.update(&buffer[..n]);
-                    file_bytes += n as u64;
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(unreadable(path, e)),
-            }
-        }
-    }
-}
-
-/// Reads all of a file, which checks every line of it, and counts its flights.
-pub(crate) fn count_flights(path: &Path) -> Result<u64> {
-    let mut reader = FlightReader::open(path)?;
-    let mut flights = 0;
-    while reader.next()?.is_some() {
-        flights += 1;
-    }
-    Ok(flights)
-}
-
-fn open_file(path: &Path) -> Result<File> {
+pub(crate) fn open_file(path: &Path) -> Result<File> {
     let file = File::open(path).map_err(|e| unreadable(path, e))?;
     let kind = file.metadata().map_err(|e| unreadable(path, e))?.file_type();
     if !kind.is_file() {
@@ -345,7 +319,7 @@ fn open_file(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-fn unreadable(path: &Path, error: io::Error) -> Error {
+pub(crate) fn unreadable(path: &Path, error: io::Error) -> Error {
     Error::io("cannot read the input", error)
         .at(path.display())
         .remedy("check the path given with --input and its permissions")

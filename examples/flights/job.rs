@@ -1,21 +1,24 @@
 //! The job: what a runtime does around a state backend, in small.
 //!
-//! 1. The *source* reads records and routes each one three times, by its
-//!    aircraft, its route, and its carrier and day: key, then key group, then
-//!    the shard that owns the group. Updates travel in batches through one
-//!    bounded channel per shard; a full channel holds the source back.
-//! 2. A *worker* per shard applies them. It alone touches its shard.
-//! 3. The *coordinator* begins a checkpoint by asking the source for barriers.
-//!    The source sends what it has batched, then the barrier, to every worker,
-//!    and reads on. The barrier carries the position in the input.
-//! 4. A worker that meets the barrier freezes its shard, hands the ticket to
-//!    the coordinator and goes on at once.
-//! 5. The coordinator waits until every shard's snapshot is durable, records
-//!    the checkpoint as completed (see `checkpoint_file`), and only then tells
-//!    the workers, through the same channels.
+//! 1. The *source* (`source`) reads records and routes each one five times, by
+//!    its aircraft, its airport, its carrier, its carrier and day, and its
+//!    route: key, then key group, then the shard that owns the group. They
+//!    travel in batches through one bounded channel per shard; a full channel
+//!    holds the source back. Watermarks travel with them, to all shards.
+//! 2. A *worker* per shard gives them to its operators (`operators`), which
+//!    alone touch its shard, and whose results go to a file (`results`).
+//! 3. The *coordinator* (`coordinator`) begins a checkpoint by asking the source
+//!    for barriers. The source sends what it has batched, then the barrier, to
+//!    every worker, and reads on. The barrier carries the position in the input.
+//! 4. A worker that meets the barrier freezes its shard, closes its part of the
+//!    results, hands both to the coordinator and goes on at once.
+//! 5. The coordinator waits until every shard's snapshot and every part is
+//!    durable, records the checkpoint as completed (see `checkpoint_file`), and
+//!    only then tells the workers, through the same channels.
 //!
-//! There is one source, so a worker has one input and its barriers need no
-//! aligning. There is at most one checkpoint under way.
+//! There is one source, so a worker has one input, its barriers need no
+//! aligning, and the watermark of the source is that of every worker. There is
+//! at most one checkpoint under way.
 //!
 //! A thread that fails says so to the coordinator, which then ends; the other
 //! threads follow because their channels close.
@@ -26,37 +29,25 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use alluvium::base::{Error, MaxParallelism, Result, SnapshotId};
-use crossbeam::channel::{
-    Receiver, RecvTimeoutError, SendError, Sender, TryRecvError, bounded, unbounded,
-};
+use crossbeam::channel::{Receiver, RecvTimeoutError, SendError, Sender, bounded, unbounded};
 
-use super::checkpoint_file::{self, CompletedCheckpoint, Costs, JobIdentity, Position};
+use super::checkpoint_file::{self, CompletedCheckpoint, JobIdentity, Position};
 use super::cli::JobOptions;
-use super::event::{CheckpointLine, Event, Restored};
-use super::input::{Flight, FlightReader, InputIdentity, Outcome};
-use super::store::{self, Operator, ShardStore, Store, Ticket};
+use super::coordinator::Coordinator;
+use super::event::{Event, Restored};
+use super::results::{self, Part, Results};
+use super::source::{Batch, Input, Source};
+use super::store::{ShardStore, Store, Ticket};
+use super::survey::InputIdentity;
 use super::verify;
 
 /// Key groups of the job.
 pub(crate) const MAX_PARALLELISM: MaxParallelism = MaxParallelism::DEFAULT;
 
-/// Updates that travel together. Larger: cheaper sending, longer waits at a
-/// barrier.
-const BATCH_UPDATES: usize = 1024;
-
 /// Batches that may lie in front of a worker before the source has to wait.
 const CHANNEL_BATCHES: usize = 16;
 
-/// Records between two looks of the source at what the coordinator wants.
-const RECORDS_PER_LOOK: u64 = 64;
-
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(20);
-
-/// Completed checkpoints that are kept.
-const RETAINED_CHECKPOINTS: u64 = 2;
-
-/// Checkpoints that may fail one after the other before the job does.
-const TOLERATED_FAILURES: u32 = 3;
 
 /// Where the job keeps what, below the directory given to it.
 pub(crate) struct Directories {
@@ -66,6 +57,8 @@ pub(crate) struct Directories {
     pub(crate) snapshots: PathBuf,
     /// The job's records of completed checkpoints.
     pub(crate) completed: PathBuf,
+    /// What the job says.
+    pub(crate) results: PathBuf,
 }
 
 impl Directories {
@@ -74,6 +67,7 @@ impl Directories {
             state: dir.join("state"),
             snapshots: dir.join("snapshots"),
             completed: dir.join("completed"),
+            results: dir.join("results"),
         }
     }
 }
@@ -96,15 +90,18 @@ pub(crate) fn run_as_child(options: &JobOptions) -> Result<bool> {
 fn run(options: &JobOptions) -> Result<bool> {
     let began = Instant::now();
     let directories = Directories::below(&options.dir);
-    std::fs::create_dir_all(&directories.completed).map_err(|e| {
-        Error::io("cannot create the directory for completed checkpoints", e)
-            .at(directories.completed.display())
-            .remedy("check the directory given with --dir and its permissions")
-    })?;
+    for dir in [&directories.completed, &directories.results] {
+        std::fs::create_dir_all(dir).map_err(|e| {
+            Error::io("cannot create a directory of the job", e)
+                .at(dir.display())
+                .remedy("check the directory given with --dir and its permissions")
+        })?;
+    }
     let job = JobIdentity {
         input: InputIdentity::of_file(&options.input)?,
         repeat: options.repeat,
         spread: options.spread,
+        rules: options.rules,
     };
     let latest = match options.restore {
         true => Some(checkpoint_to_restore(&directories.completed, &job)?),
@@ -112,7 +109,9 @@ fn run(options: &JobOptions) -> Result<bool> {
     };
 
     let store = Store::open(&directories.state, &directories.snapshots, MAX_PARALLELISM)?;
-    let shards = open_shards(&store, options.shards, latest.as_ref())?;
+    let next_id = SnapshotId(latest.as_ref().map_or(1, |latest| latest.id.0 + 1));
+    results::discard_after(&directories.results, SnapshotId(next_id.0 - 1))?;
+    let shards = open_shards(&store, options, &directories, latest.as_ref(), next_id)?;
     let start = latest.as_ref().map_or(Position::default(), |latest| latest.position);
     Event::Started {
         shards: options.shards,
@@ -125,11 +124,10 @@ fn run(options: &JobOptions) -> Result<bool> {
     }
     .send()?;
 
-    let next_id = SnapshotId(latest.as_ref().map_or(1, |latest| latest.id.0 + 1));
     let mut shards = process(options, &directories, job, shards, start, next_id)?;
 
     let mut right = true;
-    for verdict in verify::against_single_pass(options, &mut shards)? {
+    for verdict in verify::against_plain_computation(options, &directories, &mut shards)? {
         right &= verdict.is_right();
         Event::Verified(verdict).send()?;
     }
@@ -143,11 +141,13 @@ fn checkpoint_to_restore(completed: &Path, job: &JobIdentity) -> Result<Complete
             .remedy("start the job anew")
     })?;
     if latest.job != *job {
-        return Err(Error::incompatible("the checkpoint was taken over another input")
-            .at(completed.display())
-            .expected(format_args!("{:?}", latest.job))
-            .found(format_args!("{job:?}"))
-            .remedy("continue with the same --input, --repeat and --spread"));
+        return Err(Error::incompatible(
+            "the checkpoint was taken over another input, or by other rules",
+        )
+        .at(completed.display())
+        .expected(format_args!("{:?}", latest.job))
+        .found(format_args!("{job:?}"))
+        .remedy("continue with the same --input and the same options"));
     }
     if latest.max_parallelism != MAX_PARALLELISM.get() {
         return Err(Error::incompatible("the checkpoint has another number of key groups")
@@ -162,15 +162,22 @@ fn checkpoint_to_restore(completed: &Path, job: &JobIdentity) -> Result<Complete
 /// Opens every shard: empty, or with its part of the restored state.
 fn open_shards(
     store: &Store,
-    count: u32,
+    options: &JobOptions,
+    directories: &Directories,
     restored: Option<&CompletedCheckpoint>,
+    next_id: SnapshotId,
 ) -> Result<Vec<ShardStore>> {
     let snapshots = match restored {
         Some(checkpoint) => store.snapshots_of(checkpoint)?,
         None => Vec::new(),
     };
+    let count = options.shards;
     (0..count)
-        .map(|index| store.shard(MAX_PARALLELISM.range_of_subtask(index, count)?, &snapshots))
+        .map(|index| {
+            let groups = MAX_PARALLELISM.range_of_subtask(index, count)?;
+            let results = Results::new(&directories.results, index as usize, next_id);
+            store.shard(groups, &snapshots, &options.rules, results)
+        })
         .collect()
 }
 
@@ -199,23 +206,14 @@ fn process(
             })?);
         }
 
-        let mut source = Source {
-            options,
-            position: start,
-            workers: senders.clone(),
-            batches: senders.iter().map(|_| Batch::new()).collect(),
-            triggers: triggers_of_source,
-            offset: &offset,
-            suffix: String::new(),
-            key: String::new(),
-        };
+        let mut source = Source::new(options, start, senders.clone(), triggers_of_source, &offset);
         let reports = Reports(reports);
         let source =
             spawn(scope, "source".into(), move || reports.of(|reports| source.run(reports)))?;
 
         let mut coordinator = Coordinator {
             options,
-            completed: &directories.completed,
+            directories,
             job,
             began,
             next_id,
@@ -263,14 +261,14 @@ fn spawn<'scope, T: Send + 'scope>(
     })
 }
 
-fn panicked(thread: &str) -> Error {
+pub(crate) fn panicked(thread: &str) -> Error {
     Error::internal(format_args!("the {thread} thread ended unexpectedly"))
         .remedy("see its message above, and report it")
 }
 
 /// What flows to a worker.
-enum Message {
-    Updates(Batch),
+pub(crate) enum Message {
+    Batch(Batch),
     /// Everything before it belongs to the checkpoint, nothing after it does.
     Barrier {
         id: SnapshotId,
@@ -280,36 +278,15 @@ enum Message {
     Aborted(SnapshotId),
 }
 
-/// Updates for one shard. The keys lie one after the other in `keys`.
-struct Batch {
-    keys: String,
-    updates: Vec<Update>,
-}
-
-struct Update {
-    operator: Operator,
-    key_bytes: u8,
-    outcome: Outcome,
-}
-
-impl Batch {
-    fn new() -> Self {
-        Self {
-            keys: String::with_capacity(BATCH_UPDATES * 16),
-            updates: Vec::with_capacity(BATCH_UPDATES),
-        }
-    }
-}
-
 /// What the coordinator hears.
-enum Report {
+pub(crate) enum Report {
     InputEnded,
-    Frozen { shard: usize, id: SnapshotId, position: Position, ticket: Ticket },
+    Frozen { shard: usize, id: SnapshotId, position: Position, ticket: Ticket, part: Option<Part> },
     Failed(Error),
 }
 
 /// Why a thread stops early.
-enum Halt {
+pub(crate) enum Halt {
     /// Others ended; the reason is theirs to tell.
     Stopped,
     Failed(Error),
@@ -363,307 +340,21 @@ fn work(
 ) -> Result<ShardStore, Halt> {
     for message in messages {
         match message {
-            Message::Updates(batch) => {
-                let mut keys = batch.keys.as_str();
-                for update in &batch.updates {
-                    let (key, rest) = keys.split_at(usize::from(update.key_bytes));
-                    keys = rest;
-                    shard.update(update.operator, key, &update.outcome)?;
+            Message::Batch(batch) => {
+                for input in batch.iter() {
+                    match input {
+                        Input::Flight(by, key, flight) => shard.process(by, key, flight)?,
+                        Input::Watermark(watermark) => shard.advance(watermark)?,
+                    }
                 }
             }
             Message::Barrier { id, position } => {
-                let ticket = shard.snapshot(id, position)?;
-                reports.send(Report::Frozen { shard: index, id, position, ticket })?;
+                let (ticket, part) = shard.snapshot(id, position)?;
+                reports.send(Report::Frozen { shard: index, id, position, ticket, part })?;
             }
             Message::Completed(id) => shard.notify_complete(id),
             Message::Aborted(id) => shard.notify_aborted(id),
         }
     }
     Ok(shard)
-}
-
-/// Reads and routes.
-struct Source<'a> {
-    options: &'a JobOptions,
-    position: Position,
-    workers: Vec<Sender<Message>>,
-    /// What is to be sent to each worker next.
-    batches: Vec<Batch>,
-    triggers: Receiver<SnapshotId>,
-    /// `position.offset`, for everybody to see.
-    offset: &'a AtomicU64,
-    /// Ends every key of this repetition.
-    suffix: String,
-    key: String,
-}
-
-impl Source<'_> {
-    fn run(&mut self, reports: &Sender<Report>) -> Result<(), Halt> {
-        let start = self.position;
-        for repetition in start.repetition..self.options.repeat {
-            let mut reader = FlightReader::open(&self.options.input)?;
-            self.position.repetition = repetition;
-            self.position.record = 0;
-            if repetition == start.repetition {
-                reader.skip(start.record)?;
-                self.position.record = start.record;
-            }
-            self.suffix = repetition_suffix(self.options.spread, repetition);
-            while let Some(flight) = reader.next()? {
-                self.route(&flight)?;
-                self.position.offset += 1;
-                self.position.record += 1;
-                if self.position.offset.is_multiple_of(RECORDS_PER_LOOK) {
-                    self.look_at_triggers()?;
-                }
-            }
-        }
-        self.flush()?;
-        reports.send(Report::InputEnded)?;
-        // An input at rest still gets its checkpoints, until nobody asks.
-        while let Ok(id) = self.triggers.recv() {
-            self.send_barrier(id)?;
-        }
-        Ok(())
-    }
-
-    fn look_at_triggers(&mut self) -> Result<(), Halt> {
-        self.offset.store(self.position.offset, Ordering::Relaxed);
-        match self.triggers.try_recv() {
-            Ok(id) => self.send_barrier(id),
-            Err(TryRecvError::Empty) => Ok(()),
-            Err(TryRecvError::Disconnected) => Err(Halt::Stopped),
-        }
-    }
-
-    fn send_barrier(&mut self, id: SnapshotId) -> Result<(), Halt> {
-        self.flush()?;
-        for worker in &self.workers {
-            worker.send(Message::Barrier { id, position: self.position })?;
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<(), Halt> {
-        self.offset.store(self.position.offset, Ordering::Relaxed);
-        for (worker, batch) in self.workers.iter().zip(&mut self.batches) {
-            if !batch.updates.is_empty() {
-                worker.send(Message::Updates(std::mem::replace(batch, Batch::new())))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn route(&mut self, flight: &Flight) -> Result<(), Halt> {
-        for operator in Operator::ALL {
-            self.key.clear();
-            write_key(operator, flight, &mut self.key);
-            self.key.push_str(&self.suffix);
-            let index = shard_of_key(&self.key, self.workers.len() as u32);
-            let batch = &mut self.batches[index];
-            batch.keys.push_str(&self.key);
-            batch.updates.push(Update {
-                operator,
-                key_bytes: self.key.len() as u8,
-                outcome: flight.outcome,
-            });
-            if batch.updates.len() == BATCH_UPDATES {
-                let batch = std::mem::replace(batch, Batch::new());
-                self.workers[index].send(Message::Updates(batch))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Which of `shards` owns the key.
-pub(crate) fn shard_of_key(key: &str, shards: u32) -> usize {
-    let group = store::group_of_key(key, MAX_PARALLELISM);
-    MAX_PARALLELISM.subtask_of_group(group, shards) as usize
-}
-
-/// What distinguishes the keys of one repetition from those of another.
-pub(crate) fn repetition_suffix(spread: bool, repetition: u32) -> String {
-    if spread { format!("#{repetition}") } else { String::new() }
-}
-
-/// `N14228`, `EWR-IAH`, or `UA 2013-01-01`. At most 23 bytes before the
-/// suffix of the repetition, so that a length fits one byte.
-fn write_key(operator: Operator, flight: &Flight, key: &mut String) {
-    let mut push = |bytes: &[u8]| key.extend(bytes.iter().map(|&byte| char::from(byte)));
-    match operator {
-        Operator::Aircraft => match &flight.tailnum {
-            Some(tailnum) => push(tailnum.as_bytes()),
-            None => push(b"(none)"),
-        },
-        Operator::Route => {
-            push(flight.origin.as_bytes());
-            push(b"-");
-            push(flight.dest.as_bytes());
-        }
-        Operator::CarrierDay => {
-            let date = &flight.date;
-            let digit = |number: u16| b'0' + (number % 10) as u8;
-            let (year, month, day) = (date.year, u16::from(date.month), u16::from(date.day));
-            push(flight.carrier.as_bytes());
-            push(&[
-                b' ',
-                digit(year / 1000),
-                digit(year / 100),
-                digit(year / 10),
-                digit(year),
-                b'-',
-                digit(month / 10),
-                digit(month),
-                b'-',
-                digit(day / 10),
-                digit(day),
-            ]);
-        }
-    }
-}
-
-/// Makes checkpoints out of snapshots.
-struct Coordinator<'a> {
-    options: &'a JobOptions,
-    completed: &'a Path,
-    job: JobIdentity,
-    began: Instant,
-    next_id: SnapshotId,
-    triggers: Sender<SnapshotId>,
-    reports: Receiver<Report>,
-    workers: Vec<Sender<Message>>,
-    input_ended: bool,
-    /// Failed checkpoints since the last one that completed.
-    failures: u32,
-}
-
-impl Coordinator<'_> {
-    fn run(&mut self) -> Result<()> {
-        let interval = Duration::from_millis(self.options.interval_ms);
-        let mut next = Instant::now() + interval;
-        loop {
-            let is_last = self.wait_until(next)?;
-            next = Instant::now() + interval;
-            self.checkpoint(is_last)?;
-            if is_last {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Waits for the time of the next checkpoint; true if it is the last,
-    /// because the input has ended.
-    fn wait_until(&mut self, time: Instant) -> Result<bool> {
-        loop {
-            if self.input_ended && !self.options.await_kill {
-                return Ok(true);
-            }
-            match self.reports.recv_deadline(time) {
-                Ok(Report::InputEnded) => self.input_ended = true,
-                Ok(Report::Failed(error)) => return Err(error),
-                Ok(Report::Frozen { id, .. }) => return Err(unasked_snapshot(id)),
-                Err(RecvTimeoutError::Timeout) => return Ok(false),
-                Err(RecvTimeoutError::Disconnected) => return Err(panicked("source")),
-            }
-        }
-    }
-
-    fn checkpoint(&mut self, is_last: bool) -> Result<()> {
-        let id = self.next_id;
-        self.next_id = SnapshotId(id.0 + 1);
-        let triggered = Instant::now();
-        // If the source has gone, its report says why.
-        let _ = self.triggers.send(id);
-
-        let (position, tickets) = self.collect_tickets(id)?;
-        if is_last {
-            Event::Applied {
-                offset: position.offset,
-                elapsed_us: self.began.elapsed().as_micros() as u64,
-            }
-            .send()?;
-        }
-
-        // Every ticket is waited for, even after one has failed: a snapshot
-        // must not be under way any more when its checkpoint is aborted.
-        let snapshots: Vec<_> = tickets.into_iter().map(Ticket::wait).collect();
-        let snapshots: Result<Vec<_>> = snapshots.into_iter().collect();
-        let completed = snapshots.and_then(|shards| {
-            let checkpoint = CompletedCheckpoint {
-                id,
-                max_parallelism: MAX_PARALLELISM.get(),
-                job: self.job,
-                position,
-                shards,
-            };
-            checkpoint.publish(self.completed)?;
-            Ok(checkpoint)
-        });
-        match completed {
-            Ok(checkpoint) => {
-                let duration_ns = triggered.elapsed().as_nanos() as u64;
-                self.complete(&checkpoint, duration_ns)
-            }
-            Err(error) => self.abort(id, error, is_last),
-        }
-    }
-
-    /// One ticket from each worker, in the order of the shards.
-    fn collect_tickets(&mut self, id: SnapshotId) -> Result<(Position, Vec<Ticket>)> {
-        let mut tickets: Vec<Option<Ticket>> = self.workers.iter().map(|_| None).collect();
-        let mut barrier_at = Position::default();
-        while tickets.iter().any(Option::is_none) {
-            match self.reports.recv() {
-                Ok(Report::Frozen { shard, id: of, position, ticket }) if of == id => {
-                    tickets[shard] = Some(ticket);
-                    barrier_at = position;
-                }
-                Ok(Report::Frozen { id: of, .. }) => return Err(unasked_snapshot(of)),
-                Ok(Report::InputEnded) => self.input_ended = true,
-                Ok(Report::Failed(error)) => return Err(error),
-                Err(_) => return Err(panicked("worker")),
-            }
-        }
-        Ok((barrier_at, tickets.into_iter().flatten().collect()))
-    }
-
-    fn complete(&mut self, checkpoint: &CompletedCheckpoint, duration_ns: u64) -> Result<()> {
-        self.failures = 0;
-        // Their records only: Alluvium never deletes a snapshot that it has
-        // handed out, and this job does not either.
-        let first_kept = checkpoint.id.0.saturating_sub(RETAINED_CHECKPOINTS - 1);
-        checkpoint_file::forget_before(self.completed, SnapshotId(first_kept))?;
-        self.tell_workers(|| Message::Completed(checkpoint.id));
-        let costs = Costs { duration_ns, ..Costs::of_all(&checkpoint.shards) };
-        Event::Checkpoint(CheckpointLine {
-            id: checkpoint.id.0,
-            shards: checkpoint.shards.len() as u32,
-            offset: checkpoint.position.offset,
-            costs,
-        })
-        .send()
-    }
-
-    fn abort(&mut self, id: SnapshotId, error: Error, is_last: bool) -> Result<()> {
-        self.failures += 1;
-        if is_last || !error.is_retryable() || self.failures > TOLERATED_FAILURES {
-            return Err(error);
-        }
-        self.tell_workers(|| Message::Aborted(id));
-        Event::Aborted { id: id.0, reason: error.to_string() }.send()
-    }
-
-    fn tell_workers(&self, message: impl Fn() -> Message) {
-        for worker in &self.workers {
-            // A worker that has gone has reported why, and we shall read it.
-            let _ = worker.send(message());
-        }
-    }
-}
-
-fn unasked_snapshot(id: SnapshotId) -> Error {
-    Error::internal("a worker took a snapshot that nobody is waiting for")
-        .found(format_args!("snapshot {id}"))
-        .remedy("please report it")
 }

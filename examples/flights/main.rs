@@ -1,29 +1,37 @@
 //! A small stream processor over a year of real flights, killed half-way.
 //!
-//! The job keeps three sets of running aggregates in Alluvium (per aircraft,
-//! per route, per carrier and day), spread over several shards on their own
-//! threads. Barriers flow through the same channels as the records, and every
-//! barrier becomes an asynchronous, incremental checkpoint in a directory.
+//! The job uses every kind of state that Alluvium has, spread over several
+//! shards on their own threads: running totals per aircraft, per route, and per
+//! carrier and day; event-time windows of an hour per airport; sessions of each
+//! aircraft that merge; the busiest routes of each carrier and day; which
+//! aircraft are in service (`operators` has the list). Watermarks and barriers
+//! flow through the same channels as the records, and every barrier becomes an
+//! asynchronous, incremental checkpoint in a directory, which also commits the
+//! results that the job has said until then.
 //!
 //! The process that you start is the *supervisor*. It runs the job as a child
 //! of itself, kills the child with SIGKILL on the way, starts it again on a
 //! different number of shards from the latest completed checkpoint, and prints
-//! whether every aggregate equals a plain single pass over the same file.
+//! whether every total and every result equals a plain computation over the
+//! same file.
 //!
 //! ```text
 //!                 supervisor  (supervise, view, report)
 //!                     | starts, watches over a pipe (event), kills
 //!                     v
-//!  file --> source --> worker 0 (store: one shard, three states) --+
-//!  (input)  (job)  \-> worker 1                                    | tickets
-//!                  \-> ...                                         v
-//!              ^                                              coordinator (job)
-//!              +---- "begin checkpoint 7" --------------------------+
-//!                                                                   v
-//!                                             completed checkpoints (checkpoint_file)
+//!  file --> source --> worker 0 (store: one shard; operators) --+--> results
+//!  (input) (source) \-> worker 1                                | tickets, parts
+//!                   \-> ...                                     v
+//!              ^                                           coordinator
+//!              +---- "begin checkpoint 7" ------------------------+
+//!                                                                 v
+//!                                          completed checkpoints (checkpoint_file)
 //!
-//!  at the end: oracle, a single pass without any of the above, and verify
+//!  at the end: oracle, the same without any of the above, and verify
 //! ```
+//!
+//! Begin with `operators/windows.rs` to see how states and timers are used,
+//! with `job.rs` to see what a runtime does around them.
 //!
 //! Run it with `cargo run --release --example flights -- --help`.
 #![allow(
@@ -31,18 +39,27 @@
     reason = "an example plays the runtime, which has files, clocks and threads of its own"
 )]
 
-mod aggregate;
-mod checkpoint_file;
-mod cli;
-mod event;
-mod input;
-mod job;
-mod oracle;
-mod report;
-mod store;
-mod supervise;
-mod verify;
-mod view;
+// Not private: `tests/flights_job` looks into them.
+pub(crate) mod checkpoint_file;
+pub(crate) mod cli;
+pub(crate) mod coordinator;
+pub(crate) mod cursor;
+pub(crate) mod departure;
+pub(crate) mod event;
+pub(crate) mod input;
+pub(crate) mod job;
+pub(crate) mod operators;
+pub(crate) mod oracle;
+pub(crate) mod report;
+pub(crate) mod results;
+pub(crate) mod rules;
+pub(crate) mod source;
+pub(crate) mod store;
+pub(crate) mod supervise;
+pub(crate) mod survey;
+pub(crate) mod time;
+pub(crate) mod verify;
+pub(crate) mod view;
 
 use std::process::ExitCode;
 

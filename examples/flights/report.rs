@@ -27,11 +27,9 @@ pub(crate) fn print(run: &Run, out: &mut impl Write) -> io::Result<()> {
         print_attempt(run, attempt, out)?;
     }
     writeln!(out)?;
-    for verdict in &run.verdicts {
-        print_verdict(verdict, out)?;
-    }
+    print_verdicts(&run.verdicts, out)?;
     let answer = if run.is_right() { "yes" } else { "NO" };
-    writeln!(out, "every aggregate equals a single pass over the file: {answer}")
+    writeln!(out, "everything equals a plain computation over the file: {answer}")
 }
 
 fn print_attempt(run: &Run, attempt: &Attempt, out: &mut impl Write) -> io::Result<()> {
@@ -131,18 +129,21 @@ impl Spread {
     }
 }
 
-fn print_verdict(verdict: &Verdict, out: &mut impl Write) -> io::Result<()> {
-    writeln!(
-        out,
-        "{:<16} {:>10} keys, {} wrong; {} of {} flights counted",
-        verdict.operator,
-        thousands(verdict.keys),
-        thousands(verdict.wrong_keys),
-        thousands(verdict.flights),
-        thousands(verdict.expected_flights),
-    )?;
-    if !verdict.first_difference.is_empty() {
-        writeln!(out, "    first: {}", verdict.first_difference)?;
+fn print_verdicts(verdicts: &[Verdict], out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "{:<24} {:>9} {:>11} {:>12}", "compared", "keys", "wrong keys", "in all")?;
+    for verdict in verdicts {
+        writeln!(
+            out,
+            "{:<24} {:>9} {:>11} {:>12} {}",
+            verdict.what,
+            thousands(verdict.keys),
+            thousands(verdict.wrong_keys),
+            thousands(verdict.values),
+            verdict.note,
+        )?;
+        if !verdict.first_difference.is_empty() {
+            writeln!(out, "    first: {}", verdict.first_difference)?;
+        }
     }
     Ok(())
 }

@@ -1,56 +1,22 @@
 //! Where the job meets Alluvium: one backend for the process, and for each
-//! worker one shard with the three operators' states in it.
+//! worker one shard with the states of all operators in it.
 
 use std::path::Path;
 
-use alluvium::base::hash::{group_of_hash, hash_key};
 use alluvium::{
-    Backend, Error, KeyGroup, KeyGroupRange, MaxParallelism, Result, Shard, SnapshotHandle,
-    SnapshotId, SnapshotTicket, ValueState,
+    Backend, Error, KeyGroupRange, MaxParallelism, Result, Shard, SnapshotHandle, SnapshotId,
+    SnapshotTicket,
 };
 
-use super::aggregate::Aggregate;
 use super::checkpoint_file::{CompletedCheckpoint, Costs, Position, ShardSnapshot};
-use super::input::Outcome;
+use super::departure::{Departure, KeyedBy};
+use super::operators::{Context, Operators};
+use super::results::{Part, Results};
+use super::rules::Rules;
+use super::time::EventTime;
 
 /// The name under which Alluvium knows the job's shards.
 const SHARD_OPERATOR: &str = "flights";
-
-/// What the flights are grouped by.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) enum Operator {
-    Aircraft,
-    Route,
-    CarrierDay,
-}
-
-impl Operator {
-    pub(crate) const ALL: [Self; 3] = [Self::Aircraft, Self::Route, Self::CarrierDay];
-
-    /// For people.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Aircraft => "aircraft",
-            Self::Route => "route",
-            Self::CarrierDay => "carrier and day",
-        }
-    }
-
-    /// In snapshots: a restored shard finds its states by these names.
-    const fn state_name(self) -> &'static str {
-        match self {
-            Self::Aircraft => "by-aircraft",
-            Self::Route => "by-route",
-            Self::CarrierDay => "by-carrier-day",
-        }
-    }
-}
-
-/// The key group that a shard will put the key into: the codec of a `String`
-/// writes its UTF-8 bytes and nothing else, and those are hashed.
-pub(crate) fn group_of_key(key: &str, max_parallelism: MaxParallelism) -> KeyGroup {
-    group_of_hash(hash_key(key.as_bytes()), max_parallelism)
-}
 
 /// The state of this process.
 pub(crate) struct Store {
@@ -122,71 +88,66 @@ impl Store {
         &self,
         groups: KeyGroupRange,
         snapshots: &[SnapshotHandle],
+        rules: &Rules,
+        results: Results,
     ) -> Result<ShardStore> {
         let builder = self.backend.shard(SHARD_OPERATOR, groups);
         let mut shard = builder.restore(snapshots.iter().cloned()).open()?;
-        let mut state =
-            |operator: Operator| ValueState::register(&mut shard, operator.state_name());
-        let states = OperatorStates {
-            by_aircraft: state(Operator::Aircraft)?,
-            by_carrier_day: state(Operator::CarrierDay)?,
-            by_route: state(Operator::Route)?,
-        };
-        Ok(ShardStore { shard, states, key: String::new() })
+        let operators = Operators::register(&mut shard, rules)?;
+        Ok(ShardStore {
+            shard,
+            operators,
+            results,
+            watermark: EventTime::START,
+            key: String::new(),
+        })
     }
 }
 
-/// One worker's shard. It goes with its worker from thread to thread and is
-/// never shared.
+/// One worker's shard, with what works on it. It goes with its worker from
+/// thread to thread and is never shared.
 pub(crate) struct ShardStore {
-    shard: Shard,
-    states: OperatorStates,
+    pub(crate) shard: Shard,
+    pub(crate) operators: Operators,
+    results: Results,
+    watermark: EventTime,
     /// Keys arrive as slices of a batch; a typed state wants a `String`.
     key: String,
 }
 
-struct OperatorStates {
-    by_aircraft: ValueState<String, Aggregate>,
-    by_carrier_day: ValueState<String, Aggregate>,
-    by_route: ValueState<String, Aggregate>,
-}
-
-impl OperatorStates {
-    fn of(&self, operator: Operator) -> &ValueState<String, Aggregate> {
-        match operator {
-            Operator::Aircraft => &self.by_aircraft,
-            Operator::Route => &self.by_route,
-            Operator::CarrierDay => &self.by_carrier_day,
-        }
-    }
-}
-
 impl ShardStore {
-    /// Adds a flight to the aggregate of its key, which begins empty.
-    pub(crate) fn update(
+    /// Takes in a flight under one of its keys.
+    pub(crate) fn process(&mut self, by: KeyedBy, key: &str, flight: &Departure) -> Result<()> {
+        key.clone_into(&mut self.key);
+        let mut context = Context {
+            shard: &mut self.shard,
+            watermark: self.watermark,
+            results: &mut self.results,
+        };
+        self.operators.process(&mut context, by, &self.key, flight)
+    }
+
+    /// The watermark advances: fires what is due.
+    pub(crate) fn advance(&mut self, watermark: EventTime) -> Result<()> {
+        self.watermark = watermark;
+        // The end of the input is not the end of time: nothing expires by it.
+        if watermark < EventTime::END {
+            self.operators.service.advance(watermark);
+        }
+        let mut context = Context { shard: &mut self.shard, watermark, results: &mut self.results };
+        self.operators.advance(&mut context)
+    }
+
+    /// Freezes the shard as it is at the barrier, which takes microseconds, and
+    /// closes the part of the results that belongs to it; the rest happens in
+    /// the background.
+    pub(crate) fn snapshot(
         &mut self,
-        operator: Operator,
-        key: &str,
-        outcome: &Outcome,
-    ) -> Result<()> {
-        key.clone_into(&mut self.key);
-        self.states.of(operator).update(&mut self.shard, &self.key, |aggregate| {
-            let mut aggregate = aggregate.unwrap_or(Aggregate::EMPTY);
-            aggregate.apply(outcome);
-            Some(aggregate)
-        })
-    }
-
-    /// The aggregate of a key.
-    pub(crate) fn get(&mut self, operator: Operator, key: &str) -> Result<Option<Aggregate>> {
-        key.clone_into(&mut self.key);
-        self.states.of(operator).get(&mut self.shard, &self.key)
-    }
-
-    /// Freezes the shard as it is at the barrier, which takes microseconds;
-    /// the rest happens in the background.
-    pub(crate) fn snapshot(&mut self, id: SnapshotId, position: Position) -> Result<Ticket> {
-        self.shard.snapshot(id, &position.to_bytes()).map(Ticket)
+        id: SnapshotId,
+        position: Position,
+    ) -> Result<(Ticket, Option<Part>)> {
+        let ticket = self.shard.snapshot(id, &position.to_bytes()).map(Ticket)?;
+        Ok((ticket, self.results.barrier(id)?))
     }
 
     /// The checkpoint is complete.

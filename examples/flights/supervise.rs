@@ -11,9 +11,10 @@ use alluvium::base::{Error, Result};
 use super::checkpoint_file::{self, Costs};
 use super::cli::{JobOptions, Options};
 use super::event::{CheckpointLine, Event, Restored, Verdict};
-use super::input;
 use super::job::Directories;
 use super::report::{self, counted, percent, thousands};
+use super::survey::Extent;
+use super::time::EventTime;
 use super::view::View;
 
 /// Everything that the final report is made of.
@@ -31,7 +32,7 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Whether the job came to its end and every aggregate is right.
+    /// Whether the job came to its end and everything is right.
     pub(crate) fn is_right(&self) -> bool {
         self.attempts.last().is_some_and(|last| last.finished)
             && !self.verdicts.is_empty()
@@ -66,15 +67,17 @@ impl Attempt {
     }
 }
 
-/// Runs the whole demonstration. True if every aggregate is right.
+/// Runs the whole demonstration. True if everything is right.
 pub(crate) fn run(options: &Options) -> Result<bool> {
-    let flights = input::count_flights(&options.input)?;
-    if flights == 0 {
+    let extent = Extent::of_file(&options.input)?;
+    let Some((first_day, last_day)) = extent.days else {
         return Err(Error::invalid("the input holds no flights")
             .at(options.input.display())
             .expected("at least one line below the header")
             .remedy("give another file with --input"));
-    }
+    };
+    let days = EventTime::midnight(last_day).days_since(EventTime::midnight(first_day)) + 1;
+    let flights = extent.flights;
     let total = flights.checked_mul(u64::from(options.repeat)).ok_or_else(|| {
         Error::invalid("the input is repeated too often to be counted")
             .found(format_args!("--repeat {}", options.repeat))
@@ -97,7 +100,9 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         shards: options.shards,
         interval_ms: options.interval_ms,
         repeat: options.repeat,
+        span_days: days as u32,
         spread: options.spread,
+        rules: options.rules,
         restore: false,
         await_kill: !options.no_kill,
     };

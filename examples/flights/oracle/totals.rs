@@ -1,16 +1,11 @@
-//! The plain answer: one pass over the file into ordered maps, with no
-//! shards, batches, checkpoints or kills.
-//!
-//! It shares the reader of lines with the job and nothing else: keys,
-//! arithmetic and repetition are worked out here a second time, so that a
-//! mistake in the job is not made twice.
+//! Running totals: one pass over the file into ordered maps.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use alluvium::base::Result;
 
-use super::input::FlightReader;
+use super::super::input::FlightReader;
 
 /// What a key must have at the end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -40,20 +35,20 @@ impl Expected {
 
 /// The answer for each key of each operator.
 #[derive(Default)]
-pub(crate) struct Oracle {
+pub(crate) struct PlainTotals {
     pub(crate) flights: u64,
     pub(crate) by_aircraft: BTreeMap<String, Expected>,
     pub(crate) by_route: BTreeMap<String, Expected>,
     pub(crate) by_carrier_day: BTreeMap<String, Expected>,
 }
 
-impl Oracle {
+impl PlainTotals {
     /// Reads the file once.
     pub(crate) fn single_pass(path: &Path) -> Result<Self> {
-        let mut oracle = Self::default();
+        let mut plain = Self::default();
         let mut reader = FlightReader::open(path)?;
         while let Some(flight) = reader.next()? {
-            oracle.flights += 1;
+            plain.flights += 1;
             let aircraft =
                 flight.tailnum.map_or_else(|| "(none)".to_owned(), |tailnum| tailnum.to_string());
             let route = format!("{}-{}", flight.origin, flight.dest);
@@ -66,9 +61,9 @@ impl Oracle {
             let arriving = what.arrival_delay.map(i64::from);
             let flown = u64::from(!what.cancelled);
             for entry in [
-                oracle.by_aircraft.entry(aircraft).or_default(),
-                oracle.by_route.entry(route).or_default(),
-                oracle.by_carrier_day.entry(carrier_day).or_default(),
+                plain.by_aircraft.entry(aircraft).or_default(),
+                plain.by_route.entry(route).or_default(),
+                plain.by_carrier_day.entry(carrier_day).or_default(),
             ] {
                 entry.total += 1;
                 entry.flown += flown;
@@ -79,6 +74,6 @@ impl Oracle {
                 entry.miles_flown += flown * u64::from(what.miles);
             }
         }
-        Ok(oracle)
+        Ok(plain)
     }
 }

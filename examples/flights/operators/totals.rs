@@ -1,11 +1,11 @@
-//! What is kept for each key: six running numbers in 44 bytes.
+//! What is added up of flights: six running numbers in 44 bytes.
 //!
 //! ```text
 //! | flights u64 | cancelled u64 | departure delay i64 | arrival delay i64 | miles u64 | longest i32 |
 //! ```
 //!
 //! All of them are little-endian. The length never changes, so Alluvium
-//! updates an aggregate where it lies.
+//! updates them where they lie.
 //!
 //! The rules, which the oracle repeats in its own words:
 //!
@@ -18,14 +18,14 @@
 use alluvium::base::Result;
 use alluvium::codec::{Codec, CodecId, HasCodec, decode_exact};
 
-use super::input::Outcome;
+use super::super::input::Outcome;
 
-/// Bytes of every aggregate.
+/// Bytes of all of them.
 const ENCODED_BYTES: usize = 44;
 
 /// The running numbers of one key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Aggregate {
+pub(crate) struct Totals {
     pub(crate) flights: u64,
     pub(crate) cancelled: u64,
     pub(crate) departure_delay_sum_minutes: i64,
@@ -35,7 +35,7 @@ pub(crate) struct Aggregate {
     pub(crate) longest_delay_minutes: i32,
 }
 
-impl Aggregate {
+impl Totals {
     /// Below every delay that a record can carry.
     pub(crate) const NO_DELAY: i32 = i32::MIN;
 
@@ -50,7 +50,7 @@ impl Aggregate {
     };
 
     /// Takes in one more flight.
-    pub(crate) fn apply(&mut self, outcome: &Outcome) {
+    pub(crate) fn add(&mut self, outcome: &Outcome) {
         self.flights += 1;
         if outcome.cancelled {
             self.cancelled += 1;
@@ -66,21 +66,31 @@ impl Aggregate {
             self.longest_delay_minutes = self.longest_delay_minutes.max(i32::from(minutes));
         }
     }
+
+    /// Adds up what two groups of flights have.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.flights += other.flights;
+        self.cancelled += other.cancelled;
+        self.departure_delay_sum_minutes += other.departure_delay_sum_minutes;
+        self.arrival_delay_sum_minutes += other.arrival_delay_sum_minutes;
+        self.miles += other.miles;
+        self.longest_delay_minutes = self.longest_delay_minutes.max(other.longest_delay_minutes);
+    }
 }
 
-impl HasCodec for Aggregate {
-    type Codec = AggregateCodec;
+impl HasCodec for Totals {
+    type Codec = TotalsCodec;
 }
 
 /// Writes the layout drawn above.
 #[derive(Clone, Copy, Default, Debug)]
-pub(crate) struct AggregateCodec;
+pub(crate) struct TotalsCodec;
 
-impl AggregateCodec {
-    const NAME: &str = "flights.Aggregate";
+impl TotalsCodec {
+    const NAME: &str = "flights.Totals";
 }
 
-impl Codec<Aggregate> for AggregateCodec {
+impl Codec<Totals> for TotalsCodec {
     // Spares every access a guard.
     const MAY_PANIC: bool = false;
 
@@ -89,7 +99,7 @@ impl Codec<Aggregate> for AggregateCodec {
     }
 
     #[inline]
-    fn encode(&self, value: &Aggregate, out: &mut Vec<u8>) -> Result<()> {
+    fn encode(&self, value: &Totals, out: &mut Vec<u8>) -> Result<()> {
         let mut bytes = [0; ENCODED_BYTES];
         bytes[..8].copy_from_slice(&value.flights.to_le_bytes());
         bytes[8..16].copy_from_slice(&value.cancelled.to_le_bytes());
@@ -102,10 +112,10 @@ impl Codec<Aggregate> for AggregateCodec {
     }
 
     #[inline]
-    fn decode(&self, bytes: &[u8]) -> Result<Aggregate> {
+    fn decode(&self, bytes: &[u8]) -> Result<Totals> {
         let bytes: [u8; ENCODED_BYTES] = decode_exact(Self::NAME, bytes)?;
         let eight = |at: usize| bytes[at..at + 8].try_into().expect("eight bytes");
-        Ok(Aggregate {
+        Ok(Totals {
             flights: u64::from_le_bytes(eight(0)),
             cancelled: u64::from_le_bytes(eight(8)),
             departure_delay_sum_minutes: i64::from_le_bytes(eight(16)),
