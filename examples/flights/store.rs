@@ -130,9 +130,10 @@ impl ShardStore {
     /// The watermark advances: fires what is due.
     pub(crate) fn advance(&mut self, watermark: EventTime) -> Result<()> {
         self.watermark = watermark;
-        // The end of the input is not the end of time: nothing expires by it.
+        // What lives by event time ages. The end of the input is not the end of
+        // time: nothing expires by it.
         if watermark < EventTime::END {
-            self.operators.service.advance(watermark);
+            self.shard.advance_watermark(watermark.milliseconds());
         }
         let mut context = Context { shard: &mut self.shard, watermark, results: &mut self.results };
         self.operators.advance(&mut context)

@@ -10,6 +10,7 @@ use super::input::{Date, Flight};
 
 const MINUTES_PER_HOUR: i64 = 60;
 const MINUTES_PER_DAY: i64 = 24 * MINUTES_PER_HOUR;
+const MS_PER_MINUTE: i64 = 60_000;
 
 /// The watermark moves in steps of so many minutes: each step is sent to every
 /// shard, and a finer one would tell them little more.
@@ -32,6 +33,11 @@ impl EventTime {
     /// Minutes since the beginning of 1970, as timers and namespaces have it.
     pub(crate) const fn minutes(self) -> i64 {
         self.0
+    }
+
+    /// Milliseconds since the beginning of 1970, as the clock of a shard has it.
+    pub(crate) const fn milliseconds(self) -> i64 {
+        self.0.saturating_mul(MS_PER_MINUTE)
     }
 
     /// Midnight at the beginning of a day.

@@ -6,7 +6,7 @@
 //! | `windows` | airport | hourly sums in an aggregating state, event-time timers | each hour when the watermark has passed it, and again for each late flight |
 //! | `sessions` | aircraft | open sessions in a value state, their flights in a list state that is merged, timers | each session when it is over, and again if it changes |
 //! | `routes` | carrier | flights of each route of a day in a map state, timers | the busiest routes of each day |
-//! | `service` | aircraft | a value state with a time to live | each aircraft that is new, or back after it was forgotten |
+//! | `service` | aircraft | a value state that lives by event time | each aircraft that is new, or back after it was forgotten |
 //! | `cancelled` | airport | a reducing state for each day | nothing |
 //! | `counters` | the key of whoever counts | a reducing state | nothing |
 //!
