@@ -302,7 +302,7 @@ pub trait KeyedStore: Send {
     /// A new key must belong to the shard. As its group follows from its hash,
     /// re-keying is for one shard that owns all groups; its snapshot can then be
     /// restored on any number of them. A runtime that chooses groups itself may
-    /// keep them ([`NewKey::group`]). New keys of map entries alone need neither.
+    /// keep them ([`NewKey::group`](crate::NewKey::group)). New keys of map entries alone need neither.
     ///
     /// Blocks while the state is read, and brings all of it into memory; the next
     /// snapshot writes all of it.

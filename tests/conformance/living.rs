@@ -75,7 +75,10 @@ impl KeyedStore for Living {
     }
 
     fn states(&self) -> Vec<StateInfo> {
-        self.shard.states()
+        // As what they were asked for as: claims know of no time to live.
+        let mut states = self.shard.states();
+        states.iter_mut().for_each(|state| state.meta.ttl = None);
+        states
     }
 
     fn get(&mut self, state: StateId, key: KeyRef<'_>) -> Result<Option<&[u8]>> {
