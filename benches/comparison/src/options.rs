@@ -49,7 +49,8 @@ pub(crate) struct Cli {
     #[arg(long, global = true)]
     pub(crate) rounds: Option<usize>,
 
-    /// Length of one engine's round of `rmw`, in milliseconds.
+    /// Length of one engine's round of `rmw` and of the measures after `restore`,
+    /// in milliseconds.
     #[arg(long, global = true)]
     pub(crate) round_ms: Option<u64>,
 
@@ -113,6 +114,16 @@ pub(crate) enum Measure {
     Memory,
     /// Time to the first read and to all reads after a restore.
     Restore,
+    /// Appending to lists and reading them.
+    Lists,
+    /// Scanning maps, getting and putting their entries.
+    Maps,
+    /// Windows that are added to, fired and purged, and what they leave behind.
+    Windows,
+    /// Timers that are registered and fired.
+    Timers,
+    /// What a namespace costs a value.
+    Scopes,
     /// Everything above.
     All,
     /// One engine in a process of its own, for `memory`.

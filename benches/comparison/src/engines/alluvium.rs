@@ -25,7 +25,7 @@ use crate::Result;
 use crate::workload::{bump, counter_of};
 
 const OPERATOR: &str = "comparison";
-const CHECKPOINTS: &str = "checkpoints";
+pub(super) const CHECKPOINTS: &str = "checkpoints";
 const STATE: &str = "counters";
 /// How long to wait for merges that do not come about.
 const MERGE_PATIENCE: Duration = Duration::from_secs(30);
@@ -41,17 +41,22 @@ pub(crate) struct Alluvium<const K: usize, const V: usize> {
     shipped: BTreeSet<String>,
 }
 
+/// Opens a backend, with its checkpoints beside it.
+pub(super) fn open_backend(settings: &Settings, dir: &Path) -> Result<Backend> {
+    let compression = match settings.compression {
+        Compression::None => TableCompression::None,
+        Compression::Lz4 => TableCompression::Lz4,
+    };
+    Ok(Backend::builder(dir)
+        .checkpoint_dir(dir.join(CHECKPOINTS))
+        .background_threads(settings.background_threads)
+        .table_options(TableOptions { compression, ..TableOptions::default() })
+        .open()?)
+}
+
 impl<const K: usize, const V: usize> Alluvium<K, V> {
     fn open(settings: &Settings, dir: &Path, from: Option<SnapshotHandle>) -> Result<Self> {
-        let compression = match settings.compression {
-            Compression::None => TableCompression::None,
-            Compression::Lz4 => TableCompression::Lz4,
-        };
-        let backend = Backend::builder(dir)
-            .checkpoint_dir(dir.join(CHECKPOINTS))
-            .background_threads(settings.background_threads)
-            .table_options(TableOptions { compression, ..TableOptions::default() })
-            .open()?;
+        let backend = open_backend(settings, dir)?;
         let shard = backend.shard(OPERATOR, MaxParallelism::DEFAULT.all_groups());
         let mut shard = match from {
             Some(handle) => shard.restore([handle]).open()?,

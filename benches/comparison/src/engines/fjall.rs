@@ -30,26 +30,46 @@ pub(crate) struct Fjall<const K: usize, const V: usize> {
     batch: Vec<([u8; K], u64)>,
 }
 
+/// Opens a database with its share of the memory.
+pub(super) fn open_database(settings: &Settings, dir: &Path) -> Result<Database> {
+    let cache_bytes = settings.memory_bytes.saturating_sub(2 * WRITE_BUFFER_BYTES);
+    Ok(Database::builder(dir)
+        .cache_size(cache_bytes.max(WRITE_BUFFER_BYTES))
+        .worker_threads(2)
+        .open()?)
+}
+
+/// Opens one of its keyspaces.
+pub(super) fn open_keyspace(
+    database: &Database,
+    settings: &Settings,
+    name: &str,
+) -> Result<Keyspace> {
+    Ok(database.keyspace(name, || {
+        let mut options = KeyspaceCreateOptions::default().max_memtable_size(WRITE_BUFFER_BYTES);
+        // By default fjall leaves its two upper levels as they are and
+        // compresses the others with LZ4, which is what LZ4 means here.
+        if settings.compression == Compression::None {
+            options = options.data_block_compression_policy(CompressionPolicy::disabled());
+        }
+        if !settings.bloom {
+            options = options.filter_policy(FilterPolicy::disabled());
+        }
+        options
+    })?)
+}
+
+/// Waits until its workers have nothing left to do.
+pub(super) fn wait_for(database: &Database) -> Result<()> {
+    wait_until_idle("fjall", || {
+        Ok(database.outstanding_flushes() == 0 && database.active_compactions() == 0)
+    })
+}
+
 impl<const K: usize, const V: usize> Fjall<K, V> {
     fn open(settings: &Settings, dir: &Path) -> Result<Self> {
-        let cache_bytes = settings.memory_bytes.saturating_sub(2 * WRITE_BUFFER_BYTES);
-        let database = Database::builder(dir)
-            .cache_size(cache_bytes.max(WRITE_BUFFER_BYTES))
-            .worker_threads(2)
-            .open()?;
-        let keyspace = database.keyspace("state", || {
-            let mut options =
-                KeyspaceCreateOptions::default().max_memtable_size(WRITE_BUFFER_BYTES);
-            // By default fjall leaves its two upper levels as they are and
-            // compresses the others with LZ4, which is what LZ4 means here.
-            if settings.compression == Compression::None {
-                options = options.data_block_compression_policy(CompressionPolicy::disabled());
-            }
-            if !settings.bloom {
-                options = options.filter_policy(FilterPolicy::disabled());
-            }
-            options
-        })?;
+        let database = open_database(settings, dir)?;
+        let keyspace = open_keyspace(&database, settings, "state")?;
         Ok(Self { keyspace, database, dir: dir.to_owned(), batch: Vec::new() })
     }
 }
@@ -81,9 +101,7 @@ impl<const K: usize, const V: usize> Engine<K, V> for Fjall<K, V> {
     }
 
     fn settle(&mut self) -> Result<()> {
-        wait_until_idle("fjall", || {
-            Ok(self.database.outstanding_flushes() == 0 && self.database.active_compactions() == 0)
-        })
+        wait_for(&self.database)
     }
 }
 

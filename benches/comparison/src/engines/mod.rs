@@ -14,6 +14,7 @@ pub(crate) mod alluvium;
 pub(crate) mod bare;
 pub(crate) mod fjall;
 pub(crate) mod hashbrown;
+pub(crate) mod kinds;
 #[cfg(feature = "rocksdb")]
 pub(crate) mod rocksdb;
 

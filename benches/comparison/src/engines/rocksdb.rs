@@ -44,42 +44,68 @@ pub(crate) struct RocksDb<const K: usize, const V: usize> {
     batch: Vec<([u8; K], u64)>,
 }
 
+/// How a database and its column families are tuned.
+pub(super) fn options_for(settings: &Settings) -> Result<Options> {
+    let mut cache_options = LruCacheOptions::default();
+    cache_options.set_capacity(usize::try_from(settings.memory_bytes * 5 / 6)?);
+    let cache = Cache::new_lru_cache_opts(&cache_options);
+    let buffers = WriteBufferManager::new_write_buffer_manager_with_cache(
+        usize::try_from(settings.memory_bytes / 3)?,
+        false,
+        cache.clone(),
+    );
+
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(&cache);
+    blocks.set_block_size(4096);
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_cache_index_and_filter_blocks_with_high_priority(true);
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    if settings.bloom {
+        blocks.set_bloom_filter(10.0, false);
+    }
+
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.set_block_based_table_factory(&blocks);
+    options.set_write_buffer_manager(&buffers);
+    options.set_write_buffer_size(64 << 20);
+    options.set_max_write_buffer_number(2);
+    options.set_max_bytes_for_level_base(256 * MB);
+    options.set_max_bytes_for_level_multiplier(10.0);
+    options.set_max_background_jobs(2);
+    // One thread writes: the parallel write path would only cost locks.
+    options.set_allow_concurrent_memtable_write(false);
+    options.set_compression_type(match settings.compression {
+        Compression::None => DBCompressionType::None,
+        Compression::Lz4 => DBCompressionType::Lz4,
+    });
+    Ok(options)
+}
+
+/// Waits until its background jobs have nothing left to do.
+pub(super) fn wait_for(db: &DB, families: &[&str]) -> Result<()> {
+    wait_until_idle("RocksDB", || {
+        for name in families {
+            let family = db.cf_handle(name).ok_or("RocksDB has lost a column family")?;
+            for property in [
+                properties::MEM_TABLE_FLUSH_PENDING,
+                properties::NUM_RUNNING_FLUSHES,
+                properties::COMPACTION_PENDING,
+                properties::NUM_RUNNING_COMPACTIONS,
+            ] {
+                if db.property_int_value_cf(family, property)?.unwrap_or(0) > 0 {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    })
+}
+
 impl<const K: usize, const V: usize> RocksDb<K, V> {
     fn open(settings: &Settings, dir: &Path) -> Result<DB> {
-        let mut cache_options = LruCacheOptions::default();
-        cache_options.set_capacity(usize::try_from(settings.memory_bytes * 5 / 6)?);
-        let cache = Cache::new_lru_cache_opts(&cache_options);
-        let buffers = WriteBufferManager::new_write_buffer_manager_with_cache(
-            usize::try_from(settings.memory_bytes / 3)?,
-            false,
-            cache.clone(),
-        );
-
-        let mut blocks = BlockBasedOptions::default();
-        blocks.set_block_cache(&cache);
-        blocks.set_block_size(4096);
-        blocks.set_cache_index_and_filter_blocks(true);
-        blocks.set_cache_index_and_filter_blocks_with_high_priority(true);
-        blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
-        if settings.bloom {
-            blocks.set_bloom_filter(10.0, false);
-        }
-
-        let mut options = Options::default();
-        options.create_if_missing(true);
-        options.set_block_based_table_factory(&blocks);
-        options.set_write_buffer_manager(&buffers);
-        options.set_write_buffer_size(64 << 20);
-        options.set_max_write_buffer_number(2);
-        options.set_max_bytes_for_level_base(256 * MB);
-        options.set_max_bytes_for_level_multiplier(10.0);
-        options.set_max_background_jobs(2);
-        // One thread writes: the parallel write path would only cost locks.
-        options.set_allow_concurrent_memtable_write(false);
-        options.set_compression_type(match settings.compression {
-            Compression::None => DBCompressionType::None,
-            Compression::Lz4 => DBCompressionType::Lz4,
-        });
+        let options = options_for(settings)?;
         // Opened by name, so that batched reads have a handle to it.
         let family = ColumnFamilyDescriptor::new(FAMILY, options.clone());
         Ok(DB::open_cf_descriptors(&options, dir, [family])?)
@@ -130,19 +156,7 @@ impl<const K: usize, const V: usize> Engine<K, V> for RocksDb<K, V> {
     }
 
     fn settle(&mut self) -> Result<()> {
-        wait_until_idle("RocksDB", || {
-            for property in [
-                properties::MEM_TABLE_FLUSH_PENDING,
-                properties::NUM_RUNNING_FLUSHES,
-                properties::COMPACTION_PENDING,
-                properties::NUM_RUNNING_COMPACTIONS,
-            ] {
-                if self.db.property_int_value(property)?.unwrap_or(0) > 0 {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        })
+        wait_for(&self.db, &[FAMILY])
     }
 }
 
@@ -238,7 +252,7 @@ impl<const K: usize, const V: usize> Restore<K, V> for RocksDb<K, V> {
 }
 
 /// The SST files in a checkpoint, with their sizes.
-fn sst_files(dir: &Path) -> Result<Vec<(OsString, u64)>> {
+pub(super) fn sst_files(dir: &Path) -> Result<Vec<(OsString, u64)>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;

@@ -10,10 +10,16 @@ use crate::workload::{Ops, Random, key, value};
 
 pub(crate) mod checkpoint;
 pub(crate) mod grow;
+mod kinds;
+pub(crate) mod lists;
+pub(crate) mod maps;
 pub(crate) mod memory;
 pub(crate) mod pause;
 pub(crate) mod restore;
 pub(crate) mod rmw;
+pub(crate) mod scopes;
+pub(crate) mod timers;
+pub(crate) mod windows;
 
 /// Calls a function that is generic over key and value size with the sizes of
 /// this run.
@@ -52,6 +58,21 @@ pub(crate) fn run(cli: &Cli, report: &mut Report) -> Result<()> {
     }
     if all || cli.measure == Measure::Restore {
         restore::run(cli, report)?;
+    }
+    if all || cli.measure == Measure::Lists {
+        lists::run(cli, report)?;
+    }
+    if all || cli.measure == Measure::Maps {
+        maps::run(cli, report)?;
+    }
+    if all || cli.measure == Measure::Windows {
+        windows::run(cli, report)?;
+    }
+    if all || cli.measure == Measure::Timers {
+        timers::run(cli, report)?;
+    }
+    if all || cli.measure == Measure::Scopes {
+        scopes::run(cli, report)?;
     }
     Ok(())
 }
