@@ -302,10 +302,12 @@ impl KeyedStore for Shard {
         self.core.update_many(state, keys, change)
     }
 
+    #[inline(always)]
     fn list_append(&mut self, state: StateId, key: KeyRef<'_>, elements: &[&[u8]]) -> Result<()> {
         self.core.list_append(state, key, elements)
     }
 
+    #[inline(always)]
     fn list_read(
         &mut self,
         state: StateId,
@@ -319,10 +321,12 @@ impl KeyedStore for Shard {
         self.core.list_replace(state, key, elements)
     }
 
+    #[inline(always)]
     fn map_get(&mut self, state: StateId, key: KeyRef<'_>, entry: &[u8]) -> Result<Option<&[u8]>> {
         self.core.map_get(state, key, entry)
     }
 
+    #[inline(always)]
     fn map_put(
         &mut self,
         state: StateId,
@@ -337,6 +341,7 @@ impl KeyedStore for Shard {
         self.core.map_remove(state, key, entry)
     }
 
+    #[inline(always)]
     fn map_scan(
         &mut self,
         state: StateId,

@@ -368,7 +368,10 @@ mod tests {
         for (len, clone) in clones.iter().enumerate() {
             assert_eq!(clone.len(), len as u64);
             assert!(clone.iter().eq((0..len).map(item)), "{len} items");
-            assert_eq!(clone.bytes(), clone.pieces.iter().map(|piece| piece.len() as u64).sum());
+            assert_eq!(
+                clone.bytes(),
+                clone.pieces.iter().map(|piece| piece.len() as u64).sum::<u64>()
+            );
             let biggest = clone.pieces.iter().map(|piece| piece.len()).max().unwrap_or(0);
             assert!(biggest <= PIECE_BYTES);
         }

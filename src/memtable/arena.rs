@@ -417,6 +417,26 @@ impl Arena {
         self.set_header(block, Header { a: header.a, b });
     }
 
+    /// Makes the value of a record, which has this key and namespace, `by` bytes
+    /// longer, if its block has the room. What is added may have any content.
+    #[inline(always)]
+    pub(super) fn extend_value(
+        &mut self,
+        block: Block,
+        key: &[u8],
+        namespace: &[u8],
+        by: usize,
+    ) -> bool {
+        let header = self.header(block);
+        let len = header.value_len().saturating_add(by);
+        let needed = value_offset(key, namespace).saturating_add(len);
+        if needed > header.capacity_bytes() || len > MAX_STORED_BYTES {
+            return false;
+        }
+        self.set_header(block, Header { a: header.a, b: header.b + by as u64 });
+        true
+    }
+
     /// Copies a record, its epoch and flags included, with its value spliced
     /// and with `slack` bytes of room behind it. The old block stays as it is.
     pub(super) fn copy_spliced(

@@ -11,13 +11,19 @@
 //! reads them, so they are changed in place however many epochs are frozen. Only
 //! what follows from other records may be quiet.
 
-use crate::base::{Epoch, Result};
+use crate::base::{Epoch, KeyGroup, Result};
+use crate::env::mmap::prefetch_read;
 
 use super::arena::{Block, Splice};
 use super::collection::Buffer;
+use super::entry::Hit;
 use super::index::Slot;
-use super::record::{FRESH, Probe};
-use super::{Found, Memtable};
+use super::record::{FRESH, Pattern, Probe};
+use super::{Below, Found, Holds, Memtable};
+
+const LINE_BYTES: usize = 64;
+/// As much as a processor fetches at once; the rest follows when it is read.
+const PREFETCHED_BYTES: usize = 1536;
 
 /// The value of one live record, to be changed by a layout.
 pub(super) struct RecordBuf<'a> {
@@ -29,16 +35,41 @@ pub(super) struct RecordBuf<'a> {
     quiet: bool,
 }
 
+/// What one look tells of a key.
+struct Seen {
+    hash: u64,
+    found: Found,
+    earlier: bool,
+}
+
 /// Room behind a value that had to move to grow.
 fn slack_of(value_len: usize) -> usize {
-    if value_len < 1 << 20 { value_len / 2 } else { value_len / 4 }
+    match value_len {
+        0..0x400 => value_len,
+        0x400..0x10_0000 => value_len / 2,
+        _ => value_len / 4,
+    }
+}
+
+/// Asks the processor for the lines of a value behind its first, which is here:
+/// where an element begins is known when the one before it has come, and so the
+/// lines would be waited for one after the other.
+#[inline(always)]
+pub(super) fn prefetch_rest(value: &[u8]) {
+    let mut at = LINE_BYTES;
+    while at < value.len().min(PREFETCHED_BYTES) {
+        prefetch_read(value.as_ptr().wrapping_add(at));
+        at += LINE_BYTES;
+    }
 }
 
 impl Buffer for RecordBuf<'_> {
+    #[inline(always)]
     fn bytes(&self) -> &[u8] {
         self.memtable.arena.value_of(self.block, self.key, self.namespace)
     }
 
+    #[inline(always)]
     fn bytes_mut(&mut self) -> &mut [u8] {
         self.memtable.arena.value_of_mut(self.block, self.key, self.namespace)
     }
@@ -60,9 +91,22 @@ impl Buffer for RecordBuf<'_> {
             moved => moved,
         }
     }
+
+    #[inline(always)]
+    fn extend(&mut self, by: usize) -> Result<()> {
+        if self.memtable.arena.extend_value(self.block, self.key, self.namespace, by) {
+            return Ok(());
+        }
+        self.extend_elsewhere(by)
+    }
 }
 
 impl RecordBuf<'_> {
+    #[inline(never)]
+    fn extend_elsewhere(&mut self, by: usize) -> Result<()> {
+        self.splice(self.bytes().len(), 0, by)
+    }
+
     fn relocate(&mut self, splice: Splice, slack: usize) -> Result<()> {
         let memtable = &mut *self.memtable;
         let (addr, block) = memtable.arena.copy_spliced(self.block, splice, slack)?;
@@ -113,21 +157,139 @@ impl Memtable {
         })
     }
 
+    /// Whether one look may tell of a key, with or without a group of its own, in
+    /// a memtable that holds this: everything is in memory, nothing of it expires,
+    /// and equal keys have equal groups.
+    #[inline(always)]
+    fn tells(&self, holds: Holds, group: Option<KeyGroup>) -> bool {
+        self.holds == holds
+            && self.below == Below::Nothing
+            && !self.is_timed()
+            && (group.is_some() || !self.groups_are_given)
+    }
+
+    /// Where a key's record is, if one look tells that it is there, and whether it
+    /// is of an earlier epoch; that is the usual case. `None` says nothing.
+    #[inline(always)]
+    fn look(
+        &self,
+        holds: Holds,
+        group: Option<KeyGroup>,
+        key: &[u8],
+        namespace: &[u8],
+    ) -> Option<Seen> {
+        if !self.tells(holds, group) {
+            return None;
+        }
+        let hash = self.hash(key, namespace);
+        let (slot, addr) = self.index.likely(hash)?;
+        let block = self.arena.block(addr);
+        let pattern = Pattern::live(group, key, namespace).with(u64::from(self.epoch.0));
+        let earlier = self.arena.matches(block, pattern, key, namespace)?;
+        Some(Seen { hash, found: Found { slot, block }, earlier })
+    }
+
+    /// A record, to be read, if one look tells that it is there. `None` says
+    /// nothing.
+    #[inline(always)]
+    pub(super) fn part_at_hand(
+        &self,
+        holds: Holds,
+        group: Option<KeyGroup>,
+        key: &[u8],
+        namespace: &[u8],
+    ) -> Option<Hit> {
+        self.look(holds, group, key, namespace).map(|seen| Hit(seen.found.block))
+    }
+
+    /// A record, to be changed where it is, if one look tells that it is there and
+    /// of the current epoch. `None` says nothing.
+    #[inline(always)]
+    pub(super) fn current_at_hand(
+        &self,
+        holds: Holds,
+        group: Option<KeyGroup>,
+        key: &[u8],
+        namespace: &[u8],
+    ) -> Option<Hit> {
+        let seen = self.look(holds, group, key, namespace)?;
+        (!seen.earlier).then_some(Hit(seen.found.block))
+    }
+
+    /// Whether one look tells that a key of a memtable of [`Holds::Others`] is
+    /// there. False says nothing.
+    #[inline(always)]
+    pub(crate) fn has_at_hand(
+        &self,
+        group: Option<KeyGroup>,
+        key: &[u8],
+        namespace: &[u8],
+    ) -> bool {
+        self.part_at_hand(Holds::Others, group, key, namespace).is_some()
+    }
+
+    /// Deletes a record, if one look tells that it is there. False says nothing:
+    /// then nothing has changed.
+    #[inline(always)]
+    pub(crate) fn delete_at_hand(
+        &mut self,
+        holds: Holds,
+        group: Option<KeyGroup>,
+        key: &[u8],
+        namespace: &[u8],
+    ) -> bool {
+        let Some(Seen { hash, found, .. }) = self.look(holds, group, key, namespace) else {
+            return false;
+        };
+        let group = self.arena.header(found.block).group();
+        self.bury(found, &Probe { hash, group, key, namespace }).is_ok()
+    }
+
+    /// A record of any epoch, to be changed, if one look tells that it is there:
+    /// after a freeze, an earlier one is the usual case for a while. `None` says
+    /// nothing, or that there is no memory for a copy.
+    #[inline]
+    pub(super) fn open_of_any_epoch<'a>(
+        &'a mut self,
+        holds: Holds,
+        group: Option<KeyGroup>,
+        key: &'a [u8],
+        namespace: &'a [u8],
+    ) -> Option<RecordBuf<'a>> {
+        let Seen { found: Found { slot, mut block }, earlier, .. } =
+            self.look(holds, group, key, namespace)?;
+        if earlier {
+            block = self.first_touch(slot, block).ok()?;
+        }
+        Some(RecordBuf { memtable: self, slot, block, key, namespace, quiet: false })
+    }
+
     /// A live record, to be changed; it is dirty from now on.
     ///
     /// # Errors
     /// `Unavailable` if it is frozen and there is no memory for a copy.
     pub(super) fn open<'a>(&'a mut self, probe: &Probe<'a>) -> Result<Option<RecordBuf<'a>>> {
-        let Some(Found { slot, mut block }) = self.find(probe) else { return Ok(None) };
-        let header = self.arena.header(block);
-        if header.is_tombstone() {
-            return Ok(None);
+        match self.find(probe) {
+            Some(found) if self.is_live(found.block) => self.open_found(found, probe).map(Some),
+            _ => Ok(None),
         }
-        if header.epoch() != self.epoch {
+    }
+
+    /// A live record that was found, to be changed; it is dirty from now on.
+    ///
+    /// # Errors
+    /// As of [`open`](Self::open).
+    pub(super) fn open_found<'a>(
+        &'a mut self,
+        found: Found,
+        probe: &Probe<'a>,
+    ) -> Result<RecordBuf<'a>> {
+        let Found { slot, mut block } = found;
+        if self.arena.header(block).epoch() != self.epoch {
             block = self.first_touch(slot, block)?;
         }
         let Probe { key, namespace, .. } = *probe;
-        Ok(Some(RecordBuf { memtable: self, slot, block, key, namespace, quiet: false }))
+        Ok(RecordBuf { memtable: self, slot, block, key, namespace, quiet: false })
     }
 
     /// A quiet record, to be changed.
@@ -138,16 +300,20 @@ impl Memtable {
         Some(RecordBuf { memtable: self, slot, block, key, namespace, quiet: true })
     }
 
-    /// Does what [`put`](Self::put) does, which is left to values: there it is
-    /// compiled into its only caller.
+    /// Gives a key, which was looked for, a value that will probably grow.
     ///
     /// # Errors
-    /// As of `put`.
+    /// As of [`put`](Self::put).
     #[inline(never)]
-    pub(super) fn set_record(&mut self, probe: &Probe<'_>, value: &[u8]) -> Result<()> {
-        match self.find(probe) {
+    pub(super) fn set_found(
+        &mut self,
+        found: Option<Found>,
+        probe: &Probe<'_>,
+        value: &[u8],
+    ) -> Result<()> {
+        match found {
             Some(found) => self.overwrite(found, probe, value).map(drop),
-            None => self.insert(probe, value).map(drop),
+            None => self.add_part(probe, value, self.below == Below::Nothing),
         }
     }
 
@@ -158,7 +324,7 @@ impl Memtable {
     /// `Unavailable` if no memory can be had.
     pub(super) fn add_part(&mut self, probe: &Probe<'_>, value: &[u8], fresh: bool) -> Result<()> {
         debug_assert!(self.find(probe).is_none());
-        self.add(probe, Some(value), if fresh { FRESH } else { 0 }).map(drop)
+        self.add(probe, Some(value), if fresh { FRESH } else { 0 }, slack_of(value.len())).map(drop)
     }
 
     /// Adds a quiet record under a key that has none.
@@ -197,7 +363,7 @@ impl Memtable {
     /// `Unavailable` if no memory can be had.
     pub(super) fn entomb(&mut self, probe: &Probe<'_>) -> Result<()> {
         match self.find(probe) {
-            None => self.add(probe, None, 0).map(drop),
+            None => self.add(probe, None, 0, 0).map(drop),
             Some(Found { slot, block }) => {
                 debug_assert!(!self.is_live(block));
                 if self.arena.header(block).epoch() != self.epoch {

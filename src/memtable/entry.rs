@@ -282,7 +282,7 @@ pub(crate) struct Hint(Block);
 
 /// A record that was found to be the one looked for.
 #[derive(Clone, Copy)]
-pub(crate) struct Hit(Block);
+pub(crate) struct Hit(pub(super) Block);
 
 /// Where the value of an entry is.
 #[derive(Clone, Copy)]

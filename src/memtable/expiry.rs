@@ -311,7 +311,7 @@ impl Memtable {
 
     fn copy_of_hash(&self, hash: u64) -> Copied {
         let mut copied = Copied::default();
-        self.visit_hash(hash, |group, key, namespace| {
+        self.visit_hash(hash, |_, group, key, namespace| {
             copied.bytes.extend_from_slice(key);
             copied.bytes.extend_from_slice(namespace);
             copied.parts.push((group, key.len(), namespace.len()));
@@ -444,7 +444,7 @@ impl Memtable {
     /// list is whole.
     ///
     /// # Errors
-    /// As of [`replace_list`](Self::replace_list); the list is as it was.
+    /// As of [`append_to_list`](Self::append_to_list); the list is as it was.
     pub(crate) fn renew_list(&mut self, probe: &Probe<'_>) -> Result<()> {
         let (cutoff, hidden, stamp) = (self.cutoff(), self.time.hidden, self.time.stamp);
         let Some(list) = self.list(probe) else { return Ok(()) };
@@ -457,7 +457,7 @@ impl Memtable {
             let renewed_at = if element.is_expired(cutoff) { element.stamp } else { stamp };
             renewed.push(element.value, renewed_at)?;
         }
-        self.replace_list(probe, renewed.elements())
+        self.replace_packed(probe, renewed.elements())
     }
 
     /// Whether a list has an element in memory that is to be seen.
@@ -491,7 +491,7 @@ impl Memtable {
             .iter()
             .filter(live)
             .try_for_each(|element| left.push(element.value, element.stamp))?;
-        self.replace_list(probe, left.elements())
+        self.replace_packed(probe, left.elements())
     }
 }
 

@@ -27,13 +27,17 @@ use std::ops::{Bound, ControlFlow};
 
 use crate::base::{Error, KeyGroup, Result};
 
-use super::collection::NEVER;
+use super::buffer::prefetch_rest;
 use super::collection::build::BuiltMap;
-use super::collection::map::{MapEntry, MapPage, MapPageMut};
+use super::collection::map::{
+    self, MAX_ADDED_BYTES, MapEntry, MapPage, MapPageMut, TARGET_PAGE_BYTES,
+};
 use super::collection::root::{MapRoot, MapRootMut, PageId};
+use super::collection::{Buffer, NEVER};
+use super::entry::Hit;
 use super::expiry::split_stamp;
 use super::record::Probe;
-use super::{Below, Memtable};
+use super::{Below, Holds, Memtable};
 
 const SMALL: u8 = 0;
 const ROOT: u8 = 1;
@@ -43,6 +47,9 @@ const MARKER: u8 = 3;
 /// Pages looked at for one that is split or loses its last entry: two, so that
 /// they are found faster than they come.
 const SWEEP_PAGES: usize = 2;
+
+/// Memory that is kept from one new map to the next.
+const KEPT_BYTES: usize = 64 * 1024;
 
 /// Longest name, less the namespace.
 pub(crate) const MAX_SUFFIX_BYTES: usize = 5;
@@ -73,6 +80,108 @@ impl Part {
                 (namespace, Self::Page(PageId::from_be_bytes(*id)))
             }
         }
+    }
+}
+
+/// The name of a small map without a namespace.
+pub(crate) const SMALL_NAME: &[u8] = &[SMALL];
+
+/// The name of a small map in a namespace of usual length.
+pub(crate) struct SmallName {
+    bytes: [u8; Self::MAX_BYTES],
+    len: usize,
+}
+
+impl SmallName {
+    const MAX_BYTES: usize = 40;
+
+    /// `None` if the namespace is longer than most are.
+    #[inline(always)]
+    pub(crate) fn of(namespace: &[u8]) -> Option<Self> {
+        let len = namespace.len();
+        if len >= Self::MAX_BYTES {
+            return None;
+        }
+        let mut bytes = [0; Self::MAX_BYTES];
+        bytes[..len].copy_from_slice(namespace);
+        bytes[len] = SMALL;
+        Some(Self { bytes, len: len + 1 })
+    }
+
+    /// It.
+    #[inline(always)]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// What one look at the likely place settles; that is the usual case, in which
+/// every instruction is felt (see `entry`). All else goes the long way.
+impl Memtable {
+    /// A small map, by its name. `None` says nothing.
+    #[inline(always)]
+    pub(crate) fn map_at_hand(
+        &self,
+        group: Option<KeyGroup>,
+        key: &[u8],
+        name: &[u8],
+    ) -> Option<Hit> {
+        self.part_at_hand(Holds::Maps, group, key, name)
+    }
+
+    /// The entries of a small map that was found at hand and will be scanned.
+    #[inline(always)]
+    pub(crate) fn whole_map_of(&self, hit: Hit, key: &[u8], name: &[u8]) -> MapPage<'_> {
+        let bytes = self.value_of::<false>(hit, key, name);
+        prefetch_rest(bytes);
+        MapPage::new(bytes)
+    }
+
+    /// The entries of a small map that was found at hand.
+    #[inline(always)]
+    pub(crate) fn map_of(&self, hit: Hit, key: &[u8], name: &[u8]) -> MapPage<'_> {
+        MapPage::new(self.value_of::<false>(hit, key, name))
+    }
+
+    /// Gives an entry of a small map of the current epoch a value as long as the
+    /// one it has. False says nothing: the map is as it was.
+    #[inline(always)]
+    pub(crate) fn map_put_at_hand(
+        &mut self,
+        group: Option<KeyGroup>,
+        key: &[u8],
+        name: &[u8],
+        entry: &[u8],
+        value: &[u8],
+    ) -> bool {
+        match self.current_at_hand(Holds::Maps, group, key, name) {
+            Some(Hit(block)) => {
+                let page = self.arena.value_of_mut(block, key, name);
+                map::overwrite(page, self.epoch, entry, value)
+            }
+            None => false,
+        }
+    }
+
+    /// Gives an entry of a small map of any epoch a value. False says nothing: the
+    /// map is as it was.
+    #[inline]
+    pub(crate) fn map_put_of_any_epoch(
+        &mut self,
+        group: Option<KeyGroup>,
+        key: &[u8],
+        name: &[u8],
+        entry: &[u8],
+        value: &[u8],
+    ) -> bool {
+        let epoch = self.epoch;
+        let Some(mut record) = self.open_of_any_epoch(Holds::Maps, group, key, name) else {
+            return false;
+        };
+        // A page that need not be split is far from any other limit.
+        let len = record.bytes().len() + MAX_ADDED_BYTES;
+        len.saturating_add(entry.len()).saturating_add(value.len()) <= TARGET_PAGE_BYTES
+            && MapPageMut::new(&mut record).put(epoch, entry, value, NEVER, Below::Nothing).is_ok()
     }
 }
 
@@ -236,10 +345,14 @@ impl Memtable {
     ) -> Result<()> {
         let epoch = self.epoch();
         let Some((mut part, _)) = self.map_page_of(at, entry) else {
-            let mut page = Vec::new();
+            let mut page = std::mem::take(&mut self.scratch);
             MapPageMut::create(&mut page)?.put(epoch, entry, value, stamp, Below::Nothing)?;
             let fresh = self.below == Below::Nothing;
-            return self.add_part(&at.probe(self, Part::Small), &page, fresh);
+            let done = self.add_part(&at.probe(self, Part::Small), &page, fresh);
+            if page.capacity() <= KEPT_BYTES {
+                self.scratch = page;
+            }
+            return done;
         };
         // Only entries of a gigabyte ever need this.
         while let Some((of_entry, page)) = self.map_page_of(at, entry)

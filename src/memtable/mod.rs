@@ -34,6 +34,8 @@
 
 mod addr;
 mod arena;
+#[cfg(test)]
+mod at_hand_tests;
 mod buffer;
 pub(crate) mod collection;
 mod copies;
@@ -178,6 +180,8 @@ pub(crate) struct Memtable {
     time: Time,
     /// What there is besides, if values expire.
     expiry: Option<Box<Expiry>>,
+    /// Where a new list is put together.
+    scratch: Vec<u8>,
     /// What went wrong inside the closure of an update.
     failure: Option<Error>,
 }
@@ -208,6 +212,7 @@ impl Memtable {
             timed_at_hand: [AtHand::NOTHING; 2],
             time: Time::standing_still(),
             expiry: None,
+            scratch: Vec::new(),
             failure: None,
         };
         memtable.note_at_hand();
@@ -322,23 +327,52 @@ impl Memtable {
         }
     }
 
-    /// Calls `visit` with the group, key and namespace of every live record in
-    /// memory whose key and namespace have this hash. That is one or none,
-    /// unless hashes collide.
+    /// Calls `visit` with the place, group, key and namespace of every live
+    /// record in memory whose key and namespace have this hash. That is one or
+    /// none, unless hashes collide.
     #[inline]
-    pub(crate) fn visit_hash(&self, hash: u64, visit: impl FnMut(KeyGroup, &[u8], &[u8])) {
+    pub(crate) fn visit_hash(&self, hash: u64, visit: impl FnMut(Shown, KeyGroup, &[u8], &[u8])) {
         let visit = RefCell::new(visit);
         // Recognises nothing, so that the index shows all it has.
         let show = |addr| -> Option<()> {
             let block = self.arena.block(addr);
             if self.is_live(block) && hash_of(&self.hasher, &self.arena, addr) == hash {
                 let (key, namespace) = self.arena.key_and_namespace(block);
-                (visit.borrow_mut())(self.arena.header(block).group(), key, namespace);
+                (visit.borrow_mut())(Shown(addr), self.arena.header(block).group(), key, namespace);
             }
             None
         };
         self.index.find(hash, show);
         self.index.find_beyond(hash, show);
+    }
+
+    /// Deletes a live record that [`visit_hash`](Self::visit_hash) has just shown.
+    ///
+    /// # Errors
+    /// As of [`delete`](Self::delete).
+    #[inline]
+    pub(crate) fn delete_shown(&mut self, Shown(addr): Shown, probe: &Probe<'_>) -> Result<()> {
+        // The address counts only if the index still has it.
+        let same = |found| (found == addr).then_some(());
+        let found = self.index.find(probe.hash, same);
+        match found.or_else(|| self.index.find_beyond(probe.hash, same)) {
+            Some((slot, ())) => self.bury(Found { slot, block: self.arena.block(addr) }, probe),
+            None => Ok(()),
+        }
+    }
+
+    /// Inserts an empty value if the key has none, and says whether it had none.
+    /// What only tables have does not count.
+    ///
+    /// # Errors
+    /// As of [`put`](Self::put).
+    #[inline]
+    pub(crate) fn add_absent(&mut self, probe: &Probe<'_>) -> Result<bool> {
+        match self.find(probe) {
+            Some(found) if self.is_live(found.block) => Ok(false),
+            Some(found) => self.overwrite(found, probe, &[]).map(|_| true),
+            None => self.insert(probe, &[]).map(|_| true),
+        }
     }
 
     /// Inserts or replaces.
@@ -362,7 +396,7 @@ impl Memtable {
         match self.find(probe) {
             Some(found) if self.is_live(found.block) => self.bury(found, probe).map(|()| true),
             Some(_) => Ok(false),
-            None if self.below == Below::Tables => self.add(probe, None, 0).map(|_| false),
+            None if self.below == Below::Tables => self.add(probe, None, 0, 0).map(|_| false),
             None => Ok(false),
         }
     }
@@ -486,9 +520,15 @@ impl Memtable {
         )
     }
 
-    fn add(&mut self, probe: &Probe<'_>, value: Option<&[u8]>, fresh: u64) -> Result<Block> {
+    fn add(
+        &mut self,
+        probe: &Probe<'_>,
+        value: Option<&[u8]>,
+        fresh: u64,
+        slack: usize,
+    ) -> Result<Block> {
         self.reserve(probe.hash)?;
-        let (addr, block) = self.arena.create(probe, value, fresh, self.epoch, 0)?;
+        let (addr, block) = self.arena.create(probe, value, fresh, self.epoch, slack)?;
         self.index.insert(probe.hash, addr);
         self.mark_dirty(addr);
         if let Some(value) = value {
@@ -501,7 +541,7 @@ impl Memtable {
     #[inline]
     fn insert(&mut self, probe: &Probe<'_>, value: &[u8]) -> Result<Block> {
         let fresh = if self.below == Below::Nothing { FRESH } else { 0 };
-        self.add(probe, Some(value), fresh)
+        self.add(probe, Some(value), fresh, 0)
     }
 
     #[inline]
@@ -667,6 +707,10 @@ impl fmt::Debug for Memtable {
             .finish_non_exhaustive()
     }
 }
+
+/// Where a record was when it was shown.
+#[derive(Clone, Copy)]
+pub(crate) struct Shown(Addr);
 
 /// A record and the slot of the index that holds it.
 #[derive(Clone, Copy)]

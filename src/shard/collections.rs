@@ -16,14 +16,10 @@ use crate::base::{Error, KeyGroup, Result};
 use crate::codec::KeyRef;
 use crate::format::collection::MAX_ENTRY_BYTES;
 use crate::format::manifest::StateKind;
-use crate::memtable::collection::NEVER;
-use crate::memtable::collection::elements::ElementsBuf;
-use crate::memtable::maps::{MapAt, Part};
-use crate::memtable::{Below, Lookup};
+use crate::memtable::collection::map::MapPage;
+use crate::memtable::maps::{MapAt, Part, SMALL_NAME, SmallName};
+use crate::memtable::{Below, Holds, Lookup};
 use crate::table::PlacedKey;
-
-/// Memory that is kept from one call to the next.
-const KEPT_BYTES: usize = 64 * 1024;
 
 /// What an operation works on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,31 +61,100 @@ impl fmt::Display for Family {
     }
 }
 
+/// What a scan shows the key and the value of each entry, until it breaks.
+type VisitEntry<'v> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'v;
+
+/// Shows the entries of a small map from a bound on.
+#[inline(always)]
+fn show(map: MapPage<'_>, from: Bound<&[u8]>, visit: &mut VisitEntry<'_>) {
+    for entry in map.live_from(from) {
+        if let Some(value) = entry.value
+            && visit(entry.key, value).is_break()
+        {
+            return;
+        }
+    }
+}
+
+/// A key put together again from its parts.
+fn key_of<'a>(group: Option<KeyGroup>, key: &'a [u8], namespace: &'a [u8]) -> KeyRef<'a> {
+    match group {
+        Some(group) => KeyRef::in_group(group, key),
+        None => KeyRef::new(key),
+    }
+    .namespace(namespace)
+}
+
 /// Lists.
 impl ShardCore {
+    #[inline(always)]
     pub(super) fn list_append(
         &mut self,
         state: StateId,
         key: KeyRef<'_>,
         elements: &[&[u8]],
     ) -> Result<()> {
-        let group = self.check_call(state, key, Family::Lists, "list_append")?;
-        self.before_a_call(state)?;
-        let elements = self.elements(state, elements)?;
-        let slot = self.slot(state)?;
-        let probe = slot.memtable.probe(group, key.key_bytes(), key.namespace_bytes());
-        let done = slot.memtable.append_to_list(&probe, elements.elements());
-        let done = done.map_err(|error| slot.locate(error));
-        self.give_back(elements);
-        done
+        let (group, key, namespace) = key.parts();
+        if let [element] = elements
+            && let Some(slot) = self.states.get_mut(state.0 as usize)
+            && slot.memtable.append_at_hand(group, key, namespace, element)
+        {
+            return Ok(());
+        }
+        self.list_append_elsewhere(state, group, key, namespace, elements)
     }
 
+    #[inline(never)]
+    fn list_append_elsewhere(
+        &mut self,
+        state: StateId,
+        group: Option<KeyGroup>,
+        key: &[u8],
+        namespace: &[u8],
+        elements: &[&[u8]],
+    ) -> Result<()> {
+        if let Some(slot) = self.states.get_mut(state.0 as usize)
+            && slot.memtable.append_to_any_epoch(group, key, namespace, elements)
+        {
+            return Ok(());
+        }
+        let key = key_of(group, key, namespace);
+        let group = self.check_call(state, key, Family::Lists, "list_append")?;
+        self.check_elements(state, elements)?;
+        self.before_a_call(state)?;
+        let slot = self.slot(state)?;
+        let probe = slot.memtable.probe(group, key.key_bytes(), key.namespace_bytes());
+        let done = slot.memtable.append_to_list(&probe, elements);
+        done.map_err(|error| slot.locate(error))
+    }
+
+    #[inline(always)]
     pub(super) fn list_read(
         &mut self,
         state: StateId,
         key: KeyRef<'_>,
         visit: &mut dyn FnMut(&[u8]),
     ) -> Result<()> {
+        let (group, key, namespace) = key.parts();
+        if let Some(slot) = self.states.get(state.0 as usize)
+            && let Some(list) = slot.memtable.list_at_hand(group, key, namespace)
+        {
+            list.elements().visit(visit);
+            return Ok(());
+        }
+        self.list_read_elsewhere(state, group, key, namespace, visit)
+    }
+
+    #[inline(never)]
+    fn list_read_elsewhere(
+        &mut self,
+        state: StateId,
+        group: Option<KeyGroup>,
+        key: &[u8],
+        namespace: &[u8],
+        visit: &mut dyn FnMut(&[u8]),
+    ) -> Result<()> {
+        let key = key_of(group, key, namespace);
         let group = self.check_call(state, key, Family::Lists, "list_read")?;
         self.before_a_call(state)?;
         let slot = self.slot(state)?;
@@ -115,51 +180,69 @@ impl ShardCore {
         elements: &[&[u8]],
     ) -> Result<()> {
         let group = self.check_call(state, key, Family::Lists, "list_replace")?;
+        self.check_elements(state, elements)?;
         self.before_a_call(state)?;
-        let elements = self.elements(state, elements)?;
         let slot = self.slot(state)?;
         let probe = slot.memtable.probe(group, key.key_bytes(), key.namespace_bytes());
-        let done = if elements.elements().count() == 0 {
+        let done = if elements.is_empty() {
             slot.memtable.delete(&probe).map(drop)
         } else {
-            slot.memtable.replace_list(&probe, elements.elements())
+            slot.memtable.replace_list(&probe, elements)
         };
-        let done = done.map_err(|error| slot.locate(error));
-        self.give_back(elements);
-        done
+        done.map_err(|error| slot.locate(error))
     }
 
-    /// Keeps memory for the next elements, unless these were unusually many.
-    fn give_back(&mut self, elements: ElementsBuf) {
-        if elements.elements().bytes().len() <= KEPT_BYTES {
-            self.elements = elements;
-        }
-    }
-
-    /// The elements as lists hold them.
-    fn elements(&mut self, state: StateId, elements: &[&[u8]]) -> Result<ElementsBuf> {
-        let mut packed = std::mem::replace(&mut self.elements, ElementsBuf::new(false));
-        let memtable = &self.states[state.0 as usize].memtable;
-        packed.reset(memtable.is_timed());
-        let stamp = if memtable.is_timed() { memtable.stamp() } else { NEVER };
-        for (number, element) in elements.iter().enumerate() {
-            check_value(element).and_then(|()| packed.push(element, stamp)).map_err(|error| {
+    fn check_elements(&self, state: StateId, elements: &[&[u8]]) -> Result<()> {
+        elements.iter().enumerate().try_for_each(|(number, element)| {
+            check_value(element).map_err(|error| {
                 let error = error.at(format_args!("element {number}"));
                 self.states[state.0 as usize].locate(error)
-            })?;
-        }
-        Ok(packed)
+            })
+        })
     }
 }
 
 /// Maps.
 impl ShardCore {
+    #[inline(always)]
     pub(super) fn map_get(
         &mut self,
         state: StateId,
         key: KeyRef<'_>,
         entry: &[u8],
     ) -> Result<Option<&[u8]>> {
+        let at = state.0 as usize;
+        let (group, key, namespace) = key.parts();
+        if namespace.is_empty() {
+            let hit = self.states.get(at);
+            let hit = hit.and_then(|slot| slot.memtable.map_at_hand(group, key, SMALL_NAME));
+            if let Some(hit) = hit {
+                let map = self.states[at].memtable.map_of(hit, key, SMALL_NAME);
+                return Ok(map.find(entry).and_then(|entry| entry.value));
+            }
+        }
+        self.map_get_elsewhere(state, group, key, namespace, entry)
+    }
+
+    #[inline(never)]
+    fn map_get_elsewhere(
+        &mut self,
+        state: StateId,
+        group: Option<KeyGroup>,
+        key: &[u8],
+        namespace: &[u8],
+        entry: &[u8],
+    ) -> Result<Option<&[u8]>> {
+        let at = state.0 as usize;
+        if !namespace.is_empty()
+            && let Some(name) = SmallName::of(namespace)
+            && let Some(slot) = self.states.get(at)
+            && let Some(hit) = slot.memtable.map_at_hand(group, key, name.bytes())
+        {
+            let map = self.states[at].memtable.map_of(hit, key, name.bytes());
+            return Ok(map.find(entry).and_then(|entry| entry.value));
+        }
+        let key = key_of(group, key, namespace);
         let mut at = self.map(state, key, "map_get")?;
         let slot = &mut self.states[state.0 as usize];
         if slot.memtable.renews() {
@@ -170,6 +253,7 @@ impl ShardCore {
         Ok(found)
     }
 
+    #[inline(always)]
     pub(super) fn map_put(
         &mut self,
         state: StateId,
@@ -177,6 +261,33 @@ impl ShardCore {
         entry: &[u8],
         value: &[u8],
     ) -> Result<()> {
+        let (group, key, namespace) = key.parts();
+        if namespace.is_empty()
+            && let Some(slot) = self.states.get_mut(state.0 as usize)
+            && slot.memtable.map_put_at_hand(group, key, SMALL_NAME, entry, value)
+        {
+            return Ok(());
+        }
+        self.map_put_elsewhere(state, group, key, namespace, entry, value)
+    }
+
+    #[inline(never)]
+    fn map_put_elsewhere(
+        &mut self,
+        state: StateId,
+        group: Option<KeyGroup>,
+        key: &[u8],
+        namespace: &[u8],
+        entry: &[u8],
+        value: &[u8],
+    ) -> Result<()> {
+        if let Some(name) = SmallName::of(namespace)
+            && let Some(slot) = self.states.get_mut(state.0 as usize)
+            && slot.memtable.map_put_of_any_epoch(group, key, name.bytes(), entry, value)
+        {
+            return Ok(());
+        }
+        let key = key_of(group, key, namespace);
         self.check_kind(state, Family::Maps, "map_put")?;
         self.check_entry(state, entry, value)?;
         let mut at = self.map(state, key, "map_put")?;
@@ -201,13 +312,44 @@ impl ShardCore {
         done
     }
 
+    #[inline(always)]
     pub(super) fn map_scan(
         &mut self,
         state: StateId,
         key: KeyRef<'_>,
         from: Bound<&[u8]>,
-        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut VisitEntry<'_>,
     ) -> Result<()> {
+        let (group, key, namespace) = key.parts();
+        if namespace.is_empty()
+            && let Some(slot) = self.states.get(state.0 as usize)
+            && let Some(hit) = slot.memtable.map_at_hand(group, key, SMALL_NAME)
+        {
+            show(slot.memtable.whole_map_of(hit, key, SMALL_NAME), from, visit);
+            return Ok(());
+        }
+        self.map_scan_elsewhere(state, group, key, namespace, from, visit)
+    }
+
+    #[inline(never)]
+    fn map_scan_elsewhere(
+        &mut self,
+        state: StateId,
+        group: Option<KeyGroup>,
+        key: &[u8],
+        namespace: &[u8],
+        from: Bound<&[u8]>,
+        visit: &mut VisitEntry<'_>,
+    ) -> Result<()> {
+        if !namespace.is_empty()
+            && let Some(name) = SmallName::of(namespace)
+            && let Some(slot) = self.states.get(state.0 as usize)
+            && let Some(hit) = slot.memtable.map_at_hand(group, key, name.bytes())
+        {
+            show(slot.memtable.whole_map_of(hit, key, name.bytes()), from, visit);
+            return Ok(());
+        }
+        let key = key_of(group, key, namespace);
         let mut at = self.map(state, key, "map_scan")?;
         let slot = &mut self.states[state.0 as usize];
         let mut read = Vec::new();
@@ -271,6 +413,17 @@ impl ShardCore {
 /// All kinds.
 impl ShardCore {
     pub(super) fn clear(&mut self, state: StateId, key: KeyRef<'_>) -> Result<()> {
+        let (group, key_bytes, namespace) = key.parts();
+        if let Some(slot) = self.states.get_mut(state.0 as usize)
+            && let Some(holds) = match slot.family {
+                Family::Values => Some(Holds::Values),
+                Family::Lists => Some(Holds::Lists),
+                Family::Maps | Family::Timers | Family::Dropped => None,
+            }
+            && slot.memtable.delete_at_hand(holds, group, key_bytes, namespace)
+        {
+            return Ok(());
+        }
         let family = self.slot(state)?.family;
         if matches!(family, Family::Timers | Family::Dropped) {
             return Err(self.slot(state)?.wrong_kind(Family::Values, "clear"));

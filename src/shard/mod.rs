@@ -34,9 +34,10 @@ use crate::base::{Error, ErrorKind, KeyGroup, KeyGroupRange, MaxParallelism, Res
 use crate::codec::KeyRef;
 use crate::env::pages::PagePool;
 use crate::format::manifest::StateMeta;
-use crate::memtable::collection::elements::ElementsBuf;
 use crate::memtable::extract::Frozen;
-use crate::memtable::{BATCH, Below, Hint, Lookup, Memtable, MemtableStats, Probe, ValueMut};
+use crate::memtable::{
+    BATCH, Below, Hint, Holds, Lookup, Memtable, MemtableStats, Probe, ValueMut,
+};
 use crate::table::PlacedKey;
 
 pub(crate) use self::base_tables::BaseTable;
@@ -135,8 +136,6 @@ pub(crate) struct ShardCore {
     operator: OperatorStates,
     /// Where values from tables are put on their way into memory.
     value: Vec<u8>,
-    /// Where the elements of a list are packed.
-    elements: ElementsBuf,
     /// Where the names of the records of a map are written.
     names: Vec<u8>,
     /// What time it is.
@@ -186,7 +185,6 @@ impl ShardCore {
             timers: Vec::new(),
             operator: OperatorStates::default(),
             value: Vec::new(),
-            elements: ElementsBuf::new(false),
             names: Vec::new(),
             clocks: Clocks::none(),
         };
@@ -780,6 +778,11 @@ impl KeyedStore for ShardCore {
     #[inline]
     fn delete(&mut self, state: StateId, key: KeyRef<'_>) -> Result<()> {
         let (group, key, namespace) = key.parts();
+        if let Some(slot) = self.states.get_mut(state.0 as usize)
+            && slot.memtable.delete_at_hand(Holds::Values, group, key, namespace)
+        {
+            return Ok(());
+        }
         let group = self.check(state, group, key, namespace, Family::Values, "delete")?;
         let memtable = self.blind(state)?;
         let done = memtable.delete(&memtable.probe(group, key, namespace)).map(drop);
@@ -826,10 +829,12 @@ impl KeyedStore for ShardCore {
         self.update_each(state, keys, |key| *key, change)
     }
 
+    #[inline(always)]
     fn list_append(&mut self, state: StateId, key: KeyRef<'_>, elements: &[&[u8]]) -> Result<()> {
         Self::list_append(self, state, key, elements)
     }
 
+    #[inline(always)]
     fn list_read(
         &mut self,
         state: StateId,
@@ -843,10 +848,12 @@ impl KeyedStore for ShardCore {
         Self::list_replace(self, state, key, elements)
     }
 
+    #[inline(always)]
     fn map_get(&mut self, state: StateId, key: KeyRef<'_>, entry: &[u8]) -> Result<Option<&[u8]>> {
         Self::map_get(self, state, key, entry)
     }
 
+    #[inline(always)]
     fn map_put(
         &mut self,
         state: StateId,
@@ -861,6 +868,7 @@ impl KeyedStore for ShardCore {
         Self::map_remove(self, state, key, entry)
     }
 
+    #[inline(always)]
     fn map_scan(
         &mut self,
         state: StateId,

@@ -211,7 +211,7 @@ impl ShardCore {
             Family::Lists => {
                 check_chunk_entry(entry)?;
                 let elements = Elements::parse(value, memtable.is_timed())?;
-                memtable.append_to_list(&probe, elements)
+                memtable.append_packed(&probe, elements)
             }
             Family::Maps => {
                 let entry = rename.map_key(old, entry)?;

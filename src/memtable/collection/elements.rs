@@ -77,16 +77,38 @@ impl<'a> Elements<'a> {
         self.bytes
     }
 
-    /// Whether they have stamps.
-    #[inline]
-    pub(crate) fn is_timed(&self) -> bool {
-        self.timed
-    }
-
     /// Their number.
     #[inline]
     pub(crate) fn count(&self) -> usize {
         self.count as usize
+    }
+
+    /// Shows the bytes of one after the other.
+    #[inline(always)]
+    pub(crate) fn visit(&self, mut visit: impl FnMut(&'a [u8])) {
+        if self.timed {
+            return self.iter().for_each(|element| visit(element.value));
+        }
+        let mut left = self.bytes;
+        while let [first, rest @ ..] = left {
+            let (len, rest) = match *first {
+                len @ 0..0x80 => (len as usize, rest),
+                _ => long_len(left),
+            };
+            let (value, rest) = rest.split_at(len);
+            left = rest;
+            visit(value);
+            // Most lists have elements of one length. Taken for granted and then
+            // checked, the next element is found without waiting for this one.
+            while let Some((head, rest)) = left.split_at_checked(len + 1)
+                && let [next, value @ ..] = head
+                && next == first
+                && *first < 0x80
+            {
+                left = rest;
+                visit(value);
+            }
+        }
     }
 
     /// One after the other.
@@ -183,6 +205,12 @@ pub(super) fn element_len(value: &[u8], timed: bool) -> usize {
     len_len + len + if timed { STAMP_BYTES } else { 0 }
 }
 
+/// Bytes that an element of this value takes in a list that is not timed.
+#[inline(always)]
+pub(crate) fn untimed_len(value: &[u8]) -> usize {
+    element_len(value, false)
+}
+
 /// Writes the length of an element and returns what is behind it.
 #[inline(always)]
 pub(super) fn put_len(bytes: &mut [u8], len: usize) -> &mut [u8] {
@@ -199,6 +227,6 @@ pub(super) fn put_len(bytes: &mut [u8], len: usize) -> &mut [u8] {
 
 /// Refuses more elements than a list can hold.
 #[inline]
-pub(super) fn check_elements_len(len: usize) -> Result<()> {
+pub(crate) fn check_elements_len(len: usize) -> Result<()> {
     check_len("the list is too long", MAX_ELEMENTS_BYTES, len, "split it over several keys")
 }

@@ -204,10 +204,7 @@ impl<'b, B: Buffer> ListMut<'b, B> {
         buffer.splice(0, buffer.bytes().len(), LIST_HEADER_BYTES)?;
         let bytes = buffer.bytes_mut();
         bytes.fill(0);
-        let tail = if start == Start::Tail { TAIL } else { 0 };
-        put_u32(bytes, WORD_A_AT, tail | if timed { TIMED } else { 0 });
-        let replaced = if start == Start::Replacing { REPLACED } else { 0 };
-        put_u32(bytes, WORD_B_AT, epoch.0 | replaced);
+        put_header(bytes, epoch, timed, start);
         Ok(Self { buffer })
     }
 
@@ -221,26 +218,17 @@ impl<'b, B: Buffer> ListMut<'b, B> {
     ///
     /// # Errors
     /// `Invalid` if the list becomes too long; if there is no memory.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn append(&mut self, epoch: Epoch, value: &[u8], stamp: u64) -> Result<()> {
         let at = self.buffer.bytes().len();
         let timed = self.list().is_timed();
         let len = element_len(value, timed);
         check_elements_len((at - LIST_HEADER_BYTES).saturating_add(len))?;
-        self.buffer.splice(at, 0, len)?;
+        self.buffer.extend(len)?;
 
         let bytes = self.buffer.bytes_mut();
         advance(bytes, epoch, at);
-        let rest = put_len(&mut bytes[at..], value.len());
-        let rest = if timed {
-            let (to, rest) = rest.split_at_mut(STAMP_BYTES);
-            to.copy_from_slice(&stamp.to_le_bytes());
-            rest
-        } else {
-            debug_assert_eq!(stamp, NEVER, "elements of this list have no stamps");
-            rest
-        };
-        rest.copy_from_slice(value);
+        put_element(&mut bytes[at..], value, timed, stamp);
         add_to(bytes, WORD_A_AT, 1);
         Ok(())
     }
@@ -256,11 +244,42 @@ impl<'b, B: Buffer> ListMut<'b, B> {
         }
         let at = self.buffer.bytes().len();
         check_elements_len(at - LIST_HEADER_BYTES + new.bytes.len())?;
-        self.buffer.splice(at, 0, new.bytes.len())?;
+        self.buffer.extend(new.bytes.len())?;
         let bytes = self.buffer.bytes_mut();
         advance(bytes, epoch, at);
         bytes[at..].copy_from_slice(new.bytes);
         add_to(bytes, WORD_A_AT, new.count);
+        Ok(())
+    }
+
+    /// Appends elements that all have one stamp, or [`NEVER`].
+    ///
+    /// # Errors
+    /// As of [`append`](Self::append).
+    #[inline(always)]
+    pub(crate) fn append_each(&mut self, epoch: Epoch, values: &[&[u8]], stamp: u64) -> Result<()> {
+        match values {
+            [value] => self.append(epoch, value, stamp),
+            _ => self.append_several(epoch, values, stamp),
+        }
+    }
+
+    fn append_several(&mut self, epoch: Epoch, values: &[&[u8]], stamp: u64) -> Result<()> {
+        let timed = self.list().is_timed();
+        let len = values
+            .iter()
+            .fold(0, |len: usize, value| len.saturating_add(element_len(value, timed)));
+        let at = self.buffer.bytes().len();
+        check_elements_len((at - LIST_HEADER_BYTES).saturating_add(len))?;
+        self.buffer.extend(len)?;
+        let bytes = self.buffer.bytes_mut();
+        advance(bytes, epoch, at);
+        let mut rest = &mut bytes[at..];
+        for value in values {
+            rest = put_element(rest, value, timed, stamp);
+        }
+        // Each takes a byte or more, so their number fits.
+        add_to(bytes, WORD_A_AT, values.len() as u32);
         Ok(())
     }
 
@@ -368,6 +387,48 @@ impl<'b, B: Buffer> ListMut<'b, B> {
     fn check_same_form(&self, elements: Elements<'_>) {
         assert_eq!(elements.timed, self.list().is_timed(), "lists of a state are timed or not");
     }
+}
+
+/// A list without elements that is not timed, of which the first epoch is `epoch`.
+#[inline(always)]
+pub(crate) fn empty(epoch: Epoch, start: Start) -> [u8; LIST_HEADER_BYTES] {
+    let mut bytes = [0; LIST_HEADER_BYTES];
+    put_header(&mut bytes, epoch, false, start);
+    bytes
+}
+
+#[inline(always)]
+fn put_header(bytes: &mut [u8], epoch: Epoch, timed: bool, start: Start) {
+    let tail = if start == Start::Tail { TAIL } else { 0 };
+    put_u32(bytes, WORD_A_AT, tail | if timed { TIMED } else { 0 });
+    let replaced = if start == Start::Replacing { REPLACED } else { 0 };
+    put_u32(bytes, WORD_B_AT, epoch.0 | replaced);
+}
+
+/// Adds an element to a list that is not timed, of which the last
+/// [`untimed_len`](super::elements::untimed_len) bytes were made for it.
+#[inline(always)]
+pub(crate) fn fill_last(bytes: &mut [u8], epoch: Epoch, value: &[u8]) {
+    let at = bytes.len() - element_len(value, false);
+    advance(bytes, epoch, at);
+    put_element(&mut bytes[at..], value, false, NEVER);
+    add_to(bytes, WORD_A_AT, 1);
+}
+
+/// Writes an element and returns what is behind it.
+#[inline(always)]
+fn put_element<'a>(bytes: &'a mut [u8], value: &[u8], timed: bool, stamp: u64) -> &'a mut [u8] {
+    let mut rest = put_len(bytes, value.len());
+    if timed {
+        let (to, behind) = rest.split_at_mut(STAMP_BYTES);
+        to.copy_from_slice(&stamp.to_le_bytes());
+        rest = behind;
+    } else {
+        debug_assert_eq!(stamp, NEVER, "elements of this list have no stamps");
+    }
+    let (to, behind) = rest.split_at_mut(value.len());
+    to.copy_from_slice(value);
+    behind
 }
 
 /// Begins an epoch if this is its first change: what is there is old now.

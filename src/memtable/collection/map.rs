@@ -31,7 +31,7 @@ use crate::base::{Epoch, Result};
 use super::slots::{self, KEY_LEN, SLOT_BYTES, Shape, Sorted};
 use super::{Buffer, NEVER, common_prefix, get_u32, put_u32};
 
-pub(crate) use self::change::MapPageMut;
+pub(crate) use self::change::{MapPageMut, overwrite};
 
 /// Bytes of a page without entries.
 pub(crate) const PAGE_HEADER_BYTES: usize = 12;
@@ -41,6 +41,9 @@ pub(crate) const PAGE_HEADER_BYTES: usize = 12;
 /// Larger: fewer pages and a smaller root, but more bytes to move for an
 /// insertion and to copy when a frozen page is touched. Smaller: the reverse.
 pub(crate) const TARGET_PAGE_BYTES: usize = 4096;
+
+/// Most bytes that an entry adds to a page besides its key and value.
+pub(crate) const MAX_ADDED_BYTES: usize = ENTRY_HEADER_BYTES + STAMP_BYTES + SLOT_BYTES;
 
 /// Longest page: the largest entry, and what else a page may hold.
 pub(crate) const MAX_PAGE_BYTES: usize = MAX_VALUE_BYTES + (1 << 20);
@@ -189,8 +192,8 @@ impl<'a> MapPage<'a> {
     /// if it was removed.
     #[inline]
     pub(crate) fn find(&self, key: &[u8]) -> Option<MapEntry<'a>> {
-        let index = self.sorted.search(key).ok()?;
-        Some(MapEntry::parse(&self.sorted.bytes[self.sorted.offset(index)..]).0)
+        let at = self.sorted.search_offset(key).ok()?;
+        Some(MapEntry::parse(&self.sorted.bytes[at..]).0)
     }
 
     /// All entries in order.

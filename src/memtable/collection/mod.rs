@@ -67,6 +67,15 @@ pub(crate) trait Buffer {
     /// If there is no memory; then nothing has changed. Never if `insert` is at
     /// most `remove`.
     fn splice(&mut self, at: usize, remove: usize, insert: usize) -> Result<()>;
+
+    /// Adds `by` bytes of any content at the end.
+    ///
+    /// # Errors
+    /// As of [`splice`](Self::splice).
+    #[inline(always)]
+    fn extend(&mut self, by: usize) -> Result<()> {
+        self.splice(self.bytes().len(), 0, by)
+    }
 }
 
 impl Buffer for Vec<u8> {
@@ -94,6 +103,14 @@ impl Buffer for Vec<u8> {
         }
         Ok(())
     }
+
+    #[inline]
+    fn extend(&mut self, by: usize) -> Result<()> {
+        self.try_reserve(by)
+            .map_err(|error| Error::unavailable("no memory for a collection").source(error))?;
+        self.resize(self.len() + by, 0);
+        Ok(())
+    }
 }
 
 /// Refuses a layout that would be longer than its limit.
@@ -113,14 +130,28 @@ fn too_long(what: &'static str, limit: usize, len: usize, remedy: &'static str) 
 /// The `u32` at `at`.
 #[inline(always)]
 fn get_u32(bytes: &[u8], at: usize) -> u32 {
-    let bytes = &bytes[at..at + 4];
-    u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+    // Through an array: taken byte by byte and masked by the caller, the bytes
+    // are loaded one by one.
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes were taken"))
 }
 
 /// Writes a `u32` at `at`.
 #[inline(always)]
 fn put_u32(bytes: &mut [u8], at: usize, value: u32) {
     bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+}
+
+/// Whether these are the same bytes. Most keys have 8 to 16 of them, which two
+/// words tell.
+#[inline(always)]
+fn same_bytes(a: &[u8], b: &[u8]) -> bool {
+    let (Some(first), Some(last)) = (a.first_chunk::<8>(), a.last_chunk::<8>()) else {
+        return a == b;
+    };
+    if a.len() != b.len() || a.len() > 16 {
+        return a == b;
+    }
+    b.first_chunk() == Some(first) && b.last_chunk() == Some(last)
 }
 
 /// Length of what two keys have in common at their start.

@@ -30,7 +30,7 @@ use std::marker::PhantomData;
 use crate::base::Result;
 use crate::base::limits::MAX_KEY_BYTES;
 
-use super::{Buffer, common_prefix, get_u32, put_u32};
+use super::{Buffer, common_prefix, get_u32, put_u32, same_bytes};
 
 pub(super) const SLOT_BYTES: usize = 8;
 /// The part of an entry's first word that is the length of its key.
@@ -92,6 +92,12 @@ impl<'a, S: Shape> Sorted<'a, S> {
         key_at::<S>(self.bytes, offset_of(self.slots[index]))
     }
 
+    /// Where the entry with this key begins, or the index that it would have.
+    #[inline(always)]
+    pub(super) fn search_offset(&self, key: &[u8]) -> Result<usize, usize> {
+        self.search(key).map(|index| offset_of(self.slots[index]))
+    }
+
     /// The index of the entry with this key, or that which it would have.
     #[inline]
     pub(super) fn search(&self, key: &[u8]) -> Result<usize, usize> {
@@ -111,7 +117,7 @@ impl<'a, S: Shape> Sorted<'a, S> {
             return Err(from);
         };
         let found = &key_at::<S>(self.bytes, offset_of(slot))[skip..];
-        if found == rest {
+        if same_bytes(found, rest) {
             return Ok(from);
         }
         if rest < found {

@@ -30,7 +30,7 @@ pub(crate) mod store;
 use crate::base::{Error, KeyGroup, Result, TimeDomain};
 use crate::codec::KeyRef;
 use crate::format::manifest::StateMeta;
-use crate::memtable::{Below, Lookup, Memtable, Probe};
+use crate::memtable::{Below, Lookup, Memtable, Probe, Shown};
 use crate::table::PlacedKey;
 
 use self::store::{TIME_BYTES, TimerRef, TimerSpec, TimerStore, TimersId};
@@ -216,12 +216,16 @@ impl ShardCore {
     }
 
     /// Does `work` with the probe of a timer's record.
+    ///
+    /// Before the key is checked, `look` may answer by a look at where the record
+    /// most probably is.
     #[inline(always)]
     fn on_timer<T>(
         &mut self,
         timers: TimersId,
         timestamp: i64,
         key: KeyRef<'_>,
+        look: impl FnOnce(&Memtable, Option<KeyGroup>, &[u8], &[u8]) -> Option<T>,
         work: impl FnOnce(&mut Self, usize, &Probe<'_>) -> Result<T>,
     ) -> Result<T> {
         self.on_timers(timers, |core, at| {
@@ -240,6 +244,9 @@ impl ShardCore {
                 return Err(namespace_too_long(namespace.len()));
             };
             let state = core.timers[at].state;
+            if let Some(answer) = look(&core.states[state].memtable, group, key, stored) {
+                return Ok(answer);
+            }
             let group = core.check(
                 StateId(state as u32),
                 group,
@@ -348,7 +355,7 @@ impl ShardCore {
                 memtable.prefetch_record(entry.hash(), line);
             }
             let firing = &mut timers.firing;
-            let Some((group, key_len)) = find(memtable, first, firing) else {
+            let Some((shown, group, key_len)) = find(memtable, first, firing) else {
                 // A record that went another way than through here, by a number
                 // that another shard gave.
                 timers.queue.pop_first();
@@ -361,25 +368,25 @@ impl ShardCore {
                 key,
                 namespace: &namespace[TIME_BYTES..],
             })?;
-            memtable.delete(&Probe { hash: first.hash(), group, key, namespace })?;
+            memtable.delete_shown(shown, &Probe { hash: first.hash(), group, key, namespace })?;
             timers.queue.pop_first();
             return Ok(true);
         }
     }
 }
 
-/// Copies key and stored namespace of a queue's entry into `out`; gives the
-/// key's group and length. If hashes collide, of the timer that comes first by
+/// Copies key and stored namespace of a queue's entry into `out`; gives where the
+/// record is, and the key's group and length. If hashes collide, of the timer that comes first by
 /// key and namespace.
 #[inline]
-fn find(memtable: &Memtable, entry: Entry, out: &mut Vec<u8>) -> Option<(KeyGroup, usize)> {
+fn find(memtable: &Memtable, entry: Entry, out: &mut Vec<u8>) -> Option<(Shown, KeyGroup, usize)> {
     let time = time_bytes(entry.timestamp());
-    let mut found: Option<(KeyGroup, usize)> = None;
-    memtable.visit_hash(entry.hash(), |group, key, namespace| {
+    let mut found: Option<(Shown, KeyGroup, usize)> = None;
+    memtable.visit_hash(entry.hash(), |shown, group, key, namespace| {
         if !namespace.starts_with(&time) {
             return;
         }
-        if let Some((first_group, key_len)) = found
+        if let Some((_, first_group, key_len)) = found
             && (out.split_at(key_len), first_group) <= ((key, namespace), group)
         {
             return;
@@ -387,7 +394,7 @@ fn find(memtable: &Memtable, entry: Entry, out: &mut Vec<u8>) -> Option<(KeyGrou
         out.clear();
         out.extend_from_slice(key);
         out.extend_from_slice(namespace);
-        found = Some((group, key.len()));
+        found = Some((shown, group, key.len()));
     });
     found
 }
@@ -415,13 +422,17 @@ impl TimerStore for ShardCore {
         timestamp: i64,
         key: KeyRef<'_>,
     ) -> Result<bool> {
-        self.on_timer(timers, timestamp, key, |core, at, probe| {
+        let is_late = self.timers.get(timers.0 as usize).is_some_and(|timers| {
+            timers.time == TimeDomain::Event && Some(timestamp) <= timers.watermark
+        });
+        // Registered again for each event, a timer usually is there.
+        let look = |memtable: &Memtable, group, key: &[u8], stored: &[u8]| {
+            (!is_late && memtable.has_at_hand(group, key, stored)).then_some(false)
+        };
+        self.on_timer(timers, timestamp, key, look, |core, at, probe| {
             let timers = &core.timers[at];
             let state = timers.state;
-            if let Some(watermark) = timers.watermark
-                && timestamp <= watermark
-                && timers.time == TimeDomain::Event
-            {
+            if let (true, Some(watermark)) = (is_late, timers.watermark) {
                 return Err(too_late(timestamp, watermark));
             }
             if core.states[state].memtable.below() == Below::Tables {
@@ -434,20 +445,18 @@ impl TimerStore for ShardCore {
             memtable.prefetch_line(probe.hash);
             let entry = Entry::new(timestamp, probe.hash);
             let place = queue.locate(entry);
-            let mut record = memtable.entry(*probe);
-            if record.get().is_some() {
-                return Ok(false);
+            let added = memtable.add_absent(probe)?;
+            if added {
+                queue.insert(place, entry);
             }
-            record.set(&[]);
-            record.finish()?;
-            queue.insert(place, entry);
-            Ok(true)
+            Ok(added)
         })
     }
 
     #[inline]
     fn delete_timer(&mut self, timers: TimersId, timestamp: i64, key: KeyRef<'_>) -> Result<bool> {
-        self.on_timer(timers, timestamp, key, |core, at, probe| {
+        let look = |_: &Memtable, _, _: &[u8], _: &[u8]| None;
+        self.on_timer(timers, timestamp, key, look, |core, at, probe| {
             let state = core.timers[at].state;
             if core.states[state].memtable.below() == Below::Tables {
                 core.settle_timer(at, probe)?;

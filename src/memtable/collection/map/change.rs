@@ -272,6 +272,21 @@ impl<'b, B: Buffer> MapPageMut<'b, B> {
     }
 }
 
+/// Gives a key a value as long as the one it has, neither of which expires. False
+/// says that it has none such; then nothing has changed.
+#[inline(always)]
+pub(crate) fn overwrite(page: &mut [u8], epoch: Epoch, key: &[u8], value: &[u8]) -> bool {
+    let Ok(at) = MapPage::new(page).sorted.search_offset(key) else { return false };
+    let (header, rest) = page[at..].split_at_mut(ENTRY_HEADER_BYTES);
+    let word = get_u32(header, 0);
+    if word & (TOMBSTONE | TIMED) != 0 || get_u32(header, VALUE_LEN_AT) as usize != value.len() {
+        return false;
+    }
+    mark(header, word & KEY_LEN | still_fresh(header, epoch), epoch);
+    rest[key.len()..][..value.len()].copy_from_slice(value);
+    true
+}
+
 #[inline(always)]
 fn mark(entry: &mut [u8], word: u32, epoch: Epoch) {
     put_u32(entry, 0, word);
