@@ -574,6 +574,61 @@ fn typed_states_of_all_kinds_take_a_time_to_live() {
     assert!(values.keys(shard).unwrap().is_empty() && reducing.keys(shard).unwrap().is_empty());
 }
 
+#[test]
+fn what_is_written_where_something_has_expired_and_gone_expires_too() {
+    for spec in specs(Some(ttl(1000))) {
+        let mut job = Job::new(true);
+        write(job.shard(), &spec, b"k", b"v");
+        job.snapshot();
+        for _ in 0..3 {
+            job.pass_ms(1200);
+            job.expire_all();
+            assert!(job.shard().stats().records <= 1, "a deletion that tables must hear of");
+            write(job.shard(), &spec, b"k", b"again");
+        }
+        job.pass_ms(1200);
+        job.expire_all();
+        job.snapshot();
+        job.expire_all();
+        assert_eq!(job.shard().stats().records, 0, "{:?}", spec.kind());
+    }
+}
+
+/// It may be seen until it is removed, which is a 32nd of its time later at most;
+/// but it does not live on by that.
+#[test]
+fn a_read_of_what_has_expired_renews_nothing() {
+    let ttl = ttl(32_000)
+        .update(TtlUpdate::OnReadAndWrite)
+        .visibility(TtlVisibility::ReturnExpiredIfNotCleanedUp);
+    for how in 0..3 {
+        let mut job = Job::new(true);
+        let state = job.shard().register(StateSpec::value("v").ttl(ttl)).unwrap();
+        let key = KeyRef::new(b"k");
+        job.shard().put(state, key, b"v").unwrap();
+        job.pass_ms(32_050);
+        let mut seen = None;
+        match how {
+            0 => seen = get(job.shard(), state, b"k"),
+            1 => {
+                let look = &mut |value: &mut alluvium::ValueMut<'_>| {
+                    seen = value.get().map(<[u8]>::to_vec);
+                };
+                job.shard().update(state, key, look).unwrap();
+            }
+            _ => {
+                let look = &mut |_, value: &mut alluvium::ValueMut<'_>| {
+                    seen = value.get().map(<[u8]>::to_vec);
+                };
+                job.shard().update_many(state, &[key], look).unwrap();
+            }
+        }
+        assert_eq!(seen.as_deref(), Some(&b"v"[..]), "not removed yet");
+        job.pass_ms(2000);
+        assert_eq!(get(job.shard(), state, b"k"), None);
+    }
+}
+
 /// Re-keyed, everything is as old as it was.
 #[test]
 fn re_keying_leaves_stamps_as_they_are() {
