@@ -491,7 +491,7 @@ impl Memtable {
         let mut page = MapPageMut::new(&mut record);
         // Neither step fails but for want of memory, and then the next entry
         // that makes the page longer tries again.
-        if page.purge(extracted, 0, Below::Nothing).is_ok()
+        if page.purge(extracted, Below::Nothing).is_ok()
             && page.page().wants_split()
             && self.map_split(at, part, None).is_ok()
         {

@@ -23,8 +23,8 @@ use crate::base::limits::MAX_VALUE_BYTES;
 use crate::base::{Epoch, Result};
 
 use super::elements::{
-    ElementIter, Elements, ElementsBuf, MAX_ELEMENTS_BYTES, STAMP_BYTES, check_elements_len,
-    element_len, put_len,
+    Elements, ElementsBuf, MAX_ELEMENTS_BYTES, STAMP_BYTES, check_elements_len, element_len,
+    put_len,
 };
 use super::{Buffer, NEVER, get_u32, put_u32};
 
@@ -339,49 +339,6 @@ impl<'b, B: Buffer> ListMut<'b, B> {
         add_to(bytes, MARK_BYTES_AT, len as u32);
         add_to(bytes, MARK_ELEMENTS_AT, count);
         Ok(())
-    }
-
-    /// Drops the elements that have expired, and says how many. Tables need not
-    /// know: what they have of them has expired as well.
-    ///
-    /// # Errors
-    /// None; whoever shortens a buffer has a `Result` to pass on.
-    pub(crate) fn drop_expired(&mut self, cutoff: u64) -> Result<usize> {
-        let list = self.list();
-        if !list.is_timed() || !list.elements().iter().any(|element| element.is_expired(cutoff)) {
-            return Ok(0);
-        }
-        let bytes = self.buffer.bytes_mut();
-        let len = bytes.len();
-        let mark_at = LIST_HEADER_BYTES + get_u32(bytes, MARK_BYTES_AT) as usize;
-        let (mut at, mut to) = (LIST_HEADER_BYTES, LIST_HEADER_BYTES);
-        let (mut dropped, mut dropped_old, mut dropped_old_bytes) = (0, 0, 0);
-        while at < len {
-            let mut rest = ElementIter { rest: &bytes[at..], timed: true };
-            let expired = rest.next().is_some_and(|element| element.is_expired(cutoff));
-            let end = len - rest.rest.len();
-            if expired {
-                dropped += 1;
-                if at < mark_at {
-                    dropped_old += 1;
-                    dropped_old_bytes += (end - at) as u32;
-                }
-            } else {
-                bytes.copy_within(at..end, to);
-                to += end - at;
-            }
-            at = end;
-        }
-        for (at, by) in [
-            (WORD_A_AT, dropped),
-            (MARK_BYTES_AT, dropped_old_bytes),
-            (MARK_ELEMENTS_AT, dropped_old),
-        ] {
-            let old = get_u32(bytes, at);
-            put_u32(bytes, at, old - by);
-        }
-        self.buffer.splice(to, len - to, 0)?;
-        Ok(dropped as usize)
     }
 
     fn check_same_form(&self, elements: Elements<'_>) {

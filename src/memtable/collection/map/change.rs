@@ -160,32 +160,20 @@ impl<'b, B: Buffer> MapPageMut<'b, B> {
         Ok(live)
     }
 
-    /// Drops what has been extracted and is not needed any more: tombstones, and
-    /// entries that have expired. Nothing goes as long as `below` says that the
-    /// tables of a restored shard may still be asked for keys that the page does
-    /// not know. Says how many of the entries were live.
+    /// Drops the tombstones that have been extracted. None goes as long as `below`
+    /// says that the tables of a restored shard may still be asked for keys that
+    /// the page does not know.
     ///
     /// # Errors
     /// None; whoever shortens a buffer has a `Result` to pass on.
-    pub(crate) fn purge(&mut self, extracted: Epoch, cutoff: u64, below: Below) -> Result<usize> {
-        let goes = |entry: &MapEntry<'_>| {
-            entry.epoch <= extracted && (entry.value.is_none() || entry.is_expired(cutoff))
-        };
+    pub(crate) fn purge(&mut self, extracted: Epoch, below: Below) -> Result<()> {
+        let goes = |entry: &MapEntry<'_>| entry.epoch <= extracted && entry.value.is_none();
         if below == Below::Tables || !self.page().iter().any(|entry| goes(&entry)) {
-            return Ok(0);
+            return Ok(());
         }
-        let mut live = 0;
         slots::retain::<Page>(self.buffer, |bytes| {
-            let entry = MapEntry::parse(bytes).0;
-            if goes(&entry) {
-                live += usize::from(entry.value.is_some());
-                0
-            } else {
-                bytes.len()
-            }
-        })?;
-        self.add_live(-(live as i32));
-        Ok(live)
+            if goes(&MapEntry::parse(bytes).0) { 0 } else { bytes.len() }
+        })
     }
 
     /// Splits off the upper half, and gives the separator; `None` if there are

@@ -136,18 +136,7 @@ impl Run {
                 self.restated();
             }
             10 => self.complete(script),
-            11 => {
-                self.now += script.below(10) as u64;
-                let now = self.now;
-                let dropped = ListMut::new(&mut self.buffer).drop_expired(now).unwrap();
-                let expired = |elements: &[(Vec<u8>, u64)]| {
-                    elements.iter().filter(|(_, expires)| *expires <= now).count()
-                };
-                assert_eq!(dropped, expired(&self.memory));
-                self.new_from -= expired(&self.memory[..self.new_from]);
-                self.memory.retain(|(_, expires)| *expires > now);
-            }
-            12 => self.convert(script),
+            11 => self.convert(script),
             _ => self.freeze(),
         }
     }

@@ -326,18 +326,12 @@ impl Run {
     }
 
     fn purge(&mut self, script: &mut Script<'_>) {
-        self.now += script.below(10) as u64;
         let extracted = Epoch(self.epoch.0.saturating_sub(1 + script.below(3) as u32));
-        let mut live = 0;
         for page in self.pages.values_mut() {
-            live += MapPageMut::new(page).purge(extracted, self.now, self.below).unwrap();
+            MapPageMut::new(page).purge(extracted, self.below).unwrap();
         }
-        self.count(-(live as i64));
         if self.below == Below::Nothing {
-            self.entries.retain(|_, entry| {
-                let settled = entry.value.is_none() || entry.stamp <= self.now;
-                entry.epoch > extracted || !settled
-            });
+            self.entries.retain(|_, entry| entry.epoch > extracted || entry.value.is_some());
         }
         self.drop_vacant_pages();
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use ::alluvium::{
     Backend, KeyRef, KeyedStore, Shard, SnapshotId, StateId, StateSpec, TimeDomain, TimerSpec,
-    TimerStore, TimersId, ValueMut,
+    TimerStore, TimersId, Ttl, ValueMut,
 };
 
 use super::{Contents, ENTRY_BYTES, Lists, Maps, Store, Timers, Windows, empty_window};
@@ -185,7 +185,7 @@ impl<const K: usize, const V: usize> Windows<K, V> for Alluvium {
     }
 }
 
-/// Values, in namespaces or without.
+/// Values, in namespaces or without, with a time to live or without.
 pub(crate) struct Scoped {
     shard: Shard,
     state: StateId,
@@ -193,11 +193,16 @@ pub(crate) struct Scoped {
 
 impl Scoped {
     /// An empty state.
-    pub(crate) fn create(settings: &Settings, dir: &Path) -> Result<Self> {
+    pub(crate) fn create(settings: &Settings, dir: &Path, ttl: Option<Ttl>) -> Result<Self> {
         let backend = open_backend(settings, dir)?;
         let mut shard =
             backend.shard("comparison", backend.max_parallelism().all_groups()).open()?;
-        Ok(Self { state: shard.register(StateSpec::value("counters"))?, shard })
+        let spec = StateSpec::value("counters");
+        let spec = match ttl {
+            Some(ttl) => spec.ttl(ttl),
+            None => spec,
+        };
+        Ok(Self { state: shard.register(spec)?, shard })
     }
 
     /// Stores a value.
