@@ -74,7 +74,8 @@ impl TtlRule {
         self.cutoff_at(self.clock.now())
     }
 
-    pub(super) fn cutoff_at(&self, now: u64) -> u64 {
+    /// As [`cutoff`](Self::cutoff), by the time of this stamp.
+    pub(crate) fn cutoff_at(&self, now: u64) -> u64 {
         let cutoff = now.saturating_sub(self.ttl_ms);
         if cutoff < self.floor.load(Ordering::Relaxed) { 0 } else { cutoff }
     }

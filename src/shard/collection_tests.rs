@@ -263,7 +263,7 @@ impl Shard {
         let meta = compact::merge(
             sources,
             first == 0,
-            &MigrationsNow::new(),
+            &MigrationsNow::default(),
             self.env.fs(),
             &path,
             output,
@@ -496,7 +496,7 @@ fn tables_that_disagree_about_a_state_are_not_read_as_one() {
     let (file, path) = shard.next_file();
     let options = shard.options;
     let output = Output { file, max_parallelism: max_parallelism(), options };
-    let none = MigrationsNow::new();
+    let none = MigrationsNow::default();
     let merged = compact::merge(sources, true, &none, shard.env.fs(), &path, output, || Ok(()));
     let Err(Failure::Tables(error)) = merged else { panic!("{merged:?}") };
     assert_eq!(error.kind(), ErrorKind::Incompatible, "{error}");

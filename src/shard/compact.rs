@@ -65,12 +65,12 @@ struct Current<'m> {
 
 impl<'m> Current<'m> {
     fn new(record: &MergedRecord<'_>, form: Form, migrations: &'m MigrationsNow) -> Self {
-        let migration = migrations.get(record.state).map(|migration| &**migration);
+        let migration = migrations.get(record.state);
         Self {
             state: Arc::from(record.state),
             form: migration.map_or(form, Migration::current),
             migration,
-            cutoff: migration.map_or(0, Migration::cutoff),
+            cutoff: migration.map_or(0, |migration| migration.cutoff(migrations.watermark())),
         }
     }
 }
@@ -84,7 +84,7 @@ pub(crate) fn that_mix(inputs: &[MergeSource], migrations: &MigrationsNow) -> us
         for state in input.states() {
             let own = Form { schema: state.value_schema, stamps: state.stamps };
             let form = *forms.entry(&state.name).or_insert(own);
-            if form != own && !migrations.contains_key(&state.name) {
+            if form != own && migrations.get(&state.name).is_none() {
                 return newer;
             }
         }

@@ -37,7 +37,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::base::limits::check_value;
-use crate::base::time::UNKNOWN_STAMP;
+use crate::base::time::{UNKNOWN_STAMP, stamp_of_ms};
 use crate::base::{Error, Result, TimeDomain};
 use crate::codec::schema::{Fit, Reencode};
 use crate::codec::{CodecSpec, Schema};
@@ -57,6 +57,12 @@ pub(crate) struct Migration {
     /// Other schemas; none for those whose bytes are read as they are.
     older: Vec<(Schema, Option<Reencode>)>,
     ttl: Option<StateTtl>,
+}
+
+impl std::fmt::Debug for Migration {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Migration of state {:?} to {}", self.state, self.current)
+    }
 }
 
 /// In which form a value is stored.
@@ -90,9 +96,13 @@ impl Migration {
         self.kind == StateKind::List
     }
 
-    /// What has a stamp up to this has expired by now.
-    pub(crate) fn cutoff(&self) -> u64 {
-        self.ttl.as_ref().map_or(0, |ttl| ttl.rule.cutoff())
+    /// What has a stamp up to this has expired: by now, or, if values live by event
+    /// time, at this watermark.
+    pub(crate) fn cutoff(&self, watermark: Option<i64>) -> u64 {
+        self.ttl.as_ref().map_or(0, |ttl| match ttl.time {
+            TimeDomain::Processing => ttl.rule.cutoff(),
+            TimeDomain::Event => ttl.rule.cutoff_at(watermark.map_or(UNKNOWN_STAMP, stamp_of_ms)),
+        })
     }
 
     /// The value of a record of this form, in that of today: in a state of lists a
@@ -264,8 +274,32 @@ fn split_form(form: Form, value: &[u8]) -> Result<(Option<u64>, &[u8])> {
 #[derive(Default)]
 pub(crate) struct Migrations(Mutex<BTreeMap<String, Arc<Migration>>>);
 
-/// Those of one moment, by the names of the states.
-pub(crate) type MigrationsNow = BTreeMap<String, Arc<Migration>>;
+/// Those of the states that were registered at a barrier, by their names.
+pub(crate) type MigrationsThen = Arc<BTreeMap<String, Arc<Migration>>>;
+
+/// What a merge may do to values.
+///
+/// A snapshot that is under way may name the merged table, and must find in it
+/// what it had at its barrier, in a form that it knows. So a merge goes by the
+/// newest snapshot that was done when it was planned, which every other one comes
+/// after: by its watermark, and by what was registered then.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct MigrationsNow {
+    then: MigrationsThen,
+    watermark: Option<i64>,
+}
+
+impl MigrationsNow {
+    /// That of a state, if its values may be changed.
+    pub(crate) fn get(&self, state: &str) -> Option<&Migration> {
+        self.then.get(state).map(|migration| &**migration)
+    }
+
+    /// The event time of the snapshot.
+    pub(crate) fn watermark(&self) -> Option<i64> {
+        self.watermark
+    }
+}
 
 impl Migrations {
     /// Tells of a state that was registered.
@@ -278,8 +312,18 @@ impl Migrations {
         self.0.lock().remove(state);
     }
 
-    pub(crate) fn now(&self) -> MigrationsNow {
-        self.0.lock().clone()
+    /// What a merge may do after a snapshot with these migrations and this
+    /// watermark: those that have been given up since are left out.
+    pub(crate) fn since(&self, then: &MigrationsThen, watermark: Option<i64>) -> MigrationsNow {
+        let mut then = Arc::clone(then);
+        let now = self.0.lock();
+        let stands = |(state, migration): (&String, &Arc<Migration>)| {
+            now.get(state).is_some_and(|now| Arc::ptr_eq(now, migration))
+        };
+        if !then.iter().all(stands) {
+            Arc::make_mut(&mut then).retain(|state, migration| stands((state, migration)));
+        }
+        MigrationsNow { then, watermark }
     }
 }
 

@@ -43,7 +43,7 @@ pub(crate) use self::base_tables::BaseTable;
 use self::base_tables::StateBase;
 use self::collections::Family;
 use self::contents::Contents;
-use self::migration::Migrations;
+use self::migration::{Migrations, MigrationsThen};
 use self::operator::{OneState, OperatorStates};
 use self::rekey::{OldCodecs, Rename};
 use self::store::{KeyedStore, StateId, StateInfo, StateSpec};
@@ -125,6 +125,8 @@ pub(crate) struct ShardCore {
     dropped: Vec<String>,
     /// How the background migrates values.
     migrations: Arc<Migrations>,
+    /// Those of the states that are registered, as the next freeze takes them.
+    registered: MigrationsThen,
     pool: Arc<PagePool>,
     /// What the memtables' hashes are seeded with.
     seed: u64,
@@ -154,6 +156,8 @@ pub(crate) struct FrozenShard {
     pub(crate) dropped: Vec<String>,
     /// The event time, if it is known.
     pub(crate) watermark: Option<i64>,
+    /// How values of the states that are registered are migrated.
+    pub(crate) migrations: MigrationsThen,
 }
 
 impl ShardCore {
@@ -178,6 +182,7 @@ impl ShardCore {
             metas: Arc::default(),
             dropped: Vec::new(),
             migrations: Arc::default(),
+            registered: Arc::default(),
             pool,
             seed,
             warming: None,
@@ -304,7 +309,8 @@ impl ShardCore {
         let operator = self.operator.freeze();
         let dropped = std::mem::take(&mut self.dropped);
         let (metas, watermark) = (Arc::clone(&self.metas), self.watermark());
-        Ok(FrozenShard { states, metas, operator, dropped, watermark })
+        let migrations = Arc::clone(&self.registered);
+        Ok(FrozenShard { states, metas, operator, dropped, watermark, migrations })
     }
 
     /// The group of a key, if it may be used on this shard, and the state

@@ -152,6 +152,7 @@ impl ShardCore {
         slot.registered = true;
         self.note_meta(position);
         self.migrations.add(&migration);
+        Arc::make_mut(&mut self.registered).insert(spec.name.clone(), Arc::clone(&migration));
         migration
     }
 
@@ -179,6 +180,9 @@ impl ShardCore {
             timers.drop_all();
         }
         self.migrations.give_up(name);
+        if self.registered.contains_key(name) {
+            Arc::make_mut(&mut self.registered).remove(name);
+        }
         self.forget_what_is_frozen(name);
         Ok(true)
     }

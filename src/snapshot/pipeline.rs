@@ -42,7 +42,7 @@ use crate::format::manifest::{Manifest, StateMeta, TableRef};
 use crate::format::table::TableMeta;
 use crate::object::Contents;
 use crate::shard::flush::{Delta, StateRun};
-use crate::shard::migration::Migrations;
+use crate::shard::migration::{Migrations, MigrationsThen};
 use crate::shard::operator::OneState;
 use crate::shard::{FrozenShard, compact};
 use crate::table::TableOptions;
@@ -117,6 +117,7 @@ struct Extracted {
     metas: Arc<Vec<StateMeta>>,
     operator: Vec<OneState>,
     watermark: Option<i64>,
+    migrations: MigrationsThen,
     user_meta: Vec<u8>,
     frozen_at_ns: u64,
     extract_ns: u64,
@@ -249,7 +250,7 @@ impl Pipeline {
             let Some(request) = self.extracting.pop() else { return };
             let unsound = Unsound(&self.broken);
             let Request { snapshot, frozen, user_meta, frozen_at_ns, promise } = request;
-            let FrozenShard { states, metas, operator, dropped, watermark } = frozen;
+            let FrozenShard { states, metas, operator, dropped, watermark, migrations } = frozen;
             let runs: Vec<_> = states
                 .into_iter()
                 .zip(metas.iter())
@@ -276,6 +277,7 @@ impl Pipeline {
                 metas,
                 operator,
                 watermark,
+                migrations,
                 user_meta,
                 frozen_at_ns,
                 extract_ns,
@@ -306,8 +308,9 @@ impl Pipeline {
                 next
             };
             let Some(extracted) = next else { return };
+            let (then, watermark) = (Arc::clone(&extracted.migrations), extracted.watermark);
             self.finish(extracted);
-            self.merge_if_needed();
+            self.merge_if_needed(then, watermark);
         }
     }
 
@@ -324,6 +327,7 @@ impl Pipeline {
             frozen_at_ns,
             extract_ns,
             promise,
+            ..
         } = extracted;
         self.drop_states(&dropped);
         promise.set_phase(SnapshotPhase::Writing);
@@ -556,7 +560,9 @@ impl Pipeline {
         }
     }
 
-    fn merge_if_needed(self: &Arc<Self>) {
+    /// Has tables merged, if there are many. What that may do to values goes by
+    /// the snapshot that was done last.
+    fn merge_if_needed(self: &Arc<Self>, then: MigrationsThen, watermark: Option<i64>) {
         self.remove_replaced();
         let plan = {
             let mut tables = self.tables.lock();
@@ -571,16 +577,16 @@ impl Pipeline {
         let this = Arc::clone(self);
         self.config.executor.spawn(Priority::Idle, move || {
             let _merging = Merging(&this);
-            if let Err(error) = this.merge(&plan) {
+            if let Err(error) = this.merge(&plan, &then, watermark) {
                 // The tables are as they were; the next snapshot tries again.
                 tracing::warn!(shard = %this, %error, "tables could not be merged");
             }
         });
     }
 
-    fn merge(&self, plan: &MergePlan) -> Result<()> {
+    fn merge(&self, plan: &MergePlan, then: &MigrationsThen, watermark: Option<i64>) -> Result<()> {
         loop {
-            let migrations = self.config.migrations.now();
+            let migrations = self.config.migrations.since(then, watermark);
             let mut sources = Vec::with_capacity(plan.inputs.len());
             for table in &plan.inputs {
                 let reader = Arc::new(TableReader::open(self.open_bytes(table)?, &table.meta)?);

@@ -1,6 +1,7 @@
 //! One shard and what is registered on it.
 
 use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
 
 use alluvium::codec::{BytesCodec, CodecSpec};
 use alluvium::{
@@ -9,6 +10,7 @@ use alluvium::{
 };
 
 use crate::model::{Kind, Place, STATES};
+use crate::runtime::Door;
 use crate::thing::{Numbers, Thing, ThingCodec, codec, reduced};
 
 type Bytes = Vec<u8>;
@@ -45,13 +47,19 @@ impl Running {
         self.shard.groups().contains(alluvium::KeyGroup(place.group))
     }
 
-    pub fn register(&mut self, state: usize, name: &str, ttl: Option<Ttl>, version: u8) {
+    pub fn register(
+        &mut self,
+        state: usize,
+        name: &str,
+        ttl: Option<Ttl>,
+        (version, door): (u8, &Arc<Door>),
+    ) {
         let shard = &mut self.shard;
         let options = match ttl {
             Some(ttl) => StateOptions::new(name).ttl(ttl),
             None => StateOptions::new(name),
         };
-        let values = codec(version);
+        let values = codec(version, door);
         let plain = match STATES[state].0 {
             Kind::Value => StateSpec::value(name),
             Kind::List => StateSpec::list(name),

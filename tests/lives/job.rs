@@ -1,7 +1,7 @@
 //! The life of a job: its steps, its snapshots, its restarts.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use alluvium::env::sim::{CrashMode, SimRng};
@@ -14,9 +14,10 @@ use alluvium::{
 use crate::engine::Running;
 use crate::model::{GROUPS, Image, Rule, STATES, State};
 use crate::operator::{self, Kept};
+use crate::runtime::{Door, Sink};
 use crate::thing::LAST_VERSION;
 
-const STEPS: u64 = 400;
+const STEPS: u64 = 500;
 const DAY_MS: i64 = 86_400_000;
 
 /// What happened, and how often.
@@ -52,6 +53,7 @@ impl Tally {
             "too late",
             "old snapshot",
             "time to live changed",
+            "in the middle",
         ] {
             assert!(
                 self.0.get(what).is_some_and(|times| *times > 20),
@@ -89,12 +91,16 @@ pub struct Life {
     pub tally: Tally,
     checkpoints: Vec<Checkpoint>,
     next_id: u64,
+    door: Arc<Door>,
+    /// How often the job may still go on within this step of the background.
+    interruptions_left: u64,
 }
 
 pub fn run(seed: u64) -> Tally {
     let mut rng = SimRng::new(seed);
     let env = SimEnv::new(rng.next_u64());
     let env = if rng.one_in(2) { env.with_mapped_reads() } else { env };
+    let door = Door::new(rng.next_u64());
     let times = STATES.iter().map(|_| any_time(&mut rng)).collect();
     let image = nothing();
     let mut life = Life {
@@ -113,18 +119,30 @@ pub fn run(seed: u64) -> Tally {
         tally: Tally::default(),
         checkpoints: Vec::new(),
         next_id: 1,
+        door: Arc::clone(&door),
+        interruptions_left: 0,
     };
     life.open(&[]);
+    let life = Arc::new(Mutex::new(life));
+    door.lead_to(&life);
     for _ in 0..STEPS {
-        life.step();
+        let tasks = life.lock().unwrap().step();
+        // Not under the lock: the background lets the job in.
+        for _ in 0..tasks {
+            let backend = life.lock().unwrap().backend().clone();
+            if !backend.run_background() {
+                break;
+            }
+        }
     }
+    let mut life = life.lock().unwrap();
     life.check_all();
     life.barrier();
     life.restart();
     life.open_all();
     life.check_all();
     life.fire_to_the_end_of_time();
-    life.tally
+    life.tally.clone()
 }
 
 fn nothing() -> Image {
@@ -141,15 +159,16 @@ impl Life {
         self.rng.below(below as u64) as usize
     }
 
-    fn step(&mut self) {
+    /// Does something, and gives the number of tasks that the background is to do
+    /// now.
+    fn step(&mut self) -> u64 {
+        self.interruptions_left = 4;
         match self.rng.below(48) {
             0..=24 => self.operate_on_some(),
             25..=27 => self.timers_step(),
             28..=30 => self.operator_step(),
-            31..=34 => {
-                self.backend().run_background();
-            }
-            35 => while self.backend().run_background() {},
+            31..=34 => return 1,
+            35 => return u64::MAX,
             36 | 37 => self.barrier(),
             38 => self.settle_some(),
             39 => {
@@ -172,6 +191,29 @@ impl Life {
             46 => self.check_keys(),
             _ if self.rng.one_in(6) => self.check_all(),
             _ => {}
+        }
+        0
+    }
+
+    /// The background is in the middle of something. Not too often in one step: a
+    /// job that takes two snapshots while one is uploaded never comes to an end.
+    pub fn interrupted(&mut self) {
+        if self.interruptions_left == 0 {
+            return;
+        }
+        self.interruptions_left -= 1;
+        self.tally.count("in the middle", 1);
+        for _ in 0..1 + self.rng.below(3) {
+            match self.rng.below(12) {
+                0 | 1 => self.barrier(),
+                2 => self.pass(),
+                3 | 4 => self.advance_watermark(),
+                5 => self.timers_step(),
+                6 => self.operator_step(),
+                7 => self.drop_some(),
+                8 => self.register_some(),
+                _ => self.operate_on_some(),
+            }
         }
     }
 
@@ -266,7 +308,7 @@ impl Life {
         let held = &mut self.image.states[state];
         held.is_there = true;
         for running in &mut self.shards {
-            running.register(state, &held.name, ttl, self.version);
+            running.register(state, &held.name, ttl, (self.version, &self.door));
         }
         let rule = self.rule(state);
         let held = &mut self.image.states[state];
@@ -419,8 +461,10 @@ impl Life {
         self.shards.clear();
         self.backend = None;
         let max = MaxParallelism::new(GROUPS).unwrap();
+        let sink = Arc::new(Sink::open(&self.env, "/shared/checkpoints", &self.door));
         let backend = Backend::builder("/node/state")
-            .checkpoint_dir("/shared/checkpoints")
+            .sink(Arc::clone(&sink) as _)
+            .source(sink)
             .env(Arc::new(self.env.clone()))
             .background_threads(0)
             .max_parallelism(max)

@@ -28,11 +28,13 @@
 #![allow(unreachable_pub, reason = "the modules of a test program")]
 
 mod check;
+mod claims;
 mod engine;
 mod job;
 mod keyed;
 mod model;
 mod operator;
+mod runtime;
 mod thing;
 mod timers;
 

@@ -1,8 +1,12 @@
 //! The values of all states: things that know which version of the job wrote
 //! them, and how many steps of a migration they have gone.
 
+use std::sync::Arc;
+
 use alluvium::codec::{Codec, CodecId, Evolving};
 use alluvium::{Aggregate, Error, Result};
+
+use crate::runtime::Door;
 
 /// The last version of the job.
 pub const LAST_VERSION: u8 = 4;
@@ -57,10 +61,14 @@ impl Codec<Thing> for Layout {
 pub type ThingCodec = Evolving<Thing, Layout>;
 
 /// The codec of a version of the job, which reads what all before it wrote.
-pub fn codec(version: u8) -> ThingCodec {
+pub fn codec(version: u8, door: &Arc<Door>) -> ThingCodec {
     let mut codec = Evolving::new(Layout(version));
     for older in (1..version).rev() {
-        codec = codec.older(Layout(older), |thing| Thing { steps: thing.steps + 1, ..thing });
+        let door = Arc::clone(door);
+        codec = codec.older(Layout(older), move |thing| {
+            door.open();
+            Thing { steps: thing.steps + 1, ..thing }
+        });
     }
     codec
 }
