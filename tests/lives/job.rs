@@ -1,73 +1,29 @@
 //! The life of a job: its steps, its snapshots, its restarts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
+use alluvium::env::SimEnv;
 use alluvium::env::sim::{CrashMode, SimRng};
-use alluvium::env::{Env, SimEnv};
 use alluvium::{
-    Backend, KeyGroup, KeyGroupRange, KeyedStore, MaxParallelism, SnapshotHandle, SnapshotId,
-    SnapshotTicket, TimeDomain, Ttl, TtlUpdate,
+    Backend, KeyGroup, KeyGroupRange, MaxParallelism, SnapshotHandle, SnapshotId, SnapshotTicket,
+    TimeDomain, Ttl,
 };
 
 use crate::engine::Running;
-use crate::model::{GROUPS, Image, Rule, STATES, State};
+use crate::model::{GROUPS, Image, STATES, State};
 use crate::operator::{self, Kept};
-use crate::runtime::{Door, Sink};
+use crate::runtime::{Door, Machine, Sink};
+use crate::tally::Tally;
 use crate::thing::LAST_VERSION;
 
 const STEPS: u64 = 500;
-const DAY_MS: i64 = 86_400_000;
 
-/// What happened, and how often.
-#[derive(Clone, Default, PartialEq, Eq, Debug)]
-pub struct Tally(BTreeMap<&'static str, u64>);
-
-impl Tally {
-    pub fn count(&mut self, what: &'static str, times: u64) {
-        *self.0.entry(what).or_default() += times;
-    }
-
-    pub fn add(&mut self, other: &Self) {
-        other.0.iter().for_each(|(what, times)| self.count(what, *times));
-    }
-
-    pub fn assert_all_happened(&self) {
-        for what in [
-            "completed",
-            "cancelled",
-            "restarted",
-            "power cut",
-            "rescaled",
-            "new version",
-            "left for later",
-            "dropped",
-            "registered later",
-            "clock",
-            "watermark",
-            "expired",
-            "either way",
-            "merged namespaces",
-            "popped",
-            "too late",
-            "old snapshot",
-            "time to live changed",
-            "in the middle",
-        ] {
-            assert!(
-                self.0.get(what).is_some_and(|times| *times > 20),
-                "{what:?} is rare: {self:?}"
-            );
-        }
-    }
-}
-
-struct Checkpoint {
+pub struct Checkpoint {
     id: u64,
     tickets: Vec<SnapshotTicket>,
-    handles: Option<Vec<SnapshotHandle>>,
-    image: Image,
+    pub handles: Option<Vec<SnapshotHandle>>,
+    pub image: Image,
 }
 
 pub struct Life {
@@ -89,9 +45,9 @@ pub struct Life {
     /// Timers of one time, in the order in which they fired.
     pub ties: BTreeSet<(usize, i64, u64, u64)>,
     pub tally: Tally,
-    checkpoints: Vec<Checkpoint>,
+    pub checkpoints: Vec<Checkpoint>,
     next_id: u64,
-    door: Arc<Door>,
+    pub door: Arc<Door>,
     /// How often the job may still go on within this step of the background.
     interruptions_left: u64,
 }
@@ -122,7 +78,7 @@ pub fn run(seed: u64) -> Tally {
         door: Arc::clone(&door),
         interruptions_left: 0,
     };
-    life.open(&[]);
+    life.open(&[], false);
     let life = Arc::new(Mutex::new(life));
     door.lead_to(&life);
     for _ in 0..STEPS {
@@ -187,7 +143,7 @@ impl Life {
                 }
             }
             44 if self.rng.one_in(3) => self.drop_some(),
-            45 => self.register_some(),
+            45 if self.rng.one_in(3) => self.register_some(),
             46 => self.check_keys(),
             _ if self.rng.one_in(6) => self.check_all(),
             _ => {}
@@ -197,12 +153,18 @@ impl Life {
 
     /// The background is in the middle of something. Not too often in one step: a
     /// job that takes two snapshots while one is uploaded never comes to an end.
-    pub fn interrupted(&mut self) {
+    pub fn interrupted(&mut self, background: bool) {
         if self.interruptions_left == 0 {
             return;
         }
         self.interruptions_left -= 1;
         self.tally.count("in the middle", 1);
+        if background && !self.rng.one_in(3) {
+            for _ in 0..1 + self.rng.below(4) {
+                let ran = self.backend().clone().run_background();
+                self.tally.count("side by side", u64::from(ran));
+            }
+        }
         for _ in 0..1 + self.rng.below(3) {
             match self.rng.below(12) {
                 0 | 1 => self.barrier(),
@@ -221,161 +183,6 @@ impl Life {
         self.backend.as_ref().expect("the job runs")
     }
 
-    pub fn now_ms(&self) -> i64 {
-        self.env.unix_time_ms() as i64
-    }
-
-    pub fn rule(&self, state: usize) -> Rule {
-        let time = self.times[state];
-        let now = match time {
-            TimeDomain::Processing => Some(self.now_ms()),
-            TimeDomain::Event => self.image.watermark,
-        };
-        Rule { ttl: self.ttls[state], time, now }
-    }
-
-    /// Notes what has expired by now, here and, by the clock, in snapshots that
-    /// are under way: their tables may be merged with what is older before they
-    /// are done.
-    fn doom(&mut self) {
-        for state in (0..STATES.len()).filter(|&state| self.is_open[state]) {
-            let rule = self.rule(state);
-            rule.doom(&mut self.image.states[state]);
-            if rule.time == TimeDomain::Event {
-                continue;
-            }
-            let name = &self.image.states[state].name;
-            for point in self.checkpoints.iter_mut().filter(|point| point.handles.is_none()) {
-                // The table may have been dropped since, and be something else.
-                let theirs = &mut point.image.states[state];
-                if theirs.name == *name {
-                    rule.doom(theirs);
-                }
-            }
-        }
-    }
-
-    fn pass(&mut self) {
-        self.tally.count("clock", 1);
-        let by = match self.rng.below(12) {
-            0 => self.rng.below(30) as i64 * DAY_MS,
-            1 => -(self.rng.below(30) as i64 * DAY_MS),
-            2 => -(self.rng.below(3_000) as i64),
-            3..=6 => self.rng.below(400) as i64,
-            _ => self.rng.below(3_000) as i64,
-        };
-        self.env.shift_wall_clock(by);
-        self.doom();
-    }
-
-    fn advance_watermark(&mut self) {
-        self.tally.count("watermark", 1);
-        let before = self.image.watermark.unwrap_or(5_000);
-        // One that lies before an earlier one is passed over.
-        let to = before + self.rng.below(700) as i64 - 60;
-        for running in &mut self.shards {
-            running.shard.advance_watermark(to);
-        }
-        for state in (0..STATES.len()).filter(|&state| self.is_open[state]) {
-            let timed = self.ttls[state].is_some() && self.times[state] == TimeDomain::Event;
-            let since = &mut self.image.states[state].since;
-            if timed && since.is_none() {
-                *since = Some(to);
-            }
-        }
-        self.image.watermark = self.image.watermark.max(Some(to));
-        self.doom();
-        for running in &self.shards {
-            assert_eq!(running.shard.watermark(), self.image.watermark);
-        }
-    }
-
-    fn any_ttl(&mut self, state: usize) -> Option<Ttl> {
-        if !STATES[state].1 || self.rng.one_in(4) {
-            return None;
-        }
-        let duration = [200, 1_000, 20_000][self.pick(3)];
-        let update = [TtlUpdate::OnCreateAndWrite, TtlUpdate::OnReadAndWrite][self.pick(2)];
-        let ttl = Ttl::after(Duration::from_millis(duration));
-        Some(ttl.update(update).time(self.times[state]))
-    }
-
-    /// Registers a state on all shards, as it was or anew.
-    pub fn register(&mut self, state: usize) {
-        let ttl = self.any_ttl(state);
-        self.ttls[state] = ttl;
-        self.is_open[state] = true;
-        let held = &mut self.image.states[state];
-        held.is_there = true;
-        for running in &mut self.shards {
-            running.register(state, &held.name, ttl, (self.version, &self.door));
-        }
-        let rule = self.rule(state);
-        let held = &mut self.image.states[state];
-        if ttl.is_some() && !held.timed {
-            // What has no stamp counts as written now; what kept one, as then.
-            held.since = rule.now;
-            for (_, cell) in held.cells.values_mut().flatten() {
-                cell.oldest = cell.oldest.min(rule.now);
-                cell.newest = cell.newest.max(rule.now);
-            }
-        } else if ttl.is_some() && held.since.is_none() {
-            held.since = rule.now;
-        }
-        if held.timed != ttl.is_some() && !held.cells.is_empty() {
-            self.tally.count("time to live changed", 1);
-        }
-        held.timed = ttl.is_some();
-        rule.doom(held);
-    }
-
-    fn register_some(&mut self) {
-        let state = self.pick(STATES.len());
-        if !self.is_open[state] {
-            self.tally.count("registered later", 1);
-            self.register(state);
-        }
-    }
-
-    pub fn open_all(&mut self) {
-        for state in 0..STATES.len() {
-            if !self.is_open[state] {
-                self.register(state);
-            }
-        }
-    }
-
-    /// Drops a state on all shards; sometimes two, which then change names.
-    fn drop_some(&mut self) {
-        if self.rng.one_in(4) {
-            self.drop_operator_state();
-            return;
-        }
-        let (one, other) = (self.pick(STATES.len()), self.pick(STATES.len()));
-        let both = self.rng.one_in(2) && one != other;
-        for state in [Some(one), both.then_some(other)].into_iter().flatten() {
-            let held = &mut self.image.states[state];
-            let is_there = held.is_there;
-            let name = held.name.clone();
-            *held = State::absent(name.clone());
-            (self.is_open[state], self.ttls[state]) = (false, None);
-            for running in &mut self.shards {
-                assert_eq!(running.shard.drop_state(&name).unwrap(), is_there, "{name:?}");
-                running.open[state] = None;
-            }
-            self.ties.retain(|tie| tie.0 != state);
-            self.tally.count("dropped", u64::from(is_there));
-        }
-        if both {
-            let name = self.image.states[one].name.clone();
-            let name = std::mem::replace(&mut self.image.states[other].name, name);
-            self.image.states[one].name = name;
-        }
-        if self.rng.one_in(2) {
-            self.register(one);
-        }
-    }
-
     fn barrier(&mut self) {
         // A barrier that does not come to all shards is given up.
         if self.rng.one_in(5) {
@@ -392,6 +199,12 @@ impl Life {
         let tickets = self.shards.iter_mut().map(take).collect();
         let image = self.image.clone();
         self.checkpoints.push(Checkpoint { id, tickets, handles: None, image });
+        // What comes right after a barrier is not in its snapshot.
+        match self.rng.below(6) {
+            0 | 3 => self.register_some(),
+            1 => self.advance_watermark(),
+            _ => {}
+        }
     }
 
     /// Completes an open checkpoint, or gives it up.
@@ -447,17 +260,20 @@ impl Life {
             let mode = CrashMode::ALL[self.pick(CrashMode::ALL.len())];
             self.env = self.env.crash_image(mode, self.rng.next_u64());
         }
-        if self.version < LAST_VERSION && self.rng.one_in(3) {
+        let is_new = self.version < LAST_VERSION && self.rng.one_in(3);
+        if is_new {
             self.tally.count("new version", 1);
             self.version += 1;
         }
-        self.open(&handles);
+        self.open(&handles, is_new);
         if self.rng.one_in(3) {
             self.check_all();
         }
     }
 
-    fn open(&mut self, handles: &[SnapshotHandle]) {
+    /// Opens shards of some snapshots, or empty ones. What a new version of the job
+    /// asks for later than its first snapshots is in them as the last one left it.
+    fn open(&mut self, handles: &[SnapshotHandle], is_new: bool) {
         self.shards.clear();
         self.backend = None;
         let max = MaxParallelism::new(GROUPS).unwrap();
@@ -465,7 +281,7 @@ impl Life {
         let backend = Backend::builder("/node/state")
             .sink(Arc::clone(&sink) as _)
             .source(sink)
-            .env(Arc::new(self.env.clone()))
+            .env(Arc::new(Machine::new(self.env.clone(), &self.door)))
             .background_threads(0)
             .max_parallelism(max)
             .max_tables_per_shard(1 + self.pick(5))
@@ -493,7 +309,7 @@ impl Life {
         self.assert_states_are_listed();
         (self.is_open, self.ttls) = (vec![false; STATES.len()], vec![None; STATES.len()]);
         for state in 0..STATES.len() {
-            if self.rng.one_in(4) {
+            if self.rng.one_in(if is_new { 2 } else { 4 }) {
                 self.tally.count("left for later", 1);
             } else {
                 self.register(state);

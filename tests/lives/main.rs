@@ -34,14 +34,16 @@ mod job;
 mod keyed;
 mod model;
 mod operator;
+mod registry;
 mod runtime;
+mod tally;
 mod thing;
 mod timers;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Seeds that are run unless `ALLUVIUM_SEEDS` says otherwise.
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 600;
 
 fn number_from(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
@@ -59,7 +61,7 @@ impl Drop for Naming {
     }
 }
 
-fn run(seed: u64) -> job::Tally {
+fn run(seed: u64) -> tally::Tally {
     let _naming = Naming(seed);
     job::run(seed)
 }
@@ -74,7 +76,7 @@ fn all_kinds_of_state_live_together_as_the_model_says() {
     let seeds = number_from("ALLUVIUM_SEEDS").unwrap_or(SEEDS);
     let next = AtomicU64::new(0);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let tally = std::sync::Mutex::new(job::Tally::default());
+    let tally = std::sync::Mutex::new(tally::Tally::default());
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {

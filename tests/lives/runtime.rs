@@ -55,18 +55,28 @@ impl Door {
     /// The job does something here and now, unless it is it that called. If that
     /// panics, its lock is poisoned: whoever catches panics does not hide it.
     pub fn open(&self) {
+        self.let_in(8, false);
+    }
+
+    /// The same where nothing is locked, so that another thread of the background
+    /// may come by, too.
+    fn open_to_all(&self) {
         let script = self.script.lock().unwrap().take();
-        if let Some(script) = script {
-            return script();
+        match script {
+            Some(script) => script(),
+            None => self.let_in(3, true),
         }
-        if !self.rng.lock().unwrap().one_in(8) {
+    }
+
+    fn let_in(&self, one_in: u64, background: bool) {
+        if !self.rng.lock().unwrap().one_in(one_in) {
             return;
         }
         let life = self.life.lock().unwrap().upgrade();
         if let Some(life) = life
             && let Ok(mut life) = life.try_lock()
         {
-            life.interrupted();
+            life.interrupted(background);
         }
     }
 }
@@ -166,7 +176,7 @@ impl Fs for Machine {
     }
 
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn WriteFile>> {
-        self.door.open();
+        self.door.open_to_all();
         self.inner.fs().create_new(path)
     }
 
