@@ -48,9 +48,12 @@ fn element<const V: usize>(index: u64, number: u32) -> [u8; V] {
 }
 
 impl<E: Kinds<K, V>, const K: usize, const V: usize> Runner<E, K, V> {
-    fn spell_appends(&mut self, count: usize) -> Result<()> {
+    /// Makes the next chunk of appends, all of one pass: a list that came twice
+    /// would be cleared between the two, but is cleared before the chunk is done.
+    fn spell_appends(&mut self) -> Result<()> {
         self.chunk.clear();
-        for _ in 0..count {
+        let left_of_pass = self.keys - self.appended % self.keys;
+        for _ in 0..left_of_pass.min(CHUNK as u64) {
             let (pass, at) = (self.appended / self.keys, self.appended % self.keys);
             let index = (scatter(at, self.keys) + pass.wrapping_mul(0x9e37_79b9)) % self.keys;
             self.appended += 1;
@@ -82,7 +85,7 @@ impl<E: Kinds<K, V>, const K: usize, const V: usize> Runner<E, K, V> {
     fn fill(&mut self) -> Result<()> {
         let all = u64::from(ELEMENTS) * self.keys;
         while self.appended < all {
-            self.spell_appends(CHUNK.min((all - self.appended) as usize))?;
+            self.spell_appends()?;
             self.append()?;
         }
         self.engine.settle()
@@ -113,8 +116,8 @@ impl<E: Kinds<K, V>, const K: usize, const V: usize> Contestant for Runner<E, K,
             if !self.staggered {
                 self.stagger()?;
             }
-            self.spell_appends(CHUNK)?;
-            return clock.time(CHUNK as u64, || self.append());
+            self.spell_appends()?;
+            return clock.time(self.chunk.len() as u64, || self.append());
         }
         self.chunk.clear();
         for _ in 0..CHUNK {
