@@ -10,7 +10,7 @@
 //! What a record looks like is drawn in [`record`](super::record). A free block:
 //!
 //! ```text
-//! | 0 u64 | word b: FREE and capacity | next u32 | previous u32 | ... |
+//! | word a: FREE | word b: capacity | next u32 | previous u32 | ... |
 //! ```
 //!
 //! # Invariants
@@ -40,15 +40,15 @@ use std::ptr::NonNull;
 use std::slice;
 use std::sync::Arc;
 
-use crate::base::{Epoch, Error, Result};
+use crate::base::{Epoch, Error, KeyGroup, Result};
 use crate::env::mmap::{Pages, prefetch_read};
 use crate::env::pages::PagePool;
 
 use super::addr::{Addr, CHUNK_BYTES, MAX_CHUNKS, UNIT_BYTES};
 use super::freelist::FreeLists;
 use super::record::{
-    EPOCH, FREE, FRESH, HEADER_BYTES, Header, IDENTITY, MAX_STORED_BYTES, NAMESPACE_LEN_BYTES,
-    NO_KEY, Pattern, Probe, TOMBSTONE, VALUE_LEN, value_offset,
+    Apart, FREE, Header, MAX_STORED_BYTES, NAMESPACE_LEN_BYTES, Pattern, Probe, SMALL_HEADER_BYTES,
+    SMALL_KEY_BYTES, TOMBSTONE, ValueLens, WIDE_HEADER_BYTES, stored_bytes,
 };
 
 /// Larger blocks get a chunk of their own, so that a chunk wastes at most a
@@ -81,9 +81,9 @@ struct Chunk {
 #[derive(Clone)]
 pub(super) struct ChunkSet(Arc<Vec<Option<Arc<Chunk>>>>);
 
-/// What is at address 0: a tombstone with a key of a length that no key has,
-/// which no lookup takes for what it looks for.
-static NOTHING: Unit2 = Unit2([TOMBSTONE | NO_KEY, 0, 0, 0]);
+/// What is at address 0: no record, and dead, so that no lookup takes it for what it
+/// looks for.
+static NOTHING: Unit2 = Unit2([TOMBSTONE | FREE, 0, 0, 0]);
 
 /// As large and as aligned as the smallest block.
 #[repr(C, align(16))]
@@ -220,10 +220,10 @@ impl Arena {
     #[inline(always)]
     pub(super) fn header(&self, block: Block) -> Header {
         let words = block.ptr.cast::<u64>();
-        // SAFETY: a block is at least 32 bytes and 16-byte aligned, so both
+        // SAFETY: a block is at least 16 bytes and 16-byte aligned, so both
         // words are inside it and aligned; nobody writes them meanwhile,
         // since writing takes `&mut self`.
-        unsafe { Header { a: words.read(), b: words.add(1).read() } }
+        unsafe { Header::read(words.read(), || words.add(1).read()) }
     }
 
     #[inline(always)]
@@ -232,8 +232,11 @@ impl Arena {
         // SAFETY: as in `header`; we have `&mut self`, and the callers keep
         // invariant 3.
         unsafe {
-            words.write(header.a);
-            words.add(1).write(header.b);
+            let (a, b) = header.words();
+            words.write(a);
+            if let Some(b) = b {
+                words.add(1).write(b);
+            }
         }
     }
 
@@ -241,7 +244,7 @@ impl Arena {
     #[inline(always)]
     pub(super) fn is(&self, block: Block, probe: &Probe<'_>) -> bool {
         let header = self.header(block);
-        if header.a & IDENTITY != probe.identity() {
+        if !header.names(probe) {
             return false;
         }
         if header.is_namespaced() {
@@ -250,44 +253,90 @@ impl Arena {
         // SAFETY: by invariant 2 the key lies inside the block, behind the
         // header; it has the length of the probed one, and readers hold
         // `&self`.
-        let key =
-            unsafe { slice::from_raw_parts(block.ptr.add(HEADER_BYTES).as_ptr(), probe.key.len()) };
+        let key = unsafe {
+            slice::from_raw_parts(block.ptr.add(header.bytes()).as_ptr(), probe.key.len())
+        };
         same_bytes(key, probe.key)
     }
 
-    /// Whether the first word of a record is as in `pattern`, which has the
-    /// lengths of `key` and whether there is a `namespace`, and it has these; if
-    /// so, whether it is of another epoch than the pattern.
+    /// Whether a record is live and has this key and namespace, and this group if
+    /// one is given; if so, how far its epoch is from that in `also`
+    /// ([`Pattern::live`]).
+    ///
+    /// Wide records are told apart by a branch, which the processor foresees: an
+    /// offset computed from the header would have to wait for it.
     #[inline(always)]
     pub(super) fn matches(
         &self,
         block: Block,
-        pattern: Pattern,
+        also: u64,
+        group: Option<KeyGroup>,
         key: &[u8],
         namespace: &[u8],
-    ) -> Option<bool> {
-        // SAFETY: a block is at least 32 bytes and 16-byte aligned.
+    ) -> Option<Apart> {
+        let pattern = Pattern::live(also, group, key, namespace);
+        // SAFETY: a block is at least 16 bytes and 16-byte aligned.
         let a = unsafe { block.ptr.cast::<u64>().read() };
-        let earlier = pattern.matches(a)?;
-        let mut at = HEADER_BYTES;
-        // SAFETY: the pattern matched, so the record has a namespace if the
-        // wanted one is not empty, and a key of the wanted length; by
-        // invariant 2 both lie inside the block, behind the header and, with
-        // a namespace, its length, which is compared before it is read.
+        let Some(apart) = pattern.matches(a).filter(|_| key.len() <= SMALL_KEY_BYTES) else {
+            return self.matches_wide(block, also, group, key, namespace);
+        };
+        // SAFETY: the pattern matched, so this is a small record with a key of the
+        // wanted length, and with a namespace if the wanted one is not empty.
+        let same = unsafe { self.has_at(block, SMALL_HEADER_BYTES, key, namespace) };
+        same.then_some(apart)
+    }
+
+    // Takes what it needs in registers, lest the pattern must lie in memory.
+    #[inline(never)]
+    fn matches_wide(
+        &self,
+        block: Block,
+        also: u64,
+        group: Option<KeyGroup>,
+        key: &[u8],
+        namespace: &[u8],
+    ) -> Option<Apart> {
+        let header = self.header(block);
+        let apart = Pattern::live(also, group, key, namespace).matches_wide(header)?;
+        if header.key_len() != key.len() {
+            return None;
+        }
+        // SAFETY: the pattern matched, so this is a wide record, with a namespace if
+        // the wanted one is not empty; and its key has the wanted length.
+        let same = unsafe { self.has_at(block, WIDE_HEADER_BYTES, key, namespace) };
+        same.then_some(apart)
+    }
+
+    /// Whether a record with a header of so many bytes has this key and namespace.
+    ///
+    /// # Safety
+    /// The record has such a header, a key of that length, and a namespace if this
+    /// one is not empty.
+    #[inline(always)]
+    unsafe fn has_at(
+        &self,
+        block: Block,
+        header_bytes: usize,
+        key: &[u8],
+        namespace: &[u8],
+    ) -> bool {
+        let mut at = header_bytes;
+        // SAFETY: by invariant 2 key and namespace lie inside the block, behind the
+        // header and, with a namespace, its length, which is compared before it is
+        // read.
         unsafe {
             if !namespace.is_empty() {
-                let len = block.ptr.add(HEADER_BYTES).cast::<u32>().read() as usize;
+                let len = block.ptr.add(at).cast::<u32>().read() as usize;
                 if len != namespace.len() {
-                    return None;
+                    return false;
                 }
                 at += NAMESPACE_LEN_BYTES;
                 let stored = slice::from_raw_parts(block.ptr.add(at + key.len()).as_ptr(), len);
                 if !same_bytes(stored, namespace) {
-                    return None;
+                    return false;
                 }
             }
-            let stored = slice::from_raw_parts(block.ptr.add(at).as_ptr(), key.len());
-            same_bytes(stored, key).then_some(earlier)
+            same_bytes(slice::from_raw_parts(block.ptr.add(at).as_ptr(), key.len()), key)
         }
     }
 
@@ -315,22 +364,38 @@ impl Arena {
     #[inline(always)]
     fn value_place(&self, block: Block, key: &[u8], namespace: &[u8]) -> (NonNull<u8>, usize) {
         let header = self.header(block);
-        debug_assert_eq!(value_offset(key, namespace), self.value_offset(block, header));
+        if header.is_wide() {
+            return self.wide_value_place(block, key, namespace);
+        }
+        let offset = SMALL_HEADER_BYTES + stored_bytes(key, namespace);
+        debug_assert_eq!(offset, self.value_offset(block, header));
         // SAFETY: key and namespace are those of the record, so the offset is
         // that of its value, inside the block by invariant 2.
-        let at = unsafe { block.ptr.add(value_offset(key, namespace)) };
+        let at = unsafe { block.ptr.add(offset) };
+        (at, header.value_len())
+    }
+
+    // Apart, so that it is a branch and not an offset that waits for the header.
+    #[cold]
+    #[inline(never)]
+    fn wide_value_place(&self, block: Block, key: &[u8], namespace: &[u8]) -> (NonNull<u8>, usize) {
+        let header = self.header(block);
+        let offset = WIDE_HEADER_BYTES + stored_bytes(key, namespace);
+        debug_assert_eq!(offset, self.value_offset(block, header));
+        // SAFETY: as in `value_place`.
+        let at = unsafe { block.ptr.add(offset) };
         (at, header.value_len())
     }
 
     /// Bytes of the block in front of the value.
     #[inline(always)]
     fn value_offset(&self, block: Block, header: Header) -> usize {
-        let offset = HEADER_BYTES + header.key_len();
+        let offset = header.bytes() + header.key_len();
         if !header.is_namespaced() {
             return offset;
         }
         // SAFETY: the flag says that a length follows the header.
-        let len = unsafe { block.ptr.add(HEADER_BYTES).cast::<u32>().read() };
+        let len = unsafe { block.ptr.add(header.bytes()).cast::<u32>().read() };
         offset + NAMESPACE_LEN_BYTES + len as usize
     }
 
@@ -340,7 +405,7 @@ impl Arena {
         let header = self.header(block);
         // SAFETY: by invariant 2 key and namespace lie inside the block.
         unsafe {
-            let mut at = block.ptr.add(HEADER_BYTES);
+            let mut at = block.ptr.add(header.bytes());
             let mut namespace_len = 0;
             if header.is_namespaced() {
                 namespace_len = at.cast::<u32>().read() as usize;
@@ -360,15 +425,15 @@ impl Arena {
         let header = self.header(block);
         let needed = self.value_offset(block, header) + value_len;
         let capacity = header.capacity_bytes();
-        needed <= capacity && (capacity <= 8 * UNIT_BYTES || needed * 2 > capacity)
+        header.can_say(value_len)
+            && needed <= capacity
+            && (capacity <= 8 * UNIT_BYTES || needed * 2 > capacity)
     }
 
     /// Marks a record as changed in `epoch`, no longer fresh.
     #[inline]
     pub(super) fn touch(&mut self, block: Block, epoch: Epoch) {
-        let header = self.header(block);
-        let a = header.a & !EPOCH | u64::from(epoch.0);
-        self.set_header(block, Header { a, b: header.b & !FRESH });
+        self.set_header(block, self.header(block).touched(epoch));
     }
 
     /// Replaces the value in place; it fits. Clears a tombstone.
@@ -377,8 +442,7 @@ impl Arena {
         let header = self.header(block);
         let offset = self.value_offset(block, header);
         debug_assert!(offset + value.len() <= header.capacity_bytes());
-        let b = header.b & !VALUE_LEN | value.len() as u64;
-        self.set_header(block, Header { a: header.a & !TOMBSTONE, b });
+        self.set_header(block, header.without(TOMBSTONE).with_value_len(value.len()));
         // SAFETY: the caller checked `fits`, so the bytes end inside the
         // block; `value` cannot overlap it, since the caller's slice borrows
         // something else while we hold `&mut self`.
@@ -393,7 +457,8 @@ impl Arena {
         let header = self.header(block);
         let needed = self.value_offset(block, header) + value_len;
         let capacity = header.capacity_bytes();
-        (needed <= capacity, capacity > 8 * UNIT_BYTES && needed * 4 < capacity)
+        let fits = needed <= capacity && header.can_say(value_len);
+        (fits, capacity > 8 * UNIT_BYTES && needed * 4 < capacity)
     }
 
     /// Changes the length of a part of the value in place: the new value fits.
@@ -402,7 +467,10 @@ impl Arena {
         let header = self.header(block);
         let offset = self.value_offset(block, header);
         let new_len = splice.check(header.value_len());
-        assert!(offset + new_len <= header.capacity_bytes(), "the caller has asked for room");
+        assert!(
+            offset + new_len <= header.capacity_bytes() && header.can_say(new_len),
+            "the caller has asked for room"
+        );
         let Splice { at, remove, insert } = splice;
         // SAFETY: `check` has seen that what is removed lies inside the value,
         // which lies inside the block (invariant 2), and by the assertion the
@@ -413,8 +481,7 @@ impl Arena {
             let to = block.ptr.add(offset + at + insert);
             to.copy_from(from, header.value_len() - at - remove);
         }
-        let b = header.b & !VALUE_LEN | new_len as u64;
-        self.set_header(block, Header { a: header.a, b });
+        self.set_header(block, header.with_value_len(new_len));
     }
 
     /// Makes the value of a record, which has this key and namespace, `by` bytes
@@ -429,11 +496,11 @@ impl Arena {
     ) -> bool {
         let header = self.header(block);
         let len = header.value_len().saturating_add(by);
-        let needed = value_offset(key, namespace).saturating_add(len);
-        if needed > header.capacity_bytes() || len > MAX_STORED_BYTES {
+        let needed = (header.bytes() + stored_bytes(key, namespace)).saturating_add(len);
+        if needed > header.capacity_bytes() || len > MAX_STORED_BYTES || !header.can_say(len) {
             return false;
         }
-        self.set_header(block, Header { a: header.a, b: header.b + by as u64 });
+        self.set_header(block, header.with_value_len(len));
         true
     }
 
@@ -448,29 +515,31 @@ impl Arena {
         let header = self.header(from);
         let offset = self.value_offset(from, header);
         let new_len = splice.check(header.value_len());
-        let (addr, to, units) = self.allocate(offset + new_len + slack)?;
+        // In front of the value, header excluded.
+        let front = offset - header.bytes();
+        let lens = ValueLens { len: new_len, longest: new_len + slack };
+        let (addr, to, units) = self.allocate_record(header.key_len(), front, lens)?;
+        let moved = header.moved(lens, units);
         let Splice { at, remove, insert } = splice;
         // SAFETY: `check` has seen that what is removed lies inside the value,
         // so both parts read lie inside the old block, which is not free and so
-        // is not the new one; the new block was allocated for all of it.
+        // is not the new one; the new block was allocated for all of it, a header
+        // of the length that `moved` has included.
         unsafe {
-            to.ptr.copy_from_nonoverlapping(from.ptr, offset + at);
+            let head = to.ptr.add(moved.bytes());
+            head.copy_from_nonoverlapping(from.ptr.add(header.bytes()), front + at);
             let tail = from.ptr.add(offset + at + remove);
-            let behind = to.ptr.add(offset + at + insert);
+            let behind = head.add(front + at + insert);
             behind.copy_from_nonoverlapping(tail, header.value_len() - at - remove);
         }
-        let flags = header.b & !VALUE_LEN & ((1 << 37) - 1);
-        let b = flags | new_len as u64 | u64::from(units) << 37;
-        self.set_header(to, Header { a: header.a, b });
+        self.set_header(to, moved);
         Ok((addr, to))
     }
 
     /// Turns a record into a tombstone in place.
     #[inline]
     pub(super) fn bury(&mut self, block: Block) {
-        let header = self.header(block);
-        let b = header.b & !VALUE_LEN;
-        self.set_header(block, Header { a: header.a | TOMBSTONE, b });
+        self.set_header(block, self.header(block).with(TOMBSTONE).with_value_len(0));
     }
 
     /// Writes a new record, a tombstone if there is no `value`, and returns
@@ -486,17 +555,15 @@ impl Arena {
     ) -> Result<(Addr, Block)> {
         let tombstone = if value.is_none() { TOMBSTONE } else { 0 };
         let value = value.unwrap_or_default();
-        let fixed = HEADER_BYTES + probe.stored_bytes();
-        let (addr, block, units) = self.allocate(fixed + value.len() + slack)?;
-        let header = Header {
-            a: u64::from(epoch.0) | tombstone | probe.identity(),
-            b: value.len() as u64 | fresh | u64::from(units) << 37,
-        };
+        let (key_len, front) = (probe.key.len(), stored_bytes(probe.key, probe.namespace));
+        let lens = ValueLens { len: value.len(), longest: value.len() + slack };
+        let (addr, block, units) = self.allocate_record(key_len, front, lens)?;
+        let header = Header::of_record(probe, epoch, tombstone | fresh, lens, units);
         self.set_header(block, header);
         // SAFETY: `allocate` gave a block of at least the bytes written here,
         // and nobody else knows it yet.
         unsafe {
-            let mut at = block.ptr.add(HEADER_BYTES).as_ptr();
+            let mut at = block.ptr.add(header.bytes()).as_ptr();
             if header.is_namespaced() {
                 at.cast::<u32>().write(probe.namespace.len() as u32);
                 at = at.add(NAMESPACE_LEN_BYTES);
@@ -514,14 +581,18 @@ impl Arena {
     /// copy belongs to `epoch` and is not fresh.
     pub(super) fn copy(&mut self, from: Block, epoch: Epoch) -> Result<(Addr, Block)> {
         let header = self.header(from);
-        let used = self.value_offset(from, header) + header.value_len();
+        let body = self.value_offset(from, header) - header.bytes() + header.value_len();
         let (addr, to, units) = self.allocate(header.capacity_bytes())?;
-        // SAFETY: both blocks have at least `used` bytes; the new block is
-        // not the old one, since the old one is not free.
-        unsafe { to.ptr.copy_from_nonoverlapping(from.ptr, used) };
-        let a = header.a & !EPOCH | u64::from(epoch.0);
-        let b = header.b & !FRESH & ((1 << 37) - 1) | u64::from(units) << 37;
-        self.set_header(to, Header { a, b });
+        let moved = header.moved(ValueLens::exactly(header.value_len()), units).touched(epoch);
+        // SAFETY: the old block has `body` bytes behind its header. If the new one
+        // has another header, then because it has at least a unit more, which is
+        // more than headers differ by. It is not the old one, since that is not
+        // free.
+        unsafe {
+            let head = to.ptr.add(moved.bytes());
+            head.copy_from_nonoverlapping(from.ptr.add(header.bytes()), body);
+        }
+        self.set_header(to, moved);
         Ok((addr, to))
     }
 
@@ -545,6 +616,18 @@ impl Arena {
         }
         self.bytes.free += bytes;
         self.add_free(addr, units);
+    }
+
+    /// A block for a record with a key and a value of these lengths and `front` bytes
+    /// between header and value; and its units.
+    fn allocate_record(
+        &mut self,
+        key_len: usize,
+        front: usize,
+        value: ValueLens,
+    ) -> Result<(Addr, Block, u32)> {
+        let header = Header::bytes_for(key_len, front, value.longest);
+        self.allocate(header + front + value.longest)
     }
 
     /// A block of at least `bytes`, and its units. Its header means nothing
@@ -659,8 +742,7 @@ impl Arena {
     /// Marks a block free and lists it. A single unit is too small for links:
     /// it waits unlisted until a sweep joins it to a neighbour.
     fn add_free(&mut self, addr: Addr, units: u32) {
-        let free = Header { a: 0, b: FREE | u64::from(units) << 37 };
-        self.set_header(self.block(addr), free);
+        self.set_header(self.block(addr), Header::of_free(units));
         if units < MIN_UNITS {
             return;
         }
@@ -785,10 +867,11 @@ impl ChunkSet {
         // invariant 2 the record ends inside it, by invariant 3 nobody writes
         // it, and the set keeps the chunk mapped.
         unsafe {
-            let header = Header { a: ptr.cast::<u64>().read(), b: ptr.cast::<u64>().add(1).read() };
-            let mut len = HEADER_BYTES + header.key_len() + header.value_len();
+            let words = ptr.cast::<u64>();
+            let header = Header::read(words.read(), || words.add(1).read());
+            let mut len = header.bytes() + header.key_len() + header.value_len();
             if header.is_namespaced() {
-                len += NAMESPACE_LEN_BYTES + ptr.add(HEADER_BYTES).cast::<u32>().read() as usize;
+                len += NAMESPACE_LEN_BYTES + ptr.add(header.bytes()).cast::<u32>().read() as usize;
             }
             slice::from_raw_parts(ptr, len)
         }

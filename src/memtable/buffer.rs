@@ -18,7 +18,7 @@ use super::arena::{Block, Splice};
 use super::collection::Buffer;
 use super::entry::Hit;
 use super::index::Slot;
-use super::record::{FRESH, Pattern, Probe};
+use super::record::{FRESH, Probe};
 use super::{Below, Found, Holds, Memtable};
 
 const LINE_BYTES: usize = 64;
@@ -184,8 +184,8 @@ impl Memtable {
         let hash = self.hash(key, namespace);
         let (slot, addr) = self.index.likely(hash)?;
         let block = self.arena.block(addr);
-        let pattern = Pattern::live(group, key, namespace).with(u64::from(self.epoch.0));
-        let earlier = self.arena.matches(block, pattern, key, namespace)?;
+        let also = u64::from(self.epoch.0);
+        let earlier = self.arena.matches(block, also, group, key, namespace)?.is_earlier();
         Some(Seen { hash, found: Found { slot, block }, earlier })
     }
 

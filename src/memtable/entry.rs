@@ -15,17 +15,17 @@ use super::addr::Addr;
 use super::arena::Block;
 use super::expiry::{restamp, split_stamp};
 use super::index::{LineRef, Slot};
-use super::record::{NO_KEY, Pattern};
+use super::record::{Apart, FREE};
 use super::{Below, Found, Holds, Memtable, Probe};
 
 /// What is ored to the pattern of a lookup that wants to be told by one look:
-/// the current epoch, or [`NO_KEY`] if there is more to an operation than finding
+/// the current epoch, or [`FREE`] if there is more to an operation than finding
 /// the record.
 #[derive(Clone, Copy)]
 pub(super) struct AtHand(u64);
 
 impl AtHand {
-    pub(super) const NOTHING: Self = Self(NO_KEY);
+    pub(super) const NOTHING: Self = Self(FREE);
 }
 
 impl Memtable {
@@ -47,17 +47,11 @@ impl Memtable {
         };
     }
 
-    /// What the first word of a record must be for the record to be at hand.
+    /// What the record of a key must have besides for it to be at hand.
     #[inline(always)]
-    fn pattern<const TIMED: bool>(
-        &self,
-        group: Option<KeyGroup>,
-        key: &[u8],
-        namespace: &[u8],
-    ) -> Pattern {
+    fn also<const TIMED: bool>(&self, group: Option<KeyGroup>) -> u64 {
         let at_hand = if TIMED { &self.timed_at_hand } else { &self.at_hand };
-        let AtHand(also) = at_hand[usize::from(group.is_some())];
-        Pattern::live(group, key, namespace).with(also)
+        at_hand[usize::from(group.is_some())].0
     }
 
     /// Asks the processor for the index line of a key.
@@ -114,8 +108,7 @@ impl Memtable {
         namespace: &[u8],
     ) -> Option<Hit> {
         let Hint(block) = hint;
-        let pattern = self.pattern::<TIMED>(group, key, namespace);
-        self.arena.matches(block, pattern, key, namespace)?;
+        self.arena.matches(block, self.also::<TIMED>(group), group, key, namespace)?;
         // A read that renews is a change.
         if TIMED && (self.time.renews || !self.is_shown(block, key, namespace)) {
             return None;
@@ -171,9 +164,9 @@ impl Memtable {
         namespace: &'a [u8],
     ) -> Option<ValueMut<'a>> {
         let Hint(block) = hint;
-        let pattern = self.pattern::<TIMED>(group, key, namespace);
-        let earlier = self.arena.matches(block, pattern, key, namespace)?;
-        let place = Place::Here { block, earlier };
+        let also = self.also::<TIMED>(group);
+        let apart = self.arena.matches(block, also, group, key, namespace)?;
+        let place = Place::Here { block, apart };
         if !TIMED {
             let (stamp, failed) = (0, false);
             return Some(ValueMut {
@@ -193,7 +186,7 @@ impl Memtable {
         }
         let stamp = self.time.stamp;
         if self.time.renews {
-            if earlier || written <= self.time.cutoff {
+            if apart.is_earlier() || written <= self.time.cutoff {
                 return None;
             }
             restamp(self.arena.value_of_mut(block, key, namespace), stamp);
@@ -206,8 +199,8 @@ impl Memtable {
     pub(crate) fn entry<'a>(&'a mut self, probe: Probe<'a>) -> ValueMut<'a> {
         let place = match self.find(&probe) {
             Some(Found { block, .. }) if self.is_live(block) => {
-                let earlier = self.arena.header(block).epoch() != self.epoch;
-                Place::Here { block, earlier }
+                let apart = self.arena.header(block).apart(self.epoch);
+                Place::Here { block, apart }
             }
             _ => Place::Absent,
         };
@@ -221,8 +214,8 @@ impl Memtable {
             Some(Found { block, .. })
                 if self.is_live(block) && self.is_shown(block, probe.key, probe.namespace) =>
             {
-                let earlier = self.arena.header(block).epoch() != self.epoch;
-                Place::Here { block, earlier }
+                let apart = self.arena.header(block).apart(self.epoch);
+                Place::Here { block, apart }
             }
             _ => Place::Absent,
         };
@@ -289,8 +282,8 @@ pub(crate) struct Hit(pub(super) Block);
 enum Place {
     /// Nowhere: there is none, or it was deleted.
     Absent,
-    /// In this record; one of an `earlier` epoch is not to be changed just so.
-    Here { block: Block, earlier: bool },
+    /// In this record; one of an earlier epoch is not to be changed just so.
+    Here { block: Block, apart: Apart },
 }
 
 /// The value of one key, present or not, for a read-modify-write in place.
@@ -334,14 +327,14 @@ impl ValueMut<'_> {
     /// not.
     #[inline(always)]
     pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
-        let Place::Here { mut block, earlier } = self.place else { return None };
-        if earlier {
+        let Place::Here { mut block, apart } = self.place else { return None };
+        if apart.is_earlier() {
             let Some(current) = self.memtable.make_current(self.hash, block) else {
                 self.failed = true;
                 return None;
             };
             block = current;
-            self.place = Place::Here { block, earlier: false };
+            self.place = Place::Here { block, apart: Apart::NOT };
         }
         let value = self.memtable.arena.value_of_mut(block, self.key, self.namespace);
         Some(if self.stamp == 0 { value } else { restamp(value, self.stamp) })
@@ -414,7 +407,7 @@ impl ValueMut<'_> {
             self.memtable.write_timed(found, &probe, value)
         };
         match done {
-            Ok(block) => self.place = Place::Here { block, earlier: false },
+            Ok(block) => self.place = Place::Here { block, apart: Apart::NOT },
             Err(error) => self.fail(error),
         }
     }

@@ -154,11 +154,7 @@ impl Run {
 
     /// Takes in a record with another value, which `append` appends.
     fn push_with(&mut self, head: &[u8], append: impl FnOnce(&mut Vec<u8>)) {
-        self.scratch.clear();
-        self.scratch.extend_from_slice(head);
-        append(&mut self.scratch);
-        let value_len = self.scratch.len() - head.len();
-        record::set_value_len(&mut self.scratch, value_len);
+        record::copy_with_value(head, &mut self.scratch, append);
         self.copies.push(&self.scratch);
     }
 

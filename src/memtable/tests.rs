@@ -10,7 +10,7 @@ use super::extract::Run;
 use super::hasher::IndexHasher;
 use super::{Below, Lookup, Memtable, Probe};
 use crate::base::hash::{group_of_hash, hash_key};
-use crate::base::{KeyGroup, MaxParallelism};
+use crate::base::{Epoch, KeyGroup, MaxParallelism};
 use crate::env::pages::PagePool;
 
 type Key = (Vec<u8>, Vec<u8>);
@@ -339,6 +339,114 @@ fn a_runtime_may_give_equal_keys_in_different_groups() {
     assert_eq!(memtable.get(&in_group(KeyGroup(1))), Lookup::Value(b"one"));
     assert_eq!(memtable.get(&in_group(KeyGroup(2))), Lookup::Value(b"two"));
     assert_eq!(memtable.get(&in_group(KeyGroup(3))), Lookup::Absent);
+}
+
+/// Lengths on both sides of what a small record can say, in every order: by all ways
+/// of looking, in place, in a copy of what is frozen, and in what is extracted.
+#[test]
+fn records_are_the_same_whether_their_lengths_fit_a_small_header_or_not() {
+    const KEY_BYTES: [usize; 12] = [0, 1, 5, 62, 63, 64, 65, 69, 127, 4_096 + 5, 65_535, 65_536];
+    const VALUE_BYTES: [usize; 12] = [0, 1, 60, 119, 120, 121, 127, 128, 129, 136, 144, 1_000];
+    let mut memtable = memtable();
+    let mut model = Model::new();
+    let mut all = Vec::new();
+    for key_bytes in KEY_BYTES {
+        for namespace_bytes in [0, 1, 8, 64] {
+            all.push((vec![7; key_bytes], vec![9; namespace_bytes]));
+        }
+    }
+    let mut frozen = std::collections::VecDeque::new();
+    let mut rng = Rng(SEED);
+    for round in 0..VALUE_BYTES.len() * VALUE_BYTES.len() {
+        let lens = [VALUE_BYTES[round % 12], VALUE_BYTES[round / 12]];
+        for key in &all {
+            let value = vec![round as u8; lens[rng.below(2) as usize]];
+            match rng.below(4) {
+                0 => memtable.put(&probe(key), &value).unwrap(),
+                1 => {
+                    let hash = memtable.hash(&key.0, &key.1);
+                    let mut entry = match memtable.entry_at_hand::<false>(None, &key.0, &key.1) {
+                        Some(entry) => entry,
+                        None => memtable.entry(Probe { hash, ..probe(key) }),
+                    };
+                    entry.set(&value);
+                    entry.finish().unwrap();
+                }
+                2 => {
+                    let mut entry = memtable.entry(probe(key));
+                    if let Some(bytes) = entry.bytes_mut() {
+                        bytes.fill(round as u8);
+                        model.get_mut(key).unwrap().fill(round as u8);
+                    }
+                    continue;
+                }
+                _ => {
+                    memtable.delete(&probe(key)).unwrap();
+                    model.remove(key);
+                    continue;
+                }
+            }
+            model.insert(key.clone(), value);
+        }
+        for key in &all {
+            let expected = model.get(key).map(Vec::as_slice);
+            let found = match memtable.get(&probe(key)) {
+                Lookup::Value(value) => Some(value),
+                Lookup::Absent | Lookup::Deleted => None,
+            };
+            assert_eq!(found, expected);
+            if let Some(hit) = memtable.value_at_hand::<false>(None, &key.0, &key.1) {
+                assert_eq!(Some(memtable.value_of::<false>(hit, &key.0, &key.1)), expected);
+            }
+        }
+        if round % 3 == 0 {
+            frozen.push_back((memtable.freeze().unwrap(), model.clone()));
+        }
+        if round % 7 == 0
+            && let Some((frozen, image)) = frozen.pop_front()
+        {
+            for record in frozen.extract().records() {
+                let key = (record.key.to_vec(), record.namespace.to_vec());
+                assert_eq!(record.value, image.get(&key).map(Vec::as_slice));
+            }
+        }
+    }
+    assert_eq!(live(&memtable), model);
+}
+
+/// What a record says of a key's length is compared in parts; what follows the key
+/// in memory is no part of it.
+#[test]
+fn no_record_is_taken_for_one_of_a_longer_or_shorter_key() {
+    let bytes = vec![7; 70_000];
+    for value_bytes in [100, 5_000] {
+        for key_bytes in [0, 1, 5, 63, 64, 65, 69, 4_101, 65_536] {
+            let mut arena = super::arena::Arena::new(Arc::new(PagePool::new(0)));
+            let stored = (bytes[..key_bytes].to_vec(), Vec::new());
+            let value = Some(&bytes[..value_bytes]);
+            let (_, block) = arena.create(&probe(&stored), value, 0, Epoch::FIRST, 0).unwrap();
+            for wanted in [0, 1, 5, 63, 64, 65, 69, 69 + 64, 4_101, 4_101 + 1_024, 65_536] {
+                let key = &bytes[..wanted];
+                let group = probe(&stored).group;
+                let says = [
+                    arena.is(block, &in_group(group, key, b"")),
+                    arena.matches(block, 0, None, key, b"").is_some(),
+                    arena.matches(block, 0, Some(group), key, b"").is_some(),
+                ];
+                assert_eq!(says, [wanted == key_bytes; 3], "{wanted} of {key_bytes}");
+            }
+        }
+    }
+}
+
+#[test]
+fn two_records_of_sixteen_and_eight_bytes_fill_a_cache_line() {
+    let mut memtable = memtable();
+    for number in 0..1_000_u64 {
+        let key = ([number.to_le_bytes(), [1; 8]].concat(), Vec::new());
+        memtable.put(&probe(&key), &[0; 8]).unwrap();
+    }
+    assert_eq!(memtable.stats().arena_used_bytes, 32 * 1_000);
 }
 
 #[test]
