@@ -76,6 +76,16 @@ impl FileMap {
         self.map.as_deref().unwrap_or(&[])
     }
 
+    /// Tells the system of a range, if that lies inside the file.
+    fn advise(&self, advice: Advice, offset: u64, bytes: u64) {
+        if let (Ok((start, end)), Some(map)) = (self.range(offset, bytes), &self.map)
+            && end > start
+        {
+            // Only advice: without it the read is slower, nothing else.
+            let _ = map.advise_range(advice, start, end - start);
+        }
+    }
+
     /// `offset` and `bytes` as indices, if the range lies inside the file.
     fn range(&self, offset: u64, bytes: u64) -> io::Result<(usize, usize)> {
         let end = offset.checked_add(bytes).filter(|&end| end <= self.len());
@@ -117,12 +127,13 @@ impl ReadAt for FileMap {
     }
 
     fn will_need(&self, offset: u64, bytes: u64) {
-        if let (Ok((start, end)), Some(map)) = (self.range(offset, bytes), &self.map)
-            && end > start
-        {
-            // Only advice: without it the read is slower, nothing else.
-            let _ = map.advise_range(Advice::WillNeed, start, end - start);
-        }
+        self.advise(Advice::WillNeed, offset, bytes);
+    }
+
+    fn read_singly(&self, offset: u64, bytes: u64) {
+        // Without it a touch of one page reads up to 128 KiB around it, and in a
+        // tight limit of memory pushes out as much.
+        self.advise(Advice::Random, offset, bytes);
     }
 }
 

@@ -153,6 +153,13 @@ pub trait ReadAt: Send + Sync + fmt::Debug {
     fn will_need(&self, offset: u64, bytes: u64) {
         let _ = (offset, bytes);
     }
+
+    /// Hints that from now on pieces of a range will be read here and there, and
+    /// that what lies around a piece is not worth reading with it. Cannot fail;
+    /// may do nothing.
+    fn read_singly(&self, offset: u64, bytes: u64) {
+        let _ = (offset, bytes);
+    }
 }
 
 /// What every [`ReadAt`] says of a read that does not fit into the file.
