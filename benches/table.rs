@@ -2,7 +2,8 @@
 //!
 //! 100,000 records of 16-byte keys and 32-byte values, in memory, so that what
 //! is measured is the code and not a disk. Values are half text, half noise,
-//! and compress to about half.
+//! and compress to about half. Then the index of a table of a million blocks, as
+//! one has of 4 to 16 GB: what opening makes of it, and what a search in it costs.
 
 #![allow(missing_docs, reason = "criterion's macros make undocumented functions")]
 
@@ -11,9 +12,10 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use alluvium::base::hash::hash_key;
-use alluvium::base::{FileId, KeyGroup, MaxParallelism};
+use alluvium::base::{FileId, KeyGroup, KeyGroupRange, MaxParallelism};
 use alluvium::codec::KeyRef;
 use alluvium::env::{ReadAt, WriteFile};
+use alluvium::format::index::{BlockEntry, Index, IndexBuilder, hash_prefix};
 use alluvium::format::{Compression, TableMeta};
 use alluvium::table::{Found, TableOptions, TableReader, TableWriter};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -81,6 +83,59 @@ fn records() -> Vec<Record> {
     records
 }
 
+fn index(c: &mut Criterion) {
+    const BLOCKS: u64 = 1_000_000;
+    // Every 40th of 40 million records begins a block.
+    let mut places: Vec<(KeyGroup, u64)> = (0..40 * BLOCKS)
+        .map(|i| {
+            let hash = hash_key(&i.to_le_bytes());
+            (KeyGroup((hash % 128) as u16), hash)
+        })
+        .collect();
+    places.sort_unstable();
+    let asked: Vec<_> = places.iter().step_by(977).copied().collect();
+    let places: Vec<_> = places.into_iter().step_by(40).collect();
+    let mut builder = IndexBuilder::new();
+    for (i, (group, hash)) in places.iter().enumerate() {
+        let next = places.get(i + 1).map_or(KeyGroup(127), |next| next.0);
+        let offset = 40 + i as u64 * 4200;
+        builder.push(BlockEntry {
+            state: 0,
+            first_group: *group,
+            last_group: next,
+            records: 40,
+            hash_prefix: hash_prefix(*hash),
+            offset,
+            end: offset + 4200,
+        });
+    }
+    let groups = KeyGroupRange::new(KeyGroup(0), KeyGroup(127)).unwrap();
+    let starts = [0, BLOCKS as u32];
+    let index = Index::new(builder.payload(), &starts, 40..40 + BLOCKS * 4200, groups);
+    let mut group = c.benchmark_group("index_1m_blocks");
+    group.sample_size(20);
+    group.bench_function("check", |b| b.iter(|| index.check(|_, _| Ok(())).unwrap()));
+    // An order that has nothing to do with the table's.
+    let mut order = 0usize;
+    let mut next = move || {
+        order = (order + 15_485_863) % asked.len();
+        asked[order]
+    };
+    group.bench_function("blocks_of_hash", |b| {
+        b.iter(|| {
+            let (group, hash) = next();
+            index.blocks_of_hash(0, group, hash)
+        })
+    });
+    group.bench_function("binary_search_in_decoded_rows", |b| {
+        b.iter(|| {
+            let wanted = next();
+            places.partition_point(|place| *place < wanted)
+        })
+    });
+    group.finish();
+}
+
 fn write(records: &[Record], compression: Compression) -> (Vec<u8>, TableMeta) {
     let out = MemFile::default();
     let options = TableOptions { compression, ..TableOptions::default() };
@@ -99,8 +154,9 @@ fn tables(c: &mut Criterion) {
     let mut strangers: Vec<_> = (RECORDS..2 * RECORDS).map(record).collect();
     let mut friends: Vec<_> = (0..RECORDS).map(record).collect();
     // An order that has nothing to do with the table's.
-    friends.sort_by_key(|record| record.1.rotate_left(29));
-    strangers.sort_by_key(|record| record.1.rotate_left(29));
+    let shuffled = |record: &Record| record.1.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    friends.sort_by_key(shuffled);
+    strangers.sort_by_key(shuffled);
 
     for (name, compression) in [("none", Compression::None), ("lz4", Compression::Lz4)] {
         let mut group = c.benchmark_group(format!("table_{name}"));
@@ -144,5 +200,5 @@ fn tables(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, tables);
+criterion_group!(benches, tables, index);
 criterion_main!(benches);

@@ -170,7 +170,9 @@ fn verify_finds_a_file_with_another_content_hash() {
 fn parts(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
     let table = TableReader::open_any(source(bytes, true)).unwrap();
     let range = |range: std::ops::Range<u64>| range.start as usize..range.end as usize;
-    let blocks = table.blocks().iter().map(|block| range(block.offset..block.end()));
+    let index = table.index();
+    let blocks =
+        index.iter().map(|block| block.unwrap()).map(|block| range(block.offset..block.end));
     let mut parts: Vec<_> = std::iter::once(0..HEADER_BYTES).chain(blocks).collect();
     let footer = table.footer();
     parts.extend([footer.filter(), footer.index(), footer.properties()].map(range));
@@ -288,11 +290,18 @@ fn hostile_counts_and_lengths_are_refused() {
         (first.clone(), PartKind::Data, Box::new(move |p| p[body + 2..body + 4].fill(0xff))),
         (first.clone(), PartKind::Data, Box::new(move |p| p[body + 8..body + 12].fill(0xff))),
         (first.clone(), PartKind::Data, Box::new(move |p| p[body + 16..body + 20].fill(0xff))),
-        // A stored length of 4 GiB in the index, an offset at the end of time.
-        (index.clone(), PartKind::Index, Box::new(move |p| p[body + 8..body + 12].fill(0xff))),
-        (index, PartKind::Index, Box::new(move |p| p[body + 24..body + 32].fill(0xff))),
-        // 65,535 states.
-        (properties, PartKind::Properties, Box::new(move |p| p[body + 6..body + 8].fill(0xff))),
+        // A first offset at the end of time, a second one there, another count of
+        // records.
+        (index.clone(), PartKind::Index, Box::new(move |p| p[body + 10..body + 16].fill(0xff))),
+        (index.clone(), PartKind::Index, Box::new(move |p| p[body + 26..body + 32].fill(0xff))),
+        (index, PartKind::Index, Box::new(move |p| p[body + 8..body + 10].fill(0xff))),
+        // 65,535 states, 65,535 blocks of the first one ("counts").
+        (
+            properties.clone(),
+            PartKind::Properties,
+            Box::new(move |p| p[body + 6..body + 8].fill(0xff)),
+        ),
+        (properties, PartKind::Properties, Box::new(move |p| p[body + 26] = 0x7f)),
     ];
     for (number, (part, kind, edit)) in edits.into_iter().enumerate() {
         let mut bad = bytes.clone();

@@ -2,25 +2,45 @@
 //!
 //! ```text
 //! index:  | row | row | ...
-//! row:    | state u16 | first group u16 | last group u16 | records u16 |
-//!         0           2                 4                6
-//!         | stored_len u32 | raw_len u32 | first hash u64 | offset u64 |
-//!         8                12            16               24           32
+//! row:    | last group u16 | hash prefix u32 | first group u16 | records u16 | offset u48 |
+//!         0                2                 6                 8             10           16
 //! ```
 //!
-//! Rows ascend by (state, first group, first hash), and blocks follow each
-//! other without gaps. So any range of key groups of a state is one contiguous
-//! run of bytes: the index is the directory of slices by which shards are
-//! split and merged without rewriting a file.
+//! - Rows are searched where they lie, in the mapped file: they are of one
+//!   width, and 256 of them fill a page. Read as a little-endian number, the
+//!   first half of a row shifted by 16 is its *place*: first group, then the
+//!   upper half of the hash of its first record.
+//! - Rows ascend by (state, place). Which rows are of which state, the number of
+//!   blocks in each state's properties says.
+//! - Blocks follow each other without gaps: a frame ends where the next begins,
+//!   and the last where the data ends. So any range of key groups of a state is
+//!   one contiguous run of bytes: the index is the directory of slices by which
+//!   shards are split and merged without rewriting a file.
+//! - Half a hash is enough: blocks whose places are equal and whose hashes are
+//!   not are one pair in a million, and cost whoever looks for one a look at the
+//!   other.
+//!
+//! Promises: [`Index::check`] has looked at every row once and keeps nothing;
+//! what is read of a row afterwards is checked where it is used, so that even a
+//! mapped file that changes gives an error and never "no such block".
 
 use std::ops::Range;
 
-use super::frame::{FRAME_HEADER_BYTES, FrameLens};
-use crate::base::{KeyGroup, KeyGroupRange, Result};
-use crate::codec::Reader;
+use super::frame::FRAME_HEADER_BYTES;
+use crate::base::{Error, KeyGroup, KeyGroupRange, Result};
 
 /// Bytes of one row.
-pub const ROW_BYTES: usize = 32;
+pub const ROW_BYTES: usize = 16;
+
+/// Bytes of the largest table: what an offset can say.
+pub const MAX_TABLE_BYTES: u64 = 1 << 48;
+
+/// Rows to either side of where an interpolation says that a hash should be, in
+/// which it is looked for before everywhere else: a few lines of the cache.
+const NEAR_ROWS: usize = 8;
+
+/// Fewer rows than this are searched by halves from the beginning.
+const FEW_ROWS: usize = 4 * NEAR_ROWS;
 
 /// What the index says about a block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,255 +53,401 @@ pub struct BlockEntry {
     pub last_group: KeyGroup,
     /// Number of records.
     pub records: u16,
-    /// Lengths of its payload.
-    pub lens: FrameLens,
-    /// Hash of its first record.
-    pub first_hash: u64,
+    /// Upper half of the hash of its first record.
+    pub hash_prefix: u32,
     /// Where its frame starts in the file.
     pub offset: u64,
+    /// Where the byte behind its frame is.
+    pub end: u64,
 }
 
 impl BlockEntry {
-    fn place(&self) -> (u16, KeyGroup, u64) {
-        (self.state, self.first_group, self.first_hash)
-    }
-
-    /// Where the byte behind its frame is; saturates instead of overflowing.
-    pub fn end(&self) -> u64 {
-        self.offset.saturating_add(self.lens.frame_bytes())
+    /// Bytes of its frame.
+    pub const fn frame_bytes(&self) -> u64 {
+        self.end - self.offset
     }
 }
 
-/// All blocks of a table, in order.
+/// The part of a hash that stands in a row.
+#[inline]
+pub const fn hash_prefix(hash: u64) -> u32 {
+    (hash >> 32) as u32
+}
+
+/// What rows of a state are ordered by.
+#[inline]
+const fn place(group: KeyGroup, hash_prefix: u32) -> u64 {
+    (group.0 as u64) << 32 | hash_prefix as u64
+}
+
+/// The rows of a table that is being written.
 #[derive(Clone, Debug, Default)]
-pub struct Index {
-    entries: Vec<BlockEntry>,
+pub struct IndexBuilder {
+    rows: Vec<u8>,
 }
 
-impl Index {
+impl IndexBuilder {
     /// An index without rows.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds the next block.
+    /// Adds the next block. Its state and its end are not written: they follow
+    /// from the properties and from the next block.
     pub fn push(&mut self, entry: BlockEntry) {
-        self.entries.push(entry);
-    }
-
-    /// The rows, in order.
-    pub fn entries(&self) -> &[BlockEntry] {
-        &self.entries
+        debug_assert!(entry.offset < MAX_TABLE_BYTES, "the writer ends a table before");
+        let place = place(entry.first_group, entry.hash_prefix);
+        let first = place << 16 | u64::from(entry.last_group.0);
+        let second = entry.offset << 16 | u64::from(entry.records);
+        self.rows.extend_from_slice(&first.to_le_bytes());
+        self.rows.extend_from_slice(&second.to_le_bytes());
     }
 
     /// The payload of the index.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.entries.len() * ROW_BYTES);
-        for entry in &self.entries {
-            out.extend_from_slice(&entry.state.to_le_bytes());
-            out.extend_from_slice(&entry.first_group.0.to_le_bytes());
-            out.extend_from_slice(&entry.last_group.0.to_le_bytes());
-            out.extend_from_slice(&entry.records.to_le_bytes());
-            out.extend_from_slice(&entry.lens.stored_len.to_le_bytes());
-            out.extend_from_slice(&entry.lens.raw_len.to_le_bytes());
-            out.extend_from_slice(&entry.first_hash.to_le_bytes());
-            out.extend_from_slice(&entry.offset.to_le_bytes());
-        }
-        out
+    pub fn payload(&self) -> &[u8] {
+        &self.rows
+    }
+}
+
+/// One row, as it stands there.
+#[derive(Clone, Copy)]
+struct Row(u64, u64);
+
+impl Row {
+    #[inline]
+    const fn place(self) -> u64 {
+        self.0 >> 16
     }
 
-    /// Reads an index whose blocks must fill `data`, the bytes of the file
-    /// that hold blocks, and lie within `groups`.
+    #[inline]
+    const fn first_group(self) -> KeyGroup {
+        KeyGroup((self.0 >> 48) as u16)
+    }
+
+    #[inline]
+    const fn last_group(self) -> KeyGroup {
+        KeyGroup(self.0 as u16)
+    }
+
+    #[inline]
+    const fn offset(self) -> u64 {
+        self.1 >> 16
+    }
+
+    #[inline]
+    const fn records(self) -> u16 {
+        self.1 as u16
+    }
+}
+
+/// All blocks of a table, in order, where they lie.
+#[derive(Clone, Copy, Debug)]
+pub struct Index<'a> {
+    rows: &'a [u8],
+    /// The first row of each state, and the number of all rows.
+    starts: &'a [u32],
+    /// The bytes of the file that hold blocks.
+    data: (u64, u64),
+    groups: KeyGroupRange,
+}
+
+impl<'a> Index<'a> {
+    /// The index with this payload, of a table whose blocks fill `data` and lie
+    /// within `groups`, and whose states start at the rows `starts`, the last of
+    /// which is the number of rows. Nothing is checked: see
+    /// [`check`](Self::check).
+    #[inline]
+    pub fn new(
+        payload: &'a [u8],
+        starts: &'a [u32],
+        data: Range<u64>,
+        groups: KeyGroupRange,
+    ) -> Self {
+        Self { rows: payload, starts, data: (data.start, data.end), groups }
+    }
+
+    /// Looks at every row once, in order, and holds none: a few milliseconds for
+    /// a million. Calls `of_state` with the number of records of each state.
     ///
     /// # Errors
-    /// `Corrupt` if they do not, or if rows are out of order.
-    pub fn decode(payload: &[u8], data: Range<u64>, groups: KeyGroupRange) -> Result<Self> {
-        let mut reader = Reader::new("index", payload);
-        // Bounded by the bytes that are there, and as large in memory.
-        let mut entries: Vec<BlockEntry> = Vec::with_capacity(payload.len() / ROW_BYTES);
-        let mut offset = data.start;
-        while reader.remaining() > 0 {
-            let entry = decode_row(&mut reader)?;
-            if entry.offset != offset || entry.end() > data.end {
-                return Err(reader.corrupt(
-                    "block offset",
-                    format_args!("a block at {offset}, before {}", data.end),
-                    format_args!("{} to {}", entry.offset, entry.end()),
-                ));
-            }
-            let ordered = entries.last().is_none_or(|before| {
-                before.place() <= entry.place()
-                    && (before.state < entry.state || before.last_group <= entry.first_group)
-            });
-            if !ordered {
-                return Err(reader.corrupt(
-                    "row order",
-                    "ascending rows",
-                    format_args!("{entry:?}"),
-                ));
-            }
-            if entry.first_group > entry.last_group
-                || !groups.contains(entry.first_group)
-                || !groups.contains(entry.last_group)
-            {
-                return Err(reader.corrupt(
-                    "block groups",
-                    format_args!("a range within {groups}"),
-                    format_args!("{} to {}", entry.first_group, entry.last_group),
-                ));
-            }
-            if entry.records == 0 {
-                return Err(reader.corrupt("record count", "at least 1", 0));
-            }
-            offset = entry.end();
-            entries.push(entry);
+    /// `Corrupt` if rows are out of order, do not follow each other, do not fill
+    /// the data, lie outside of the groups, or are not as many as there should
+    /// be. Those of `of_state`.
+    pub fn check(&self, mut of_state: impl FnMut(u16, u64) -> Result<()>) -> Result<()> {
+        if self.rows.len() != self.len() * ROW_BYTES {
+            return Err(Error::corrupt("index has the wrong number of blocks")
+                .expected(format_args!("{} rows of {ROW_BYTES} bytes", self.len()))
+                .found(format_args!("{} bytes", self.rows.len())));
         }
-        if offset != data.end {
-            return Err(reader.corrupt(
-                "end of the blocks",
-                format_args!("offset {}", data.end),
-                offset,
-            ));
+        let mut rows = self.rows.chunks_exact(ROW_BYTES).map(row_of).enumerate();
+        let mut offset = self.data.0;
+        for (state, range) in self.starts.windows(2).enumerate() {
+            // Of the row before, in the same state.
+            let (mut last_place, mut last_group) = (0, self.groups.first());
+            let mut records = 0;
+            for (number, row) in rows.by_ref().take(range[1].saturating_sub(range[0]) as usize) {
+                let bad = |what, expected: &dyn std::fmt::Display| {
+                    Err(Error::corrupt(format_args!("index is damaged: bad {what}"))
+                        .at(format_args!("block {number} of {}, state {state}", self.len()))
+                        .expected(expected)
+                        .found(format_args!(
+                            "{} to {}, {:08x}, {} records at {}",
+                            row.first_group(),
+                            row.last_group(),
+                            row.place() as u32,
+                            row.records(),
+                            row.offset()
+                        )))
+                };
+                // The first row starts where the data does; a row's end is seen
+                // with the next one.
+                let least = if number == 0 { offset } else { offset + FRAME_HEADER_BYTES as u64 };
+                let most = if number == 0 { offset } else { self.data.1 };
+                if row.offset() < least || row.offset() > most {
+                    return bad("block offset", &format_args!("{least} to {most}"));
+                }
+                if row.place() < last_place || row.first_group() < last_group {
+                    return bad("row order", &"ascending rows");
+                }
+                if row.first_group() > row.last_group() || row.last_group() > self.groups.last() {
+                    return bad("block groups", &format_args!("a range within {}", self.groups));
+                }
+                if row.records() == 0 {
+                    return bad("record count", &"at least 1");
+                }
+                offset = row.offset();
+                (last_place, last_group) = (row.place(), row.last_group());
+                records += u64::from(row.records());
+            }
+            of_state(state as u16, records)?;
         }
-        Ok(Self { entries })
+        let filled = match self.len() {
+            0 => self.data.0 == self.data.1,
+            _ => offset + FRAME_HEADER_BYTES as u64 <= self.data.1,
+        };
+        if !filled {
+            return Err(Error::corrupt("index is damaged: bad end of the blocks")
+                .expected(format_args!("blocks up to offset {}", self.data.1))
+                .found(format_args!("{} blocks, the last at {offset}", self.len())));
+        }
+        Ok(())
+    }
+
+    /// Number of blocks.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.starts.last().map_or(0, |&rows| rows as usize)
+    }
+
+    /// Whether there are no blocks.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The blocks of a state.
+    #[inline]
+    pub fn blocks_of_state(&self, state: u16) -> Range<usize> {
+        match self.starts.get(usize::from(state)..) {
+            Some(&[start, end, ..]) => start as usize..end.max(start) as usize,
+            _ => self.len()..self.len(),
+        }
+    }
+
+    /// The block of this number.
+    ///
+    /// # Errors
+    /// `Invalid` if there is no such block; `Corrupt` if the row is not what it
+    /// was when it was checked.
+    #[inline]
+    pub fn block(&self, number: usize) -> Result<BlockEntry> {
+        if number >= self.len() {
+            return Err(Error::invalid("a table has no such block")
+                .expected(format_args!("less than {}", self.len()))
+                .found(number));
+        }
+        let row = self.row(number);
+        let end = match number + 1 < self.len() {
+            true => self.row(number + 1).map(Row::offset),
+            false => Some(self.data.1),
+        };
+        let (Some(row), Some(end)) = (row, end) else { return Err(changed_after_check()) };
+        let offset = row.offset();
+        if offset < self.data.0
+            || end > self.data.1
+            || end < offset + FRAME_HEADER_BYTES as u64
+            || row.records() == 0
+        {
+            return Err(changed_after_check());
+        }
+        // States without blocks start where the next one does.
+        let states = self.starts.partition_point(|&start| start as usize <= number);
+        Ok(BlockEntry {
+            state: states.saturating_sub(1) as u16,
+            first_group: row.first_group(),
+            last_group: row.last_group(),
+            records: row.records(),
+            hash_prefix: row.place() as u32,
+            offset,
+            end,
+        })
+    }
+
+    /// Every block, in order.
+    pub fn iter(self) -> impl ExactSizeIterator<Item = Result<BlockEntry>> {
+        (0..self.len()).map(move |number| self.block(number))
     }
 
     /// The blocks that can hold a record with this hash: usually one; more only
     /// where equal hashes lie across a border.
+    ///
+    /// Looks at four to six rows, nearly always in one or two pages; of *n*
+    /// blocks whose hashes are not spread evenly, at log2(*n*) and four more.
     pub fn blocks_of_hash(&self, state: u16, group: KeyGroup, hash: u64) -> Range<usize> {
-        let place = (state, group, hash);
-        // Records at `place` may begin in the block before the first that
-        // starts at or behind it, and go on through all that start at it.
-        let at = self.entries.partition_point(|entry| entry.place() < place);
-        let mut end = at;
-        while self.entries.get(end).is_some_and(|entry| entry.place() == place) {
-            end += 1;
+        self.search(state, group, hash, |_| {})
+    }
+
+    /// [`blocks_of_hash`](Self::blocks_of_hash), which tells `seen` of each row
+    /// that it looks at.
+    #[inline]
+    fn search(
+        &self,
+        state: u16,
+        group: KeyGroup,
+        hash: u64,
+        mut seen: impl FnMut(usize),
+    ) -> Range<usize> {
+        let wanted = place(group, hash_prefix(hash));
+        let Range { start, end } = self.blocks_of_state(state);
+        if self.is_torn() {
+            return self.torn_block();
         }
-        let reaches = |entry: &BlockEntry| entry.state == state && entry.last_group >= group;
-        let before = at.checked_sub(1).filter(|&before| reaches(&self.entries[before]));
-        before.unwrap_or(at)..end
+        let mut place_of = |number: usize| {
+            seen(number);
+            self.row(number).map_or(0, Row::place)
+        };
+        // Records at `wanted` may begin in the block before the first that
+        // starts at or behind it, and go on through all that start at it.
+        let (mut low, mut high) = (start, end);
+        let mut at_high = None;
+        if high - low > FEW_ROWS {
+            let guess = self.guess(wanted, low, high, &mut place_of);
+            // Both ends of where it should be, unless they are the ends of all.
+            let near = guess.saturating_sub(NEAR_ROWS).max(low);
+            if near > low {
+                let found = place_of(near);
+                if found < wanted { low = near + 1 } else { (high, at_high) = (near, Some(found)) }
+            }
+            let near = guess + NEAR_ROWS;
+            if at_high.is_none() && near < high {
+                let found = place_of(near);
+                if found < wanted { low = near + 1 } else { (high, at_high) = (near, Some(found)) }
+            }
+        }
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let found = place_of(middle);
+            if found < wanted { low = middle + 1 } else { (high, at_high) = (middle, Some(found)) }
+        }
+        let mut behind = low;
+        if at_high == Some(wanted) {
+            // Nearly always the next row is another: double the step, then halve.
+            let mut step = 1;
+            while behind + step < end && place_of(behind + step) == wanted {
+                behind += step;
+                step *= 2;
+            }
+            let mut last = (behind + step).min(end);
+            behind += 1;
+            while behind < last {
+                let middle = behind + (last - behind) / 2;
+                if place_of(middle) == wanted { behind = middle + 1 } else { last = middle }
+            }
+        }
+        let reaches = |before: usize| self.row(before).is_none_or(|row| row.last_group() >= group);
+        let before = low.checked_sub(1).filter(|&before| before >= start && reaches(before));
+        before.unwrap_or(low)..behind
+    }
+
+    /// About where a place should be among the rows of a state: hashes are
+    /// spread evenly over the groups, so a first guess is off by some hundred
+    /// rows of a million, and a second one, from there, by a few.
+    #[inline]
+    fn guess(
+        &self,
+        wanted: u64,
+        low: usize,
+        high: usize,
+        place_of: &mut impl FnMut(usize) -> u64,
+    ) -> usize {
+        let first = place(self.groups.first(), 0);
+        let places = place(self.groups.last(), u32::MAX) - first;
+        // A guess may be as inexact as it likes, and this never overflows.
+        let rows_a_place = (high - low) as f64 / places as f64;
+        let scaled = |places: u64| (places as f64 * rows_a_place) as usize;
+        let guess = low + scaled(wanted.saturating_sub(first)).min(high - low - 1);
+        let found = place_of(guess);
+        let better = if found < wanted {
+            guess + scaled(wanted - found)
+        } else {
+            guess.saturating_sub(scaled(found - wanted))
+        };
+        better.clamp(low, high - 1)
     }
 
     /// The contiguous run of blocks that hold records of these groups.
     pub fn blocks_of_groups(&self, state: u16, groups: KeyGroupRange) -> Range<usize> {
-        let start = self
-            .entries
-            .partition_point(|entry| (entry.state, entry.last_group) < (state, groups.first()));
-        let end = self
-            .entries
-            .partition_point(|entry| (entry.state, entry.first_group) <= (state, groups.last()));
-        start..end.max(start)
+        let Range { start, end } = self.blocks_of_state(state);
+        if self.is_torn() {
+            return self.torn_block();
+        }
+        let partition_point = |mut low: usize, before: &dyn Fn(Row) -> bool| {
+            let mut high = end;
+            while low < high {
+                let middle = low + (high - low) / 2;
+                if self.row(middle).is_some_and(before) { low = middle + 1 } else { high = middle }
+            }
+            low
+        };
+        let first = partition_point(start, &|row| row.last_group() < groups.first());
+        let behind = partition_point(first, &|row| row.first_group() <= groups.last());
+        first..behind
+    }
+
+    /// Whether rows are missing that were there when the index was checked.
+    #[inline]
+    fn is_torn(&self) -> bool {
+        self.rows.len() < self.len() * ROW_BYTES
+    }
+
+    /// A block whose row is missing, so that whoever asks for it is told.
+    #[cold]
+    fn torn_block(&self) -> Range<usize> {
+        self.len() - 1..self.len()
+    }
+
+    #[inline]
+    fn row(&self, number: usize) -> Option<Row> {
+        let start = number * ROW_BYTES;
+        self.rows.get(start..start + ROW_BYTES).map(row_of)
     }
 }
 
-fn decode_row(reader: &mut Reader<'_>) -> Result<BlockEntry> {
-    Ok(BlockEntry {
-        state: reader.u16("state")?,
-        first_group: KeyGroup(reader.u16("first group")?),
-        last_group: KeyGroup(reader.u16("last group")?),
-        records: reader.u16("record count")?,
-        lens: FrameLens {
-            stored_len: reader.u32("stored length")?,
-            raw_len: reader.u32("raw length")?,
-        },
-        first_hash: reader.u64("first hash")?,
-        offset: reader.u64("offset")?,
-    })
+/// The row in these [`ROW_BYTES`].
+#[inline]
+fn row_of(bytes: &[u8]) -> Row {
+    let half = |at: usize| {
+        let mut half = [0; 8];
+        half.copy_from_slice(&bytes[at..at + 8]);
+        u64::from_le_bytes(half)
+    };
+    Row(half(0), half(8))
 }
 
-const _: () = assert!(FRAME_HEADER_BYTES > 0, "blocks of a damaged index still advance");
+#[cold]
+fn changed_after_check() -> Error {
+    Error::corrupt("index changed after it was checked")
+        .remedy("something writes to a file that must not change: find it, and restore the file")
+}
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::ErrorKind;
-
-    /// (state, first group, first hash, last group) of each block.
-    fn index(rows: &[(u16, u16, u64, u16)]) -> Index {
-        let mut index = Index::new();
-        let mut offset = 40;
-        for &(state, first, hash, last) in rows {
-            let entry = BlockEntry {
-                state,
-                first_group: KeyGroup(first),
-                last_group: KeyGroup(last),
-                records: 3,
-                lens: FrameLens { raw_len: 100, stored_len: 80 },
-                first_hash: hash,
-                offset,
-            };
-            offset = entry.end();
-            index.push(entry);
-        }
-        index
-    }
-
-    fn groups(first: u16, last: u16) -> KeyGroupRange {
-        KeyGroupRange::new(KeyGroup(first), KeyGroup(last)).unwrap()
-    }
-
-    #[test]
-    fn a_hash_is_looked_for_in_every_block_that_can_hold_it() {
-        let index = index(&[
-            (0, 1, 100, 2),
-            (0, 2, 50, 2),
-            (0, 2, 50, 2),
-            (0, 2, 50, 3),
-            (0, 4, 10, 4),
-            (2, 4, 10, 6),
-        ]);
-        let find = |state, group, hash| index.blocks_of_hash(state, KeyGroup(group), hash);
-        assert_eq!(find(0, 1, 99), 0..0, "before everything");
-        assert_eq!(find(0, 1, 100), 0..1);
-        assert_eq!(find(0, 2, 49), 0..1);
-        assert_eq!(find(0, 2, 50), 0..4, "equal hashes across three borders");
-        assert_eq!(find(0, 2, 51), 3..4);
-        assert_eq!(find(0, 3, 0), 3..4);
-        assert_eq!(find(0, 4, 9), 4..4, "the block before ends in group 3");
-        assert_eq!(find(0, 4, 10), 4..5);
-        assert_eq!(find(0, 5, 0), 5..5);
-        assert_eq!(find(1, 4, 10), 5..5, "a state without blocks");
-        assert_eq!(find(2, 4, 9), 5..5);
-        assert_eq!(find(2, 6, 0), 5..6);
-        assert_eq!(find(2, 7, 0), 6..6);
-        assert_eq!(find(3, 0, 0), 6..6);
-    }
-
-    #[test]
-    fn a_range_of_groups_is_a_run_of_blocks() {
-        let index = index(&[(0, 1, 9, 2), (0, 2, 50, 3), (0, 5, 10, 5), (1, 0, 10, 6)]);
-        let find = |state, first, last| index.blocks_of_groups(state, groups(first, last));
-        assert_eq!(find(0, 0, 9), 0..3);
-        assert_eq!(find(0, 2, 2), 0..2);
-        assert_eq!(find(0, 3, 4), 1..2);
-        assert!(find(0, 4, 4).is_empty());
-        assert_eq!(find(1, 3, 3), 3..4);
-        assert!(find(1, 7, 9).is_empty());
-        assert!(find(2, 0, 9).is_empty());
-    }
-
-    #[test]
-    fn rows_that_overlap_leave_gaps_or_go_back_are_corrupt() {
-        let good = index(&[(0, 1, 9, 2), (0, 2, 50, 3), (1, 0, 10, 6)]);
-        let data = 40..good.entries()[2].end();
-        let decode = |index: &Index| Index::decode(&index.encode(), data.clone(), groups(0, 6));
-        assert_eq!(decode(&good).unwrap().entries(), good.entries());
-        let damages: [fn(&mut Vec<BlockEntry>); 8] = [
-            |rows| rows[1].offset += 1,
-            |rows| rows[1].lens.stored_len -= 1,
-            |rows| rows[2].lens.stored_len = u32::MAX,
-            |rows| rows[1].first_group = KeyGroup(1),
-            |rows| rows[2].last_group = KeyGroup(7),
-            |rows| rows[0].records = 0,
-            |rows| rows[2].state = 0,
-            |rows| rows.truncate(2),
-        ];
-        for (number, damage) in damages.into_iter().enumerate() {
-            let mut bad = good.clone();
-            damage(&mut bad.entries);
-            assert_eq!(decode(&bad).unwrap_err().kind(), ErrorKind::Corrupt, "damage {number}");
-        }
-        let torn = &good.encode()[..70];
-        assert!(Index::decode(torn, data, groups(0, 6)).is_err());
-    }
-}
+mod tests;

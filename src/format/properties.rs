@@ -3,7 +3,8 @@
 //! ```text
 //! properties:  | max_parallelism u16 | first group u16 | last group u16 | states u16 | state | ... |
 //!              0                     2                 4                6            8
-//! state:       | name | placement u8 | stamps u8 | value schema u64 | records | tombstones | key bytes | namespace bytes | value bytes |
+//! state:       | name | placement u8 | stamps u8 | filtered u8 | value schema u64 |
+//!              | blocks | records | tombstones | key bytes | namespace bytes | value bytes |
 //! ```
 //!
 //! A name is a varint length and UTF-8; the counts are varints. The placement is
@@ -11,8 +12,10 @@
 //! (see schema.rs), and the manifest has the schema itself. The stamps say what is
 //! in front of each value (of each element of a list): 0 nothing, 1 and 2 eight
 //! bytes, the milliseconds of its last write in processing time or in event time,
-//! little-endian, sign bit flipped; 1 is a time that is not known. States ascend by the
-//! bytes of their names; a state's ordinal is its place in this list.
+//! little-endian, sign bit flipped; 1 is a time that is not known. `filtered` is 1 if the
+//! state's records are in the filter, 0 if the filter knows nothing of them. States ascend
+//! by the bytes of their names; a state's ordinal is its place in this list, and its blocks
+//! are those behind the blocks of the states before.
 //! `first group` to `last group` is the range that the records cover.
 
 use super::collection::Placement;
@@ -41,8 +44,12 @@ pub struct StateProperties {
     /// Which time the stamps in front of its values are of; `None` if there are
     /// none.
     pub stamps: Option<TimeDomain>,
+    /// Whether the filter knows its records; if not, it excludes none of them.
+    pub filtered: bool,
     /// Fingerprint of the schema that its values were written under.
     pub value_schema: u64,
+    /// Number of data blocks.
+    pub blocks: u64,
     /// Number of records, tombstones included.
     pub records: u64,
     /// Number of tombstones.
@@ -56,8 +63,8 @@ pub struct StateProperties {
 }
 
 /// Fewest bytes that a state takes: a name of one byte, its length, the
-/// placement, the stamps, the schema and five counts.
-const MIN_STATE_BYTES: usize = 17;
+/// placement, the stamps, whether it is filtered, the schema and six counts.
+const MIN_STATE_BYTES: usize = 19;
 
 impl Properties {
     /// The payload of the properties.
@@ -71,8 +78,10 @@ impl Properties {
             out.extend_from_slice(state.name.as_bytes());
             out.push(state.placement as u8);
             out.push(encode_time(state.stamps));
+            out.push(u8::from(state.filtered));
             out.extend_from_slice(&state.value_schema.to_le_bytes());
             for count in [
+                state.blocks,
                 state.records,
                 state.tombstones,
                 state.key_bytes,
@@ -116,6 +125,28 @@ impl Properties {
         u16::try_from(at).ok()
     }
 
+    /// The first block of each state, and at last the number of all blocks:
+    /// what an [`Index`](super::index::Index) is read with.
+    ///
+    /// # Errors
+    /// `Corrupt` if there are more than any index can hold.
+    pub fn block_starts(&self) -> Result<Box<[u32]>> {
+        let mut starts = Vec::with_capacity(self.states.len() + 1);
+        starts.push(0);
+        let mut sum = 0u64;
+        for state in &self.states {
+            sum = sum.saturating_add(state.blocks);
+            let Ok(start) = u32::try_from(sum) else {
+                return Err(Error::corrupt("properties name more blocks than a table can have")
+                    .at(format_args!("state {:?}", state.name))
+                    .expected(format_args!("at most {}", u32::MAX))
+                    .found(sum));
+            };
+            starts.push(start);
+        }
+        Ok(starts.into())
+    }
+
     /// A sum over all states; saturates instead of overflowing.
     pub fn total(&self, count: impl Fn(&StateProperties) -> u64) -> u64 {
         self.states.iter().fold(0, |sum, state| sum.saturating_add(count(state)))
@@ -138,7 +169,13 @@ fn decode_state(reader: &mut Reader<'_>) -> Result<StateProperties> {
         name,
         placement: Placement::decode(reader)?,
         stamps: decode_time("stamps", reader)?,
+        filtered: match reader.u8("filtered")? {
+            0 => false,
+            1 => true,
+            other => return Err(reader.corrupt("filtered", "0 or 1", other)),
+        },
         value_schema: reader.u64("value schema")?,
+        blocks: reader.varint_u64("blocks")?,
         records: reader.varint_u64("records")?,
         tombstones: reader.varint_u64("tombstones")?,
         key_bytes: reader.varint_u64("key bytes")?,
@@ -216,7 +253,9 @@ mod tests {
             placement: if records == 7 { Placement::Collection } else { Placement::Single },
             stamps: [None, Some(TimeDomain::Event), Some(TimeDomain::Processing)]
                 [records as usize % 3],
+            filtered: records != 1,
             value_schema: u64::MAX - records,
+            blocks: records / 2,
             records,
             tombstones: 1,
             key_bytes: records * 8,
@@ -259,6 +298,10 @@ mod tests {
         for len in 0..bytes.len() {
             assert!(Properties::decode(&bytes[..len]).is_err(), "{len} bytes");
         }
+        let mut bytes = sample().encode();
+        assert_eq!(bytes[12], 0, "behind the stamps of \"a\"");
+        bytes[12] = 2;
+        assert_eq!(Properties::decode(&bytes).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 
     #[test]

@@ -16,7 +16,6 @@ use crate::base::{Error, KeyGroup, MaxParallelism, Result};
 use crate::codec::KeyRef;
 use crate::format::block::{BlockRecord, DataBlock, tag_of_hash};
 use crate::format::collection::{EntryName, Placement, encode_prefix};
-use crate::format::filter::filter_hash;
 
 /// A key and its namespace, with what places them in a table: what one value
 /// or a collection is found by.
@@ -76,12 +75,12 @@ impl TableReader {
             if from.is_some() && blocks.len() > 1 {
                 blocks.start = self.search(
                     blocks.clone(),
-                    (bounds.group, bounds.hash),
-                    (&bounds.key, &bounds.first),
+                    (bounds.group, bounds.hash, &bounds.key, &bounds.first),
                     |_| Ok(false),
                 )?;
             }
         }
+        self.ask_for(blocks.clone());
         TableScan::of_collection(Arc::clone(self), ordinal, bounds, blocks)
     }
 
@@ -100,39 +99,37 @@ impl TableReader {
             .map_err(|why| {
                 Error::invalid("a record of a collection was asked for without a name").source(why)
             })?;
-        let in_filter = |hash| self.filter().may_contain(filter_hash(ordinal, group, hash));
+        let in_filter = |hash| self.filter_passes(ordinal, group, hash);
         if !self.groups().contains(group) || !in_filter(own_hash) || !in_filter(hash) {
             return Ok(Found::Absent);
         }
         let blocks = self.index().blocks_of_hash(ordinal, group, hash);
         let mut found = Found::Absent;
-        self.search(blocks, (group, hash), (key, name), |block| {
+        self.search(blocks, (group, hash, key, name), |block| {
             found = Found::of(block.find(group, tag_of_hash(own_hash), key, name)?, out);
             Ok(found != Found::Absent)
         })?;
         Ok(found)
     }
 
-    /// Of `blocks`, which are all that can hold records of `place`, the last one
-    /// that begins at or before this key and name; the first if none does.
-    /// `visit` is shown some that do, in order, and ends the search when it says
-    /// so.
+    /// Of `blocks`, which are all that can hold records of a hash, the last one
+    /// that begins at or before the wanted one; the first if none does. `visit`
+    /// is shown some that do, in order, and ends the search when it says so.
     fn search(
         &self,
         blocks: Range<usize>,
-        place: (KeyGroup, u64),
-        wanted: (&[u8], &[u8]),
+        wanted: (KeyGroup, u64, &[u8], &[u8]),
         mut visit: impl FnMut(&DataBlock<'_>) -> Result<bool>,
     ) -> Result<usize> {
         let mut last = blocks.start;
         let (mut low, mut high) = (blocks.start, blocks.end);
         while low < high {
             let middle = low + (high - low) / 2;
-            let entry = &self.blocks()[middle];
-            let same_hash = (entry.first_group, entry.first_hash) == place;
-            let (behind, ended) = self.with_block(entry, |block| {
-                let first = block.record(0)?;
-                let behind = same_hash && (first.key, first.namespace) > wanted;
+            let (behind, ended) = self.with_block(middle, |block| {
+                let BlockRecord { group, key, namespace, .. } = block.record(0)?;
+                // The index knows but half of it.
+                let hash = Placement::Collection.hash(key, namespace)?;
+                let behind = (group, hash, key, namespace) > wanted;
                 Ok((behind, !behind && visit(&block)?))
             })?;
             if behind {

@@ -2,13 +2,14 @@
 //!
 //! A lookup
 //!
-//! 1. asks the filter, which is in memory or mapped;
-//! 2. finds the block in the index, which is in memory;
+//! 1. asks the filter, if the state has one;
+//! 2. finds the block in the index;
 //! 3. reads that block (or finds it mapped), checks it, decompresses it;
 //! 4. compares the records whose tag matches.
 //!
 //! Almost always one block is read for a key that is there, and none for a key
-//! that is not.
+//! that is not. Filter and index are searched where they lie in the mapped file;
+//! of a file that is not mapped they are held in memory, as they are.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -55,8 +56,9 @@ impl Found {
 
 /// An open table. Immutable and shared: `&self` from any thread.
 ///
-/// Holds the index (32 bytes a block) and, unless the file is mapped, the
-/// filter (1 byte a record by default) in memory.
+/// Of a mapped file it holds some hundred bytes and the properties; of any other
+/// the index (16 bytes a block) and the filter (1 byte a record by default), too.
+/// [`memory_bytes`](Self::memory_bytes) says how much that is.
 #[derive(Debug)]
 pub struct TableReader {
     source: Arc<dyn ReadAt>,
@@ -64,16 +66,14 @@ pub struct TableReader {
     /// Whether `meta.hash` is known, or only a placeholder.
     hash_known: bool,
     footer: Footer,
-    index: Index,
     properties: Properties,
-    filter: FilterPlace,
-}
-
-#[derive(Debug)]
-enum FilterPlace {
-    Memory(Vec<u8>),
-    /// The payload's place in the mapped file.
-    Mapped(Range<usize>),
+    /// The first block of each state, and the number of blocks.
+    block_starts: Box<[u32]>,
+    /// Filter and index, unless the file is mapped.
+    held: Option<Box<[u8]>>,
+    /// Where the payloads of both are: in `held`, or in the mapped file.
+    filter: Range<usize>,
+    index: Range<usize>,
 }
 
 thread_local! {
@@ -84,6 +84,10 @@ thread_local! {
 
 /// Scratch buffers larger than this are freed after use.
 const SCRATCH_KEPT_BYTES: usize = 1024 * 1024;
+
+/// Most that is asked for ahead at once: more would push out what was asked for
+/// before.
+const MAX_ASKED_BYTES: u64 = 1024 * 1024;
 
 impl TableReader {
     /// Opens the table that `expected` describes.
@@ -144,31 +148,42 @@ impl TableReader {
         let file = footer.file;
 
         let mut buffer = Vec::new();
-        let tail = bytes_of(&**source, footer.filter_at..footer.footer_at, &mut buffer)?;
+        let range = footer.filter_at..footer.footer_at;
+        source.will_need(range.start, range.end - range.start);
+        let tail = bytes_of(&**source, range, &mut buffer)?;
         let part = |kind, range: Range<u64>| {
             let start = (range.start - footer.filter_at) as usize;
             let frame = &tail[start..start + (range.end - range.start) as usize];
             // Only data blocks are compressed, so there is nothing to put here.
             let payload = decode_frame(frame, file, kind, range.start, &mut Vec::new())
                 .map(|payload| payload.len())?;
-            Ok::<_, Error>(&frame[FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + payload])
+            let start = start + FRAME_HEADER_BYTES;
+            Ok::<_, Error>(start..start + payload)
         };
         let filter = part(PartKind::Filter, footer.filter())?;
         let index = part(PartKind::Index, footer.index())?;
         let properties = part(PartKind::Properties, footer.properties())?;
 
-        Filter::decode(filter).map_err(|error| in_part(error, file, PartKind::Filter))?;
-        let properties = Properties::decode(properties)
+        Filter::decode(&tail[filter.clone()])
+            .map_err(|error| in_part(error, file, PartKind::Filter))?;
+        let properties = Properties::decode(&tail[properties])
             .map_err(|error| in_part(error, file, PartKind::Properties))?;
-        let index = Index::decode(index, footer.data(), properties.groups)
-            .and_then(|index| check_counts(&index, &properties).map(|()| index))
-            .map_err(|error| in_part(error, file, PartKind::Index))?;
-        let filter = if source.as_slice().is_some() {
-            let start = footer.filter_at as usize + FRAME_HEADER_BYTES;
-            FilterPlace::Mapped(start..start + filter.len())
-        } else {
-            FilterPlace::Memory(filter.to_vec())
-        };
+        let block_starts = properties
+            .block_starts()
+            .map_err(|error| in_part(error, file, PartKind::Properties))?;
+        let rows =
+            Index::new(&tail[index.clone()], &block_starts, footer.data(), properties.groups);
+        check_index(&rows, &properties).map_err(|error| in_part(error, file, PartKind::Index))?;
+        // What has been read in order is from now on read here and there. Blocks
+        // are asked for one by one, and scans need the system's read-ahead.
+        source.read_singly(footer.filter_at, footer.footer_at - footer.filter_at);
+        let mapped = source.as_slice().is_some();
+        let held = (!mapped).then(|| {
+            buffer.truncate(index.end);
+            buffer.into_boxed_slice()
+        });
+        let base = if mapped { footer.filter_at as usize } else { 0 };
+        let [filter, index] = [filter, index].map(|part| base + part.start..base + part.end);
         let meta = TableMeta {
             file,
             bytes,
@@ -179,7 +194,17 @@ impl TableReader {
             groups: properties.groups,
         };
         let source = Arc::clone(source);
-        Ok(Self { source, meta, hash_known: false, footer, index, properties, filter })
+        Ok(Self {
+            source,
+            meta,
+            hash_known: false,
+            footer,
+            properties,
+            block_starts,
+            held,
+            filter,
+            index,
+        })
     }
 
     /// What the table is.
@@ -213,23 +238,22 @@ impl TableReader {
         self.properties.ordinal(name)
     }
 
-    /// Every data block, in order.
-    pub fn blocks(&self) -> &[BlockEntry] {
-        self.index.entries()
+    /// The index: every data block, in order, for planning reads and slices.
+    #[inline]
+    pub fn index(&self) -> Index<'_> {
+        let rows = self.part(&self.index);
+        Index::new(rows, &self.block_starts, self.footer.data(), self.properties.groups)
     }
 
-    /// The index, for planning reads and slices.
-    pub fn index(&self) -> &Index {
-        &self.index
-    }
-
-    /// Bytes of memory that the open table occupies, mapped bytes not counted.
+    /// Bytes of memory that the open table occupies; the mapped file is not
+    /// counted.
     pub fn memory_bytes(&self) -> usize {
-        let filter = match &self.filter {
-            FilterPlace::Memory(filter) => filter.capacity(),
-            FilterPlace::Mapped(_) => 0,
-        };
-        filter + size_of_val(self.index.entries()) + size_of::<Self>()
+        let names: usize = self.properties.states.iter().map(|state| state.name.capacity()).sum();
+        size_of::<Self>()
+            + self.properties.states.capacity() * size_of::<StateProperties>()
+            + names
+            + size_of_val(&*self.block_starts)
+            + self.held.as_deref().map_or(0, <[u8]>::len)
     }
 
     /// How the records of a state are placed; of a state that the table does
@@ -242,14 +266,46 @@ impl TableReader {
 
     /// Whether the table may hold a record of this hash: the one that places
     /// it, so for a state of collections this asks for a whole collection.
-    /// `false` is certain; `true` is wrong for about one stranger in 40. Reads
-    /// no file.
+    /// `false` is certain; `true` is wrong for about one stranger in 40, and
+    /// always said of a state that has no filter. Reads no block.
     #[inline]
     pub fn may_contain(&self, ordinal: u16, group: KeyGroup, hash: u64) -> bool {
-        if !self.meta.groups.contains(group) {
+        self.meta.groups.contains(group) && self.filter_passes(ordinal, group, hash)
+    }
+
+    /// Asks the system for the block that a lookup of this hash will read, so
+    /// that it is on its way while others are asked for; `false` if there is
+    /// nothing to read, since the filter excludes the hash or no block can hold
+    /// it.
+    ///
+    /// Worth it before a batch of lookups in a table that is not in memory: the
+    /// reads of all then overlap. (A single lookup does so for itself.) Costs a system call (about 1 us) for each that
+    /// it asks for. Waits for nothing but, at times, a page of the filter and of
+    /// the index; does nothing for a file that is not mapped, and says the same.
+    pub fn will_need(&self, ordinal: u16, group: KeyGroup, hash: u64) -> bool {
+        if !self.may_contain(ordinal, group, hash) {
             return false;
         }
-        self.filter().may_contain(filter_hash(ordinal, group, hash))
+        let mut blocks = self.index().blocks_of_hash(ordinal, group, hash);
+        if blocks.is_empty() {
+            return false;
+        }
+        if self.placement(ordinal) == Placement::Single {
+            // Nearly always the only one: see `get`.
+            blocks.start = blocks.end - 1;
+        }
+        self.ask_for(blocks);
+        true
+    }
+
+    /// Asks the system for these blocks, the first MiB of them.
+    pub(super) fn ask_for(&self, blocks: Range<usize>) {
+        let index = self.index();
+        // An error will be seen by who reads.
+        if let (false, Ok(first)) = (blocks.is_empty(), index.block(blocks.start)) {
+            let end = index.block(blocks.end - 1).map_or(first.end, |last| last.end);
+            self.source.will_need(first.offset, (end - first.offset).min(MAX_ASKED_BYTES));
+        }
     }
 
     /// Looks a key up. The value, if there is one, is put into `out`, which is
@@ -280,9 +336,10 @@ impl TableReader {
         if !self.may_contain(ordinal, group, hash) {
             return Ok(Found::Absent);
         }
-        for block in self.index.blocks_of_hash(ordinal, group, hash) {
-            let entry = &self.index.entries()[block];
-            let found = self.with_block(entry, |block| {
+        // The last one first: where a block begins with this very hash, the one
+        // before could only hold another key of the same.
+        for block in self.index().blocks_of_hash(ordinal, group, hash).rev() {
+            let found = self.with_block(block, |block| {
                 Ok(Found::of(block.find(group, tag_of_hash(hash), key, namespace)?, out))
             })?;
             if found != Found::Absent {
@@ -306,16 +363,29 @@ impl TableReader {
         self.hash_known.then_some(self.meta.hash)
     }
 
-    pub(super) fn filter(&self) -> Filter<'_> {
-        let payload = match &self.filter {
-            FilterPlace::Memory(filter) => filter.as_slice(),
-            FilterPlace::Mapped(range) => {
-                let file = self.source.as_slice();
-                file.and_then(|file| file.get(range.clone())).unwrap_or_default()
-            }
-        };
+    /// Whether the filter does not exclude the hash: one that places a record
+    /// of this state, or its own.
+    #[inline]
+    pub(super) fn filter_passes(&self, ordinal: u16, group: KeyGroup, hash: u64) -> bool {
+        let state = self.properties.states.get(usize::from(ordinal));
+        if state.is_none_or(|state| !state.filtered) {
+            return true;
+        }
         // Opening checked the length; an empty filter excludes nothing.
-        Filter::decode(payload).unwrap_or_default()
+        let filter = Filter::decode(self.part(&self.filter)).unwrap_or_default();
+        filter.may_contain(filter_hash(ordinal, group, hash))
+    }
+
+    /// The payload of the filter or of the index. Empty if the file is not what
+    /// it was: an empty filter excludes nothing, and an index says so when it is
+    /// asked for a block.
+    #[inline]
+    fn part(&self, range: &Range<usize>) -> &[u8] {
+        let bytes = match &self.held {
+            Some(held) => Some(&**held),
+            None => self.source.as_slice(),
+        };
+        bytes.and_then(|bytes| bytes.get(range.clone())).unwrap_or_default()
     }
 
     /// The payload of a block, checked: in the mapped file, or in a buffer.
@@ -327,17 +397,7 @@ impl TableReader {
         scratch: &'a mut Vec<u8>,
     ) -> Result<&'a [u8]> {
         let file = self.meta.file;
-        let payload = decode_frame(frame, file, PartKind::Data, entry.offset, scratch)?;
-        if payload.len() != entry.lens.raw_len as usize {
-            return Err(in_block(
-                Error::corrupt("data block is not as long as the index says")
-                    .expected(format_args!("{} bytes", entry.lens.raw_len))
-                    .found(payload.len()),
-                file,
-                entry,
-            ));
-        }
-        Ok(payload)
+        decode_frame(frame, file, PartKind::Data, entry.offset, scratch)
     }
 
     /// The block in `payload`, checked against the index.
@@ -359,17 +419,24 @@ impl TableReader {
         Ok(block)
     }
 
+    /// Shows `body` the block of this number.
     pub(super) fn with_block<T>(
         &self,
-        entry: &BlockEntry,
+        number: usize,
         body: impl FnOnce(DataBlock<'_>) -> Result<T>,
     ) -> Result<T> {
+        let entry = self.block(number)?;
+        if self.held.is_none() {
+            // A touch alone would bring 128 KiB around it, and more for the next
+            // page.
+            self.source.will_need(entry.offset, entry.frame_bytes());
+        }
         SCRATCH.with_borrow_mut(|(stored, raw)| {
-            let frame = bytes_of(self.source(), entry.offset..entry.end(), stored)
-                .map_err(|error| in_block(error, self.file(), entry))?;
-            let payload = self.payload(entry, frame, raw)?;
-            let result = body(self.parse(entry, payload)?)
-                .map_err(|error| in_block(error, self.file(), entry));
+            let frame = bytes_of(self.source(), entry.offset..entry.end, stored)
+                .map_err(|error| in_block(error, self.file(), &entry))?;
+            let payload = self.payload(&entry, frame, raw)?;
+            let block = self.parse(&entry, payload)?;
+            let result = body(block).map_err(|error| in_block(error, self.file(), &entry));
             for buffer in [stored, raw] {
                 if buffer.capacity() > SCRATCH_KEPT_BYTES {
                     *buffer = Vec::new();
@@ -378,28 +445,27 @@ impl TableReader {
             result
         })
     }
+
+    /// What the index says about the block of this number.
+    pub(super) fn block(&self, number: usize) -> Result<BlockEntry> {
+        let block = self.index().block(number);
+        block.map_err(|error| in_part(error, self.file(), PartKind::Index))
+    }
 }
 
-/// Checks that the index and the properties speak of the same records.
-fn check_counts(index: &Index, properties: &Properties) -> Result<()> {
-    let mut rows = index.entries().chunk_by(|a, b| a.state == b.state).peekable();
-    for (ordinal, state) in properties.states.iter().enumerate() {
-        let of_state = rows.next_if(|rows| usize::from(rows[0].state) == ordinal);
-        let records: u64 =
-            of_state.unwrap_or_default().iter().map(|row| u64::from(row.records)).sum();
-        if records != state.records {
-            return Err(Error::corrupt("index and properties contradict each other")
-                .at(format_args!("state {:?}", state.name))
-                .expected(format_args!("{} records", state.records))
-                .found(records));
+/// Checks the rows of the index, and that the properties speak of the same
+/// records.
+fn check_index(index: &Index<'_>, properties: &Properties) -> Result<()> {
+    index.check(|ordinal, records| {
+        let state = &properties.states[usize::from(ordinal)];
+        if records == state.records {
+            return Ok(());
         }
-    }
-    match rows.next() {
-        None => Ok(()),
-        Some(rows) => Err(Error::corrupt("index names a state that the properties do not")
-            .expected(format_args!("less than {}", properties.states.len()))
-            .found(rows[0].state)),
-    }
+        Err(Error::corrupt("index and properties contradict each other")
+            .at(format_args!("state {:?}", state.name))
+            .expected(format_args!("{} records", state.records))
+            .found(records))
+    })
 }
 
 fn in_part(error: Error, file: FileId, kind: PartKind) -> Error {

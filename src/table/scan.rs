@@ -182,7 +182,8 @@ impl TableScan {
     fn find_next(&mut self) -> Result<bool> {
         loop {
             while self.current.as_ref().is_none_or(|current| current.cursor.is_done()) {
-                let Some(entry) = self.next_block() else { return Ok(false) };
+                let Some(number) = self.next_block() else { return Ok(false) };
+                let entry = self.table.block(number)?;
                 self.current = Some(self.load(entry)?);
             }
             let (Some(bounds), Some(current)) = (&self.bounds, &mut self.current) else {
@@ -207,10 +208,10 @@ impl TableScan {
     }
 
     /// The next block to read, moving on to the next state if need be.
-    fn next_block(&mut self) -> Option<BlockEntry> {
+    fn next_block(&mut self) -> Option<usize> {
         loop {
             if let Some(block) = self.blocks.next() {
-                return Some(self.table.blocks()[block]);
+                return Some(block);
             }
             if self.state.saturating_add(1) >= self.end_state {
                 return None;
@@ -224,11 +225,11 @@ impl TableScan {
         let table = Arc::clone(&self.table);
         let mapped = table.source().as_slice().is_some();
         let frame = if mapped {
-            bytes_of(table.source(), entry.offset..entry.end(), &mut self.ahead)?
+            bytes_of(table.source(), entry.offset..entry.end, &mut self.ahead)?
         } else {
             self.read_ahead(&entry)?;
             let start = (entry.offset - self.ahead_at) as usize;
-            &self.ahead[start..start + entry.lens.frame_bytes() as usize]
+            &self.ahead[start..start + entry.frame_bytes() as usize]
         };
         let payload = table.payload(&entry, frame, &mut self.raw)?;
         let block = table.parse(&entry, payload)?;
@@ -240,7 +241,7 @@ impl TableScan {
         }
         // A payload that lies at the end of its frame was not decompressed.
         let stored = frame.as_ptr_range().end == payload.as_ptr_range().end;
-        let end = entry.end();
+        let end = entry.end;
         let place = match (stored, mapped) {
             (false, _) => Place::Raw,
             (true, true) => Place::Mapped((end as usize) - payload.len(), end as usize),
@@ -252,16 +253,24 @@ impl TableScan {
         Ok(Current { entry, place, layout, cursor })
     }
 
+    /// Where the blocks that this scan will want of the state end, of which
+    /// `entry` is the next.
+    fn end_of_blocks(&self, entry: &BlockEntry) -> Result<u64> {
+        match self.blocks.is_empty() {
+            true => Ok(entry.end),
+            false => Ok(self.table.block(self.blocks.end - 1)?.end),
+        }
+    }
+
     /// Makes sure that the frame of `entry` is in `ahead`, with those behind it
     /// that this scan will want.
     fn read_ahead(&mut self, entry: &BlockEntry) -> Result<()> {
         let have = self.ahead_at..self.ahead_at + self.ahead.len() as u64;
-        if have.start <= entry.offset && entry.end() <= have.end {
+        if have.start <= entry.offset && entry.end <= have.end {
             return Ok(());
         }
-        let last = self.blocks.end.checked_sub(1).filter(|_| !self.blocks.is_empty());
-        let wanted = last.map_or(entry.end(), |last| self.table.blocks()[last].end());
-        let end = wanted.min(entry.offset.saturating_add(READ_AHEAD_BYTES)).max(entry.end());
+        let wanted = self.end_of_blocks(entry)?;
+        let end = wanted.min(entry.offset.saturating_add(READ_AHEAD_BYTES)).max(entry.end);
         // Forget first: a failed read leaves anything in the buffer.
         self.ahead_at = entry.offset;
         self.ahead.shrink_to(4 * READ_AHEAD_BYTES as usize);

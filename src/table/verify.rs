@@ -6,9 +6,8 @@ use super::reader::{TableReader, bytes_of, in_block, read_exact};
 use crate::base::checksum::ContentHasher;
 use crate::base::{Error, KeyGroup, Result};
 use crate::format::block::{DataBlock, tag_of_hash};
-use crate::format::filter::filter_hash;
 use crate::format::frame::checksum_matches;
-use crate::format::index::BlockEntry;
+use crate::format::index::{BlockEntry, hash_prefix};
 use crate::format::properties::StateProperties;
 use crate::format::table::{HEADER_BYTES, decode_header};
 
@@ -45,6 +44,7 @@ impl TableReader {
             .map(|state| StateProperties {
                 name: state.name.clone(),
                 placement: state.placement,
+                filtered: state.filtered,
                 stamps: state.stamps,
                 value_schema: state.value_schema,
                 ..Default::default()
@@ -52,12 +52,14 @@ impl TableReader {
             .collect();
         let mut last = Last::default();
         let (mut stored, mut raw) = (Vec::new(), Vec::new());
-        for entry in self.blocks() {
-            let frame = bytes_of(self.source(), entry.offset..entry.end(), &mut stored)?;
-            let payload = self.payload(entry, frame, &mut raw)?;
-            let block = self.parse(entry, payload)?;
-            self.verify_block(entry, &block, &mut last, &mut counted[usize::from(entry.state)])
-                .map_err(|error| in_block(error, self.file(), entry))?;
+        for entry in self.index().iter() {
+            let entry = entry?;
+            let frame = bytes_of(self.source(), entry.offset..entry.end, &mut stored)?;
+            let payload = self.payload(&entry, frame, &mut raw)?;
+            let block = self.parse(&entry, payload)?;
+            let counted = &mut counted[usize::from(entry.state)];
+            self.verify_block(&entry, &block, &mut last, counted)
+                .map_err(|error| in_block(error, self.file(), &entry))?;
         }
         for (expected, found) in self.states().iter().zip(&counted) {
             if expected != found {
@@ -103,12 +105,11 @@ impl TableReader {
         while let Some(record) = cursor.next(block)? {
             let hash = counted.placement.hash(record.key, record.namespace)?;
             let own_hash = counted.placement.own_hash(hash, record.namespace)?;
-            if first && hash != entry.first_hash {
+            if first && hash_prefix(hash) != entry.hash_prefix {
                 return Err(Error::corrupt("index has the wrong hash of a block's first record")
-                    .expected(format_args!("{hash:016x}"))
-                    .found(format_args!("{:016x}", entry.first_hash)));
+                    .expected(format_args!("{:08x}", hash_prefix(hash)))
+                    .found(format_args!("{:08x}", entry.hash_prefix)));
             }
-            first = false;
             if record.tag != tag_of_hash(own_hash) {
                 return Err(Error::corrupt("record has the wrong tag")
                     .expected(tag_of_hash(own_hash))
@@ -119,14 +120,16 @@ impl TableReader {
                 return Err(Error::corrupt("records are out of order")
                     .at(format_args!("{}, hash {hash:016x}", record.group)));
             }
-            let known = [hash, own_hash].into_iter().all(|hash| {
-                self.filter().may_contain(filter_hash(entry.state, record.group, hash))
-            });
+            let known = [hash, own_hash]
+                .into_iter()
+                .all(|hash| self.filter_passes(entry.state, record.group, hash));
             if !known {
                 return Err(Error::corrupt("filter denies a record that is there")
                     .at(format_args!("{}, hash {hash:016x}", record.group)));
             }
             counted.records += 1;
+            counted.blocks += u64::from(first);
+            first = false;
             counted.tombstones += u64::from(record.value.is_none());
             counted.key_bytes += record.key.len() as u64;
             counted.namespace_bytes += record.namespace.len() as u64;

@@ -20,7 +20,7 @@ use crate::format::block::{BlockBuilder, MAX_BLOCK_RECORDS, tag_of_hash};
 use crate::format::collection::{EntryName, MAX_ENTRY_NAME_BYTES, Placement};
 use crate::format::filter::{MAX_FILTER_BITS_PER_KEY, encode_filter, filter_hash};
 use crate::format::frame::{FrameEncoder, FrameLens, PartKind};
-use crate::format::index::{BlockEntry, Index};
+use crate::format::index::{BlockEntry, IndexBuilder, MAX_TABLE_BYTES, hash_prefix};
 use crate::format::manifest::MAX_STATES;
 use crate::format::properties::{Properties, StateProperties};
 use crate::format::table::{Footer, encode_header};
@@ -56,7 +56,9 @@ pub struct TableOptions {
     ///
     /// More: fewer blocks are read in vain for keys that the table does not
     /// have (8 bits: one in 40, 10: one in 100), for more memory in every
-    /// process that opens the table. 0 writes no filter. At most 32. Default:
+    /// process that opens the table. 0 writes no filter, and every lookup reads
+    /// a block; [`TableWriter::set_filtered`] does so for one state. At most 32.
+    /// Default:
     /// [`DEFAULT_FILTER_BITS_PER_KEY`].
     pub filter_bits_per_key: u8,
 }
@@ -92,7 +94,7 @@ impl TableOptions {
 
 /// Writes one table, record by record.
 ///
-/// Needs memory for one block, a buffer of 128 KiB, 32 bytes a block for the
+/// Needs memory for one block, a buffer of 128 KiB, 16 bytes a block for the
 /// index, and 8 bytes a record (and a collection) for the filter.
 ///
 /// After an error of the file the writer refuses further work, and the file
@@ -116,7 +118,7 @@ pub struct TableWriter {
     last: LastRecord,
     /// The smallest and the largest group so far.
     groups: Option<(KeyGroup, KeyGroup)>,
-    index: Index,
+    index: IndexBuilder,
     hashes: Vec<u64>,
     states: Vec<StateProperties>,
     failed: bool,
@@ -168,7 +170,7 @@ impl TableWriter {
             first: (KeyGroup(0), 0),
             last: LastRecord::default(),
             groups: None,
-            index: Index::new(),
+            index: IndexBuilder::new(),
             hashes: Vec::new(),
             states: Vec::new(),
             failed: false,
@@ -212,6 +214,7 @@ impl TableWriter {
         self.states.push(StateProperties {
             name: name.to_owned(),
             placement,
+            filtered: self.options.filter_bits_per_key > 0,
             ..Default::default()
         });
         self.last.place = None;
@@ -247,6 +250,29 @@ impl TableWriter {
                 Ok(())
             }
             None => Err(Error::internal("stamps came before the first state to a table")
+                .at(format_args!("file {}", self.file))),
+        }
+    }
+
+    /// Says whether the records of the state go into the filter of the table;
+    /// they do if nothing is said, unless the table has none
+    /// ([`filter_bits_per_key`](TableOptions::filter_bits_per_key)).
+    ///
+    /// A filter costs memory in every process that opens the table, and only
+    /// pays where keys are asked for that are not there. A state that is read as
+    /// a whole needs none, nor does the oldest table of a state in which nearly
+    /// every key that is asked for exists: a lookup then goes straight to the
+    /// block.
+    ///
+    /// # Errors
+    /// `Internal` if no state was begun, or it has records already.
+    pub fn set_filtered(&mut self, filtered: bool) -> Result<()> {
+        match self.states.last_mut().filter(|state| state.records == 0) {
+            Some(state) => {
+                state.filtered = filtered && self.options.filter_bits_per_key > 0;
+                Ok(())
+            }
+            None => Err(Error::internal("a filter was set outside of the beginning of a state")
                 .at(format_args!("file {}", self.file))),
         }
     }
@@ -322,8 +348,9 @@ impl TableWriter {
         self.write_part(PartKind::Filter, &filter)?;
         drop(filter);
         let index_at = self.bytes_written();
-        let index = self.index.encode();
-        self.write_part(PartKind::Index, &index)?;
+        let index = mem::take(&mut self.index);
+        self.write_part(PartKind::Index, index.payload())?;
+        drop(index);
         let properties_at = self.bytes_written();
         let properties = Properties {
             max_parallelism: self.max_parallelism,
@@ -423,7 +450,7 @@ impl TableWriter {
     /// Notes the record for the filter, and its collection if it is the first
     /// one of that.
     fn add_to_filter(&mut self, place: (KeyGroup, u64), own_hash: u64) {
-        if self.options.filter_bits_per_key == 0 {
+        if self.states.last().is_none_or(|state| !state.filtered) {
             return;
         }
         let ordinal = self.states.len() as u16 - 1;
@@ -461,15 +488,26 @@ impl TableWriter {
         let payload = mem::take(&mut self.payload);
         let (offset, lens) = self.append_frame(PartKind::Data, &payload)?;
         self.payload = payload;
+        let end = offset + lens.frame_bytes();
+        if end >= MAX_TABLE_BYTES {
+            self.failed = true;
+            return Err(Error::invalid("table is too large")
+                .at(format_args!("file {}", self.file))
+                .expected(format_args!("less than {MAX_TABLE_BYTES} bytes"))
+                .remedy("write several smaller tables"));
+        }
         self.index.push(BlockEntry {
             state: self.states.len() as u16 - 1,
             first_group: self.first.0,
             last_group,
             records,
-            lens,
-            first_hash: self.first.1,
+            hash_prefix: hash_prefix(self.first.1),
             offset,
+            end,
         });
+        if let Some(state) = self.states.last_mut() {
+            state.blocks += 1;
+        }
         // One huge value must not pin its size for the rest of the table.
         if self.payload.capacity() > 4 * MAX_BLOCK_BYTES {
             self.payload = Vec::new();

@@ -1,0 +1,266 @@
+//! What an open table holds and asks for: memory, hints to the system, and filters
+//! that were left out.
+//!
+//! What could break: an open table grows with its file; a lookup reads what was
+//! not asked for; a state without a filter denies a record.
+
+mod table_support;
+
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use alluvium::base::ErrorKind;
+use alluvium::codec::KeyRef;
+use alluvium::env::ReadAt;
+use alluvium::format::{Compression, TableMeta};
+use alluvium::table::{Found, PlacedKey, TableOptions, TableReader, TableWriter};
+use table_support::*;
+
+const SMALL_BLOCKS: TableOptions =
+    TableOptions { block_bytes: 512, compression: Compression::Lz4, filter_bits_per_key: 8 };
+
+/// A file that remembers what was read of it and what was asked for.
+struct Watched {
+    bytes: Vec<u8>,
+    mapped: bool,
+    read: Mutex<Vec<Range<u64>>>,
+    asked: Mutex<Vec<Range<u64>>>,
+    singly: Mutex<Vec<Range<u64>>>,
+}
+
+impl Watched {
+    fn new(bytes: &[u8], mapped: bool) -> Arc<Self> {
+        let (read, asked, singly) = Default::default();
+        Arc::new(Self { bytes: bytes.to_vec(), mapped, read, asked, singly })
+    }
+
+    fn take_read(&self) -> Vec<Range<u64>> {
+        std::mem::take(&mut self.read.lock().unwrap())
+    }
+
+    fn take_asked(&self) -> Vec<Range<u64>> {
+        std::mem::take(&mut self.asked.lock().unwrap())
+    }
+}
+
+impl std::fmt::Debug for Watched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a watched file")
+    }
+}
+
+impl ReadAt for Watched {
+    fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let end = offset + buf.len() as u64;
+        self.read.lock().unwrap().push(offset..end);
+        buf.copy_from_slice(&self.bytes[offset as usize..end as usize]);
+        Ok(())
+    }
+
+    fn as_slice(&self) -> Option<&[u8]> {
+        self.mapped.then_some(&self.bytes)
+    }
+
+    fn will_need(&self, offset: u64, bytes: u64) {
+        assert!(offset + bytes <= self.len(), "asked for what is not there");
+        self.asked.lock().unwrap().push(offset..offset + bytes);
+    }
+
+    fn read_singly(&self, offset: u64, bytes: u64) {
+        self.singly.lock().unwrap().push(offset..offset + bytes);
+    }
+}
+
+fn counts(records: u32) -> Model {
+    let mut model = Model::default();
+    for i in 0..records {
+        model.insert("counts", &i.to_be_bytes(), b"", Some(&i.to_le_bytes()));
+    }
+    model
+}
+
+fn at(model: &Model, i: u32) -> (alluvium::base::KeyGroup, u64, [u8; 4]) {
+    let key = i.to_be_bytes();
+    let (group, hash) = KeyRef::new(&key).locate(model.max_parallelism);
+    (group, hash, key)
+}
+
+fn get(table: &TableReader, model: &Model, i: u32) -> Found {
+    let (group, hash, key) = at(model, i);
+    let mut out = Vec::new();
+    let found = table.get(0, group, hash, &key, b"", &mut out).unwrap();
+    assert!(found != Found::Value || out == i.to_le_bytes(), "the value of another key");
+    found
+}
+
+#[test]
+fn an_open_table_of_a_mapped_file_is_as_small_with_many_blocks_as_with_one() {
+    let sizes = [10, 50_000].map(|records| {
+        let (bytes, meta) = counts(records).write(FILE, SMALL_BLOCKS).unwrap();
+        let table = open(&bytes, true, &meta).unwrap();
+        assert_eq!(get(&table, &counts(0), 7), Found::Value);
+        (table.index().len(), table.memory_bytes())
+    });
+    assert!(sizes[0].0 == 1 && sizes[1].0 > 900, "{sizes:?}");
+    assert_eq!(sizes[0].1, sizes[1].1);
+    assert!(sizes[1].1 < 700, "{} bytes", sizes[1].1);
+}
+
+#[test]
+fn an_open_table_of_a_file_that_is_not_mapped_says_that_it_holds_index_and_filter() {
+    let (bytes, meta) = counts(50_000).write(FILE, SMALL_BLOCKS).unwrap();
+    let [mapped, read] = [true, false].map(|mapped| open(&bytes, mapped, &meta).unwrap());
+    let footer = read.footer();
+    let held = (footer.properties_at - footer.filter_at) as usize;
+    assert!(held > 50_000 + 16 * read.index().len());
+    assert!(read.memory_bytes() - mapped.memory_bytes() >= held - 100, "nothing is left out");
+    assert!(read.memory_bytes() - mapped.memory_bytes() <= held, "and nothing is kept in vain");
+}
+
+#[test]
+fn what_a_lookup_reads_was_asked_for_and_nothing_else() {
+    let model = counts(5000);
+    let (bytes, meta) = model.write(FILE, SMALL_BLOCKS).unwrap();
+    let file = Watched::new(&bytes, false);
+    let table = TableReader::open(Arc::clone(&file) as _, &meta).unwrap();
+    file.take_read();
+    file.take_asked();
+    let mut excluded = 0;
+    for i in (0..10_000).step_by(7) {
+        let (group, hash, _) = at(&model, i);
+        let maybe = table.will_need(0, group, hash);
+        assert!(file.take_read().is_empty(), "asking reads no block");
+        let asked = file.take_asked();
+        assert_eq!(get(&table, &model, i) == Found::Value, i < 5000);
+        let mut read = file.take_read();
+        // A stranger that the filter lets pass, with the hash of the first record
+        // of a block, may be in the one before.
+        read.truncate(if i < 5000 { usize::MAX } else { 1 });
+        assert_eq!(asked, read, "key {i}");
+        assert_eq!(maybe, !asked.is_empty());
+        excluded += u32::from(!maybe);
+    }
+    assert!(excluded > 600, "the filter knows most strangers");
+}
+
+#[test]
+fn a_lookup_in_a_mapped_file_asks_for_its_block_before_it_touches_it() {
+    let model = counts(5000);
+    let (bytes, meta) = model.write(FILE, SMALL_BLOCKS).unwrap();
+    let file = Watched::new(&bytes, true);
+    let table = TableReader::open(Arc::clone(&file) as _, &meta).unwrap();
+    file.take_asked();
+    for i in 0..5000 {
+        let (group, hash, _) = at(&model, i);
+        let block = table.index().blocks_of_hash(0, group, hash).end - 1;
+        let block = table.index().block(block).unwrap();
+        assert_eq!(get(&table, &model, i), Found::Value);
+        assert_eq!(file.take_asked(), [block.offset..block.end]);
+    }
+}
+
+#[test]
+fn only_filter_and_index_are_read_here_and_there_and_scans_leave_the_rest_to_the_system() {
+    let (bytes, meta) = counts(60_000).write(FILE, TableOptions::default()).unwrap();
+    let file = Watched::new(&bytes, true);
+    let table = Arc::new(TableReader::open(Arc::clone(&file) as _, &meta).unwrap());
+    let tail = table.footer().filter_at..table.footer().footer_at;
+    assert_eq!(file.take_asked(), [tail.clone()], "opening reads them whole");
+    assert_eq!(*file.singly.lock().unwrap(), [tail]);
+    assert_eq!(collect(table.scan(groups(0, 127))).unwrap().len(), 60_000);
+    table.verify().unwrap();
+    assert_eq!(file.take_asked(), []);
+}
+
+#[test]
+fn a_collection_is_asked_for_whole() {
+    let model = small_collections();
+    let (bytes, meta) = model.write(FILE, SMALL_BLOCKS).unwrap();
+    let file = Watched::new(&bytes, false);
+    let table = Arc::new(TableReader::open(Arc::clone(&file) as _, &meta).unwrap());
+    let maps = table.state_ordinal("maps").unwrap();
+    for (key, namespace) in [(&b"large"[..], &b"ns"[..]), (&[3], b""), (&[9], b"")] {
+        let at = PlacedKey::new(KeyRef::new(key).namespace(namespace), model.max_parallelism);
+        file.take_asked();
+        assert!(table.will_need(maps, at.group, at.hash));
+        let [asked] = &file.take_asked()[..] else { panic!("one run of blocks") };
+        file.take_read();
+        assert!(!collect(table.scan_collection(maps, at, None).unwrap()).unwrap().is_empty());
+        assert_eq!(file.take_asked(), [asked.clone()], "and by who reads it alone");
+        for read in file.take_read() {
+            assert!(asked.start <= read.start && read.end <= asked.end, "{read:?} of {asked:?}");
+        }
+    }
+}
+
+#[test]
+fn a_state_without_a_filter_denies_nothing_and_its_neighbours_keep_theirs() {
+    let model = {
+        let mut model = small_collections();
+        for i in 0..2000u32 {
+            model.insert("bare", &i.to_be_bytes(), b"", Some(b"v"));
+            model.insert("known", &i.to_be_bytes(), b"", Some(b"v"));
+        }
+        model
+    };
+    let write = |bare: &[&str], options| -> (Vec<u8>, TableMeta) {
+        let out = MemFile::default();
+        let mut writer =
+            TableWriter::new(Box::new(out.clone()), FILE, model.max_parallelism, options).unwrap();
+        for (name, records) in &model.states {
+            writer.begin_placed_state(name, model.placement(name)).unwrap();
+            writer.set_filtered(!bare.contains(&&**name)).unwrap();
+            for ((group, hash, key, namespace), value) in records {
+                writer.add(*group, *hash, key, namespace, value.as_deref()).unwrap();
+            }
+            assert_eq!(writer.set_filtered(true).unwrap_err().kind(), ErrorKind::Internal);
+        }
+        let meta = writer.finish().unwrap();
+        let bytes = std::mem::take(&mut *out.0.lock().unwrap());
+        (bytes, meta)
+    };
+    let none = TableOptions { filter_bits_per_key: 0, ..SMALL_BLOCKS };
+    let every: Vec<&str> = model.states.keys().map(String::as_str).collect();
+    let whole = write(&[], SMALL_BLOCKS).0.len();
+    for (bare, options) in
+        [(&["bare", "maps"][..], SMALL_BLOCKS), (&every, SMALL_BLOCKS), (&[], none)]
+    {
+        let (bytes, meta) = write(bare, options);
+        assert!(bytes.len() < whole - 2000, "the filter is smaller");
+        for mapped in [false, true] {
+            let table = open(&bytes, mapped, &meta).unwrap();
+            table.verify().unwrap();
+            let mut out = Vec::new();
+            for row in model.scan(groups(0, 127)) {
+                let found = table
+                    .get(row.state, row.group, row.hash, &row.key, &row.namespace, &mut out)
+                    .unwrap();
+                assert_eq!(found == Found::Value, row.value.is_some());
+                assert_eq!(out, row.value.unwrap_or_default());
+            }
+            for (ordinal, state) in table.states().iter().enumerate() {
+                let filtered = options != none && !bare.contains(&&*state.name);
+                assert_eq!(state.filtered, filtered, "{}", state.name);
+                let passed = (10_000..11_000)
+                    .filter(|&i| {
+                        let (group, hash, _) = at(&model, i);
+                        table.may_contain(ordinal as u16, group, hash)
+                    })
+                    .count();
+                assert!(if filtered { passed < 70 } else { passed == 1000 }, "{passed}");
+            }
+            assert_eq!(get_plain(&table, &model, "bare", 10_000), Found::Absent);
+        }
+    }
+}
+
+fn get_plain(table: &TableReader, model: &Model, state: &str, i: u32) -> Found {
+    let (group, hash, key) = at(model, i);
+    let ordinal = table.state_ordinal(state).unwrap();
+    table.get(ordinal, group, hash, &key, b"", &mut Vec::new()).unwrap()
+}
