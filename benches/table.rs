@@ -17,7 +17,7 @@ use alluvium::codec::KeyRef;
 use alluvium::env::{ReadAt, WriteFile};
 use alluvium::format::index::{BlockEntry, Index, IndexBuilder, hash_prefix};
 use alluvium::format::{Compression, TableMeta};
-use alluvium::table::{Found, TableOptions, TableReader, TableWriter};
+use alluvium::table::{BlockCache, Found, TableOptions, TableReader, TableWriter};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const RECORDS: u64 = 100_000;
@@ -181,6 +181,20 @@ fn tables(c: &mut Criterion) {
                         let (group, hash, key, _) = keys.next().unwrap();
                         let got = table.get(0, *group, *hash, key, b"", &mut out).unwrap();
                         assert_eq!(got, found);
+                    })
+                });
+            }
+            let source = Arc::new(Source { bytes: bytes.clone(), mapped });
+            for (what, capacity) in [("all_in_cache", 64 << 20), ("a_tenth_in_cache", 1500 << 10)] {
+                let cache = Arc::new(BlockCache::new(capacity));
+                let source = Arc::clone(&source) as Arc<dyn ReadAt>;
+                let table = TableReader::open(source, &meta).unwrap().with_cache(cache);
+                let mut keys = friends.iter().cycle();
+                let mut out = Vec::new();
+                group.bench_function(format!("get_hit_{how}_{what}"), |b| {
+                    b.iter(|| {
+                        let (group, hash, key, _) = keys.next().unwrap();
+                        table.get(0, *group, *hash, key, b"", &mut out).unwrap()
                     })
                 });
             }

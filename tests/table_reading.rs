@@ -1,8 +1,10 @@
-//! What an open table holds and asks for: memory, hints to the system, and filters
-//! that were left out.
+//! What an open table holds, asks for and keeps: memory, hints to the system,
+//! filters that were left out, and the block cache.
 //!
 //! What could break: an open table grows with its file; a lookup reads what was
-//! not asked for; a state without a filter denies a record.
+//! not asked for; a state without a filter denies a
+//! record; the cache gives a block of another file, a damaged one, or more than
+//! it may hold.
 
 mod table_support;
 
@@ -10,11 +12,12 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use alluvium::base::ErrorKind;
+use alluvium::base::{ErrorKind, FileId, MaxParallelism};
 use alluvium::codec::KeyRef;
 use alluvium::env::ReadAt;
+use alluvium::format::collection::EntryName;
 use alluvium::format::{Compression, TableMeta};
-use alluvium::table::{Found, PlacedKey, TableOptions, TableReader, TableWriter};
+use alluvium::table::{BlockCache, Found, PlacedKey, TableOptions, TableReader, TableWriter};
 use table_support::*;
 
 const SMALL_BLOCKS: TableOptions =
@@ -160,7 +163,8 @@ fn a_lookup_in_a_mapped_file_asks_for_its_block_before_it_touches_it() {
         let block = table.index().blocks_of_hash(0, group, hash).end - 1;
         let block = table.index().block(block).unwrap();
         assert_eq!(get(&table, &model, i), Found::Value);
-        assert_eq!(file.take_asked(), [block.offset..block.end]);
+        let [asked] = &file.take_asked()[..] else { panic!("asked for once") };
+        assert_eq!(*asked, block.offset..block.end);
     }
 }
 
@@ -170,7 +174,7 @@ fn only_filter_and_index_are_read_here_and_there_and_scans_leave_the_rest_to_the
     let file = Watched::new(&bytes, true);
     let table = Arc::new(TableReader::open(Arc::clone(&file) as _, &meta).unwrap());
     let tail = table.footer().filter_at..table.footer().footer_at;
-    assert_eq!(file.take_asked(), [tail.clone()], "opening reads them whole");
+    assert_eq!(file.take_asked(), std::slice::from_ref(&tail), "opening reads them whole");
     assert_eq!(*file.singly.lock().unwrap(), [tail]);
     assert_eq!(collect(table.scan(groups(0, 127))).unwrap().len(), 60_000);
     table.verify().unwrap();
@@ -191,7 +195,8 @@ fn a_collection_is_asked_for_whole() {
         let [asked] = &file.take_asked()[..] else { panic!("one run of blocks") };
         file.take_read();
         assert!(!collect(table.scan_collection(maps, at, None).unwrap()).unwrap().is_empty());
-        assert_eq!(file.take_asked(), [asked.clone()], "and by who reads it alone");
+        let alone = file.take_asked();
+        assert_eq!(alone, std::slice::from_ref(asked), "and by who reads it alone");
         for read in file.take_read() {
             assert!(asked.start <= read.start && read.end <= asked.end, "{read:?} of {asked:?}");
         }
@@ -263,4 +268,129 @@ fn get_plain(table: &TableReader, model: &Model, state: &str, i: u32) -> Found {
     let (group, hash, key) = at(model, i);
     let ordinal = table.state_ordinal(state).unwrap();
     table.get(ordinal, group, hash, &key, b"", &mut Vec::new()).unwrap()
+}
+
+#[test]
+fn a_block_in_the_cache_is_not_read_again_until_the_cache_is_turned_off() {
+    let model = counts(5000);
+    for compression in [Compression::None, Compression::Lz4] {
+        let (bytes, meta) =
+            model.write(FILE, TableOptions { compression, ..SMALL_BLOCKS }).unwrap();
+        let file = Watched::new(&bytes, false);
+        let cache = Arc::new(BlockCache::new(8 << 20));
+        let table = TableReader::open(Arc::clone(&file) as _, &meta).unwrap();
+        let table = table.with_cache(Arc::clone(&cache));
+        for i in 0..5000 {
+            assert_eq!(get(&table, &model, i), Found::Value);
+        }
+        assert!(cache.used_bytes() > 5000 * 8, "{cache:?}");
+        file.take_read();
+        file.take_asked();
+        for i in 0..5000 {
+            let (group, hash, _) = at(&model, i);
+            assert!(table.will_need(0, group, hash));
+            assert_eq!(get(&table, &model, i), Found::Value);
+        }
+        assert_eq!((file.take_read(), file.take_asked()), (vec![], vec![]));
+        cache.set_capacity_bytes(0);
+        assert_eq!(cache.used_bytes(), 0);
+        for _ in 0..2 {
+            assert_eq!(get(&table, &model, 17), Found::Value);
+            assert_eq!(file.take_read().len(), 1, "off");
+        }
+        cache.set_capacity_bytes(8 << 20);
+        for expected in [1, 0] {
+            assert_eq!(get(&table, &model, 17), Found::Value);
+            assert_eq!(file.take_read().len(), expected, "on again");
+        }
+    }
+}
+
+#[test]
+fn tables_that_share_a_cache_keep_their_answers_whatever_its_capacity() {
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0xcac4e);
+    println!("SEED={seed}");
+    let mut rng = Rng(seed);
+    let cache = Arc::new(BlockCache::new(0));
+    // Equal shapes, other values: a block of the wrong file would show.
+    let tables: Vec<_> = (0..3u32)
+        .map(|number| {
+            let mut model = small_collections();
+            for i in 0..2000 {
+                let value = (number + i).to_le_bytes();
+                model.insert("counts", &i.to_be_bytes(), b"w", Some(&value));
+            }
+            let file = FileId { number: u64::from(number), ..FILE };
+            let (bytes, meta) = model.write(file, SMALL_BLOCKS).unwrap();
+            let source = source(&bytes, number == 1);
+            let table = TableReader::open(source, &meta).unwrap().with_cache(Arc::clone(&cache));
+            (model.scan(groups(0, 127)), table)
+        })
+        .collect();
+    let mut out = Vec::new();
+    for round in 0..60_000 {
+        if rng.one_in(500) {
+            let capacity = [0, 1, 4096, 100 << 10, 1 << 20][rng.below(5) as usize];
+            cache.set_capacity_bytes(capacity);
+            assert_eq!(cache.capacity_bytes(), capacity);
+            assert!(capacity > 0 || cache.used_bytes() == 0);
+        }
+        let (rows, table) = &tables[rng.below(3) as usize];
+        let row = &rows[rng.below(rows.len() as u64) as usize];
+        let found =
+            table.get(row.state, row.group, row.hash, &row.key, &row.namespace, &mut out).unwrap();
+        assert_eq!(found == Found::Value, row.value.is_some(), "round {round}");
+        assert_eq!(Some(&out), row.value.as_ref().or(Some(&vec![])), "round {round}");
+        // Every part of the cache rounds its share up.
+        assert!(cache.used_bytes() <= cache.capacity_bytes() + 16, "round {round}");
+    }
+}
+
+#[test]
+fn a_damaged_block_is_an_error_each_time_and_never_in_the_cache() {
+    let model = counts(5000);
+    // Not compressed, so that nothing but the checksum tells.
+    let options = TableOptions { compression: Compression::None, ..SMALL_BLOCKS };
+    let (mut bytes, meta) = model.write(FILE, options).unwrap();
+    let (group, hash, key) = at(&model, 99);
+    let damaged = {
+        let table = open(&bytes, true, &meta).unwrap();
+        let blocks = table.index().blocks_of_hash(0, group, hash);
+        table.index().block(blocks.start).unwrap()
+    };
+    bytes[damaged.end as usize - 1] ^= 4;
+    for mapped in [false, true] {
+        let cache = Arc::new(BlockCache::new(1 << 20));
+        let source = source(&bytes, mapped);
+        let table = TableReader::open(source, &meta).unwrap().with_cache(Arc::clone(&cache));
+        for _ in 0..3 {
+            let error = table.get(0, group, hash, &key, b"", &mut Vec::new()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+            assert!(error.to_string().contains(&format!("offset {}", damaged.offset)), "{error}");
+            assert_eq!(cache.used_bytes(), 0);
+        }
+    }
+}
+
+#[test]
+fn lookups_in_collections_use_the_cache_too() {
+    let mut model = Model { max_parallelism: MaxParallelism::new(4).unwrap(), ..Model::default() };
+    for i in 0..3000u32 {
+        let entry = i.to_be_bytes();
+        model.insert_named("maps", b"k", EntryName::entry(b"n", &entry), Some(&entry));
+    }
+    let (bytes, meta) = model.write(FILE, SMALL_BLOCKS).unwrap();
+    let file = Watched::new(&bytes, false);
+    let cache = Arc::new(BlockCache::new(4 << 20));
+    let table = TableReader::open(Arc::clone(&file) as _, &meta).unwrap().with_cache(cache);
+    for expected_reads in [true, false] {
+        for row in model.scan(model.max_parallelism.all_groups()) {
+            let mut out = Vec::new();
+            file.take_read();
+            let found =
+                table.get(0, row.group, row.hash, &row.key, &row.namespace, &mut out).unwrap();
+            assert_eq!((found, Some(out)), (Found::Value, row.value));
+            assert!(expected_reads || file.take_read().is_empty());
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Any bytes as a table file, mapped and read: opening, scanning, looking up,
-//! reading collections and verifying end with an answer or an error, and both ways agree.
+//! reading collections and verifying end with an answer or an error, and both ways agree,
+//! with a block cache and without.
 
 #![no_main]
 
@@ -8,7 +9,7 @@ use std::sync::Arc;
 
 use alluvium::env::ReadAt;
 use alluvium::format::collection::{EntryName, Placement};
-use alluvium::table::{PlacedKey, ScanRecord, TableReader};
+use alluvium::table::{BlockCache, PlacedKey, ScanRecord, TableReader};
 use libfuzzer_sys::fuzz_target;
 
 struct Source {
@@ -61,6 +62,8 @@ fn read_collection(table: &Arc<TableReader>, record: ScanRecord<'_>) {
 /// Number of records, or nothing if the file is bad.
 fn read(bytes: &[u8], mapped: bool) -> Option<(u64, bool)> {
     let source = Arc::new(Source { bytes: bytes.to_vec(), mapped });
+    let cache = Arc::new(BlockCache::new(1 << 20));
+    let cached = TableReader::open_any(Arc::clone(&source) as _).ok()?.with_cache(cache);
     let table = Arc::new(TableReader::open_any(source).ok()?);
     let mut scan = table.scan(table.properties().max_parallelism.all_groups());
     let mut records = 0;
@@ -71,7 +74,22 @@ fn read(bytes: &[u8], mapped: bool) -> Option<(u64, bool)> {
                 records += 1;
                 if records <= 16 {
                     let (state, group, hash) = (record.state, record.group, record.hash);
-                    let _ = table.get(state, group, hash, record.key, record.namespace, &mut out);
+                    let _ = table.will_need(state, group, hash);
+                    let found =
+                        table.get(state, group, hash, record.key, record.namespace, &mut out);
+                    let mut again = Vec::new();
+                    for _ in 0..2 {
+                        let found_again = cached.get(
+                            state,
+                            group,
+                            hash,
+                            record.key,
+                            record.namespace,
+                            &mut again,
+                        );
+                        assert_eq!(found.as_ref().ok(), found_again.as_ref().ok());
+                        assert!(found.is_err() || out == again, "the cache has another value");
+                    }
                     read_collection(&table, record);
                 }
             }

@@ -10,12 +10,14 @@
 //! Nothing here knows where files come from, which tables exist, or what a key
 //! means: see `env`, `version` and `codec`.
 
+mod cache;
 mod collection;
 mod reader;
 mod scan;
 mod verify;
 mod writer;
 
+pub use cache::BlockCache;
 pub use collection::PlacedKey;
 pub use reader::{Found, TableReader};
 pub use scan::{ScanRecord, TableScan};

@@ -4,7 +4,8 @@
 //!
 //! 1. asks the filter, if the state has one;
 //! 2. finds the block in the index;
-//! 3. reads that block (or finds it mapped), checks it, decompresses it;
+//! 3. takes that block from the cache if there is one; else reads it (or finds
+//!    it mapped), checks it, decompresses it;
 //! 4. compares the records whose tag matches.
 //!
 //! Almost always one block is read for a key that is there, and none for a key
@@ -15,6 +16,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::cache::BlockCache;
 use crate::base::checksum::ContentHash;
 use crate::base::{Error, FileId, KeyGroup, KeyGroupRange, Result};
 use crate::env::ReadAt;
@@ -74,6 +76,7 @@ pub struct TableReader {
     /// Where the payloads of both are: in `held`, or in the mapped file.
     filter: Range<usize>,
     index: Range<usize>,
+    cache: Option<Arc<BlockCache>>,
 }
 
 thread_local! {
@@ -204,7 +207,15 @@ impl TableReader {
             held,
             filter,
             index,
+            cache: None,
         })
+    }
+
+    /// Has lookups take blocks from `cache`, and put there those that they read.
+    #[must_use]
+    pub fn with_cache(mut self, cache: Arc<BlockCache>) -> Self {
+        self.cache = Some(cache);
+        self
     }
 
     /// What the table is.
@@ -245,8 +256,8 @@ impl TableReader {
         Index::new(rows, &self.block_starts, self.footer.data(), self.properties.groups)
     }
 
-    /// Bytes of memory that the open table occupies; the mapped file is not
-    /// counted.
+    /// Bytes of memory that the open table occupies: neither the mapped file nor
+    /// the block cache is counted.
     pub fn memory_bytes(&self) -> usize {
         let names: usize = self.properties.states.iter().map(|state| state.name.capacity()).sum();
         size_of::<Self>()
@@ -276,7 +287,7 @@ impl TableReader {
     /// Asks the system for the block that a lookup of this hash will read, so
     /// that it is on its way while others are asked for; `false` if there is
     /// nothing to read, since the filter excludes the hash or no block can hold
-    /// it.
+    /// it. What is in the block cache is not asked for.
     ///
     /// Worth it before a batch of lookups in a table that is not in memory: the
     /// reads of all then overlap. (A single lookup does so for itself.) Costs a system call (about 1 us) for each that
@@ -294,7 +305,10 @@ impl TableReader {
             // Nearly always the only one: see `get`.
             blocks.start = blocks.end - 1;
         }
-        self.ask_for(blocks);
+        let cached = |cache: &BlockCache| cache.contains(self.file(), blocks.start);
+        if blocks.len() > 1 || !self.cache.as_deref().is_some_and(cached) {
+            self.ask_for(blocks);
+        }
         true
     }
 
@@ -419,12 +433,17 @@ impl TableReader {
         Ok(block)
     }
 
-    /// Shows `body` the block of this number.
+    /// Shows `body` the block of this number: from the cache, from the mapped
+    /// file, or read.
     pub(super) fn with_block<T>(
         &self,
         number: usize,
         body: impl FnOnce(DataBlock<'_>) -> Result<T>,
     ) -> Result<T> {
+        let cache = self.cache.as_deref().filter(|cache| cache.is_on());
+        if let Some(block) = cache.and_then(|cache| cache.get(self.file(), number)) {
+            return block.block().and_then(body).map_err(|error| self.in_block_of(error, number));
+        }
         let entry = self.block(number)?;
         if self.held.is_none() {
             // A touch alone would bring 128 KiB around it, and more for the next
@@ -436,6 +455,9 @@ impl TableReader {
                 .map_err(|error| in_block(error, self.file(), &entry))?;
             let payload = self.payload(&entry, frame, raw)?;
             let block = self.parse(&entry, payload)?;
+            if let Some(cache) = cache {
+                cache.insert(self.file(), number, payload, block.layout());
+            }
             let result = body(block).map_err(|error| in_block(error, self.file(), &entry));
             for buffer in [stored, raw] {
                 if buffer.capacity() > SCRATCH_KEPT_BYTES {
@@ -450,6 +472,14 @@ impl TableReader {
     pub(super) fn block(&self, number: usize) -> Result<BlockEntry> {
         let block = self.index().block(number);
         block.map_err(|error| in_part(error, self.file(), PartKind::Index))
+    }
+
+    #[cold]
+    fn in_block_of(&self, error: Error, number: usize) -> Error {
+        match self.block(number) {
+            Ok(entry) => in_block(error, self.file(), &entry),
+            Err(_) => error.at(format_args!("file {}, data block {number}", self.file())),
+        }
     }
 }
 
