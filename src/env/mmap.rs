@@ -32,6 +32,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::{Deref, DerefMut};
+use std::os::unix::fs::FileExt;
 
 use memmap2::{Advice, Mmap, MmapOptions, MmapRaw};
 
@@ -51,25 +52,27 @@ const SMALLEST_PAGE_BYTES: usize = 4096;
 pub(super) struct FileMap {
     /// `None` for an empty file: there is nothing to map.
     map: Option<Mmap>,
+    /// For who does not want to go through the map.
+    file: File,
 }
 
 impl FileMap {
-    /// Maps the whole of `file`, which may be closed afterwards.
+    /// Maps the whole of `file`.
     ///
     /// The caller upholds invariant 1 by calling this only where
     /// [`RealEnv`](super::RealEnv) was made for mapping.
-    pub(super) fn new(file: &File) -> io::Result<Self> {
+    pub(super) fn new(file: File) -> io::Result<Self> {
         let bytes = usize::try_from(file.metadata()?.len()).map_err(|_| {
             io::Error::new(io::ErrorKind::OutOfMemory, "file is larger than the address space")
         })?;
         if bytes == 0 {
-            return Ok(Self { map: None });
+            return Ok(Self { map: None, file });
         }
         // SAFETY: the map is shared and read-only, of a file that nobody
         // changes while it lives (invariant 1), and no longer than the file
         // (invariant 2), so its bytes are initialised and stay what they are.
-        let map = unsafe { MmapOptions::new().len(bytes).map(file)? };
-        Ok(Self { map: Some(map) })
+        let map = unsafe { MmapOptions::new().len(bytes).map(&file)? };
+        Ok(Self { map: Some(map), file })
     }
 
     fn slice(&self) -> &[u8] {
@@ -112,6 +115,12 @@ impl ReadAt for FileMap {
         self.make_resident(offset, buf.len() as u64)?;
         buf.copy_from_slice(&self.slice()[start..end]);
         Ok(())
+    }
+
+    fn read_through(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let bytes = buf.len() as u64;
+        self.range(offset, bytes)?;
+        self.file.read_exact_at(buf, offset)
     }
 
     fn as_slice(&self) -> Option<&[u8]> {
@@ -433,7 +442,7 @@ mod tests {
         // nothing but the guarded functions.
         let file = tempfile::tempfile().unwrap();
         file.set_len(3 * 4096).unwrap();
-        let map = FileMap::new(&file).unwrap();
+        let map = FileMap::new(file.try_clone().unwrap()).unwrap();
         let mut buf = [1u8; 16];
         map.read_at(2 * 4096, &mut buf).unwrap();
         assert_eq!(buf, [0; 16]);

@@ -154,6 +154,16 @@ pub trait ReadAt: Send + Sync + fmt::Debug {
         let _ = (offset, bytes);
     }
 
+    /// As [`read_at`](Self::read_at), for who reads much of a file once, in order: a
+    /// mapped file is read without touching the map, so that the system reads ahead
+    /// in large pieces, and may give the memory to others at once.
+    ///
+    /// # Errors
+    /// As of `read_at`.
+    fn read_through(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.read_at(offset, buf)
+    }
+
     /// Hints that from now on pieces of a range will be read here and there, and
     /// that what lies around a piece is not worth reading with it. Cannot fail;
     /// may do nothing.

@@ -129,8 +129,7 @@ impl Fs for RealFs {
             return Err(io::ErrorKind::IsADirectory.into());
         }
         Ok(match self.read_by {
-            // The map outlives the descriptor, which is closed here.
-            ReadBy::Map => Arc::new(FileMap::new(&file)?),
+            ReadBy::Map => Arc::new(FileMap::new(file)?),
             ReadBy::Pread => Arc::new(PreadFile { len: metadata.len(), file }),
         })
     }

@@ -20,6 +20,7 @@ use super::cache::BlockCache;
 use crate::base::checksum::ContentHash;
 use crate::base::{Error, FileId, KeyGroup, KeyGroupRange, Result};
 use crate::env::ReadAt;
+use crate::env::mmap::PageBuf;
 use crate::format::TableMeta;
 use crate::format::block::{DataBlock, Slot, tag_of_hash};
 use crate::format::collection::Placement;
@@ -72,11 +73,18 @@ pub struct TableReader {
     /// The first block of each state, and the number of blocks.
     block_starts: Box<[u32]>,
     /// Filter and index, unless the file is mapped.
-    held: Option<Box<[u8]>>,
+    held: Option<PageBuf>,
     /// Where the payloads of both are: in `held`, or in the mapped file.
     filter: Range<usize>,
     index: Range<usize>,
     cache: Option<Arc<BlockCache>>,
+}
+
+/// Whether filter and index are in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Held {
+    IfNotMapped,
+    Always,
 }
 
 thread_local! {
@@ -103,6 +111,20 @@ impl TableReader {
     /// `Corrupt` if it is not that file or a part is damaged, `Incompatible` if
     /// it is a table of another version, `Unavailable` if it cannot be read.
     pub fn open(source: Arc<dyn ReadAt>, expected: &TableMeta) -> Result<Self> {
+        Self::open_as(source, expected, Held::IfNotMapped)
+    }
+
+    /// As [`open`](Self::open), with filter and index in memory even if the file is
+    /// mapped: then nobody can push them out. [`memory_bytes`](Self::memory_bytes)
+    /// says what that takes.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn open_held(source: Arc<dyn ReadAt>, expected: &TableMeta) -> Result<Self> {
+        Self::open_as(source, expected, Held::Always)
+    }
+
+    fn open_as(source: Arc<dyn ReadAt>, expected: &TableMeta, held: Held) -> Result<Self> {
         if source.len() != expected.bytes {
             return Err(Error::corrupt("table file has the wrong size")
                 .at(format_args!("file {}, {source:?}", expected.file))
@@ -110,7 +132,8 @@ impl TableReader {
                 .found(source.len())
                 .remedy("restore the file from another copy"));
         }
-        let mut reader = Self::open_any(source)?;
+        let opened = Self::open_parts(&source, held);
+        let mut reader = opened.map_err(|error| error.at(format_args!("{source:?}")))?;
         // The hash is the one fact that opening does not compute.
         let found = TableMeta { hash: expected.hash, ..reader.meta };
         if found != *expected {
@@ -131,11 +154,11 @@ impl TableReader {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_any(source: Arc<dyn ReadAt>) -> Result<Self> {
-        let opened = Self::open_parts(&source);
+        let opened = Self::open_parts(&source, Held::IfNotMapped);
         opened.map_err(|error| error.at(format_args!("{source:?}")))
     }
 
-    fn open_parts(source: &Arc<dyn ReadAt>) -> Result<Self> {
+    fn open_parts(source: &Arc<dyn ReadAt>, held: Held) -> Result<Self> {
         let bytes = source.len();
         let Some(footer_at) = bytes
             .checked_sub(FOOTER_BYTES as u64)
@@ -150,10 +173,22 @@ impl TableReader {
         let footer = Footer::decode(&footer, bytes)?;
         let file = footer.file;
 
-        let mut buffer = Vec::new();
         let range = footer.filter_at..footer.footer_at;
-        source.will_need(range.start, range.end - range.start);
-        let tail = bytes_of(&**source, range, &mut buffer)?;
+        let mapped = source.as_slice().is_some() && held == Held::IfNotMapped;
+        let (mut held, mut unused) = (None, Vec::new());
+        let tail = if mapped {
+            source.will_need(range.start, range.end - range.start);
+            bytes_of(&**source, range, &mut unused)?
+        } else {
+            // Pages of its own: it is large, and lives as long as the table is open.
+            let pages = PageBuf::new((range.end - range.start) as usize)
+                .map_err(|error| Error::io("no memory for the index of a table", error))?;
+            let pages = held.insert(pages);
+            source
+                .read_through(range.start, pages)
+                .map_err(|why| cannot_read(&**source, range.start, pages.len(), why))?;
+            &**pages
+        };
         let part = |kind, range: Range<u64>| {
             let start = (range.start - footer.filter_at) as usize;
             let frame = &tail[start..start + (range.end - range.start) as usize];
@@ -177,14 +212,9 @@ impl TableReader {
         let rows =
             Index::new(&tail[index.clone()], &block_starts, footer.data(), properties.groups);
         check_index(&rows, &properties).map_err(|error| in_part(error, file, PartKind::Index))?;
-        // What has been read in order is from now on read here and there. Blocks
-        // are asked for one by one, and scans need the system's read-ahead.
-        source.read_singly(footer.filter_at, footer.footer_at - footer.filter_at);
-        let mapped = source.as_slice().is_some();
-        let held = (!mapped).then(|| {
-            buffer.truncate(index.end);
-            buffer.into_boxed_slice()
-        });
+        // What has been read in order is from now on read here and there; scans do
+        // not go through the map.
+        source.read_singly(0, bytes);
         let base = if mapped { footer.filter_at as usize } else { 0 };
         let [filter, index] = [filter, index].map(|part| base + part.start..base + part.end);
         let meta = TableMeta {
@@ -445,14 +475,19 @@ impl TableReader {
             return block.block().and_then(body).map_err(|error| self.in_block_of(error, number));
         }
         let entry = self.block(number)?;
-        if self.held.is_none() {
-            // A touch alone would bring 128 KiB around it, and more for the next
-            // page.
-            self.source.will_need(entry.offset, entry.frame_bytes());
-        }
         SCRATCH.with_borrow_mut(|(stored, raw)| {
-            let frame = bytes_of(self.source(), entry.offset..entry.end, stored)
-                .map_err(|error| in_block(error, self.file(), &entry))?;
+            let range = entry.offset..entry.end;
+            let frame = if self.held.is_some() {
+                // Where memory is short, pages of a map come and go one by one, and each
+                // costs more than to copy the block.
+                read_through(self.source(), range, stored).map(|()| &**stored)
+            } else {
+                // A touch alone would bring 128 KiB around it, and more for the next
+                // page.
+                self.source.will_need(entry.offset, entry.frame_bytes());
+                bytes_of(self.source(), range, stored)
+            };
+            let frame = frame.map_err(|error| in_block(error, self.file(), &entry))?;
             let payload = self.payload(&entry, frame, raw)?;
             let block = self.parse(&entry, payload)?;
             if let Some(cache) = cache {
@@ -508,16 +543,42 @@ pub(super) fn in_block(error: Error, file: FileId, entry: &BlockEntry) -> Error 
 
 /// Fills `buf` from `offset`.
 pub(super) fn read_exact(source: &dyn ReadAt, offset: u64, buf: &mut [u8]) -> Result<()> {
-    source.read_at(offset, buf).map_err(|why| {
-        let at = format!("{source:?}, {} bytes at offset {offset}", buf.len());
-        match why.kind() {
-            std::io::ErrorKind::UnexpectedEof => Error::corrupt("table file ends early")
-                .at(at)
-                .remedy("restore the file from another copy")
-                .source(why),
-            _ => Error::io("could not read a table", why).at(at),
-        }
-    })
+    source.read_at(offset, buf).map_err(|why| cannot_read(source, offset, buf.len(), why))
+}
+
+#[cold]
+fn cannot_read(source: &dyn ReadAt, offset: u64, bytes: usize, why: std::io::Error) -> Error {
+    let at = format!("{source:?}, {bytes} bytes at offset {offset}");
+    match why.kind() {
+        std::io::ErrorKind::UnexpectedEof => Error::corrupt("table file ends early")
+            .at(at)
+            .remedy("restore the file from another copy")
+            .source(why),
+        _ => Error::io("could not read a table", why).at(at),
+    }
+}
+
+/// Reads a range into a buffer, also of a file that is mapped.
+pub(super) fn read_through(
+    source: &dyn ReadAt,
+    range: Range<u64>,
+    buffer: &mut Vec<u8>,
+) -> Result<()> {
+    if range.start > range.end || range.end > source.len() {
+        return Err(ends_early(source, &range));
+    }
+    // What is there already is overwritten, so only growth is zeroed.
+    buffer.resize((range.end - range.start) as usize, 0);
+    let read = source.read_through(range.start, buffer);
+    read.map_err(|why| cannot_read(source, range.start, buffer.len(), why))
+}
+
+#[cold]
+fn ends_early(source: &dyn ReadAt, range: &Range<u64>) -> Error {
+    Error::corrupt("table file ends early")
+        .at(format_args!("{source:?}"))
+        .expected(format_args!("at least {} bytes", range.end))
+        .found(source.len())
 }
 
 /// The bytes of `range`: where they are mapped, or read into `buffer`.
@@ -526,17 +587,12 @@ pub(super) fn bytes_of<'a>(
     range: Range<u64>,
     buffer: &'a mut Vec<u8>,
 ) -> Result<&'a [u8]> {
-    let ends_early = || {
-        Error::corrupt("table file ends early")
-            .at(format_args!("{source:?}"))
-            .expected(format_args!("at least {} bytes", range.end))
-            .found(source.len())
-    };
     if range.start > range.end || range.end > source.len() {
-        return Err(ends_early());
+        return Err(ends_early(source, &range));
     }
     if let Some(file) = source.as_slice() {
-        return file.get(range.start as usize..range.end as usize).ok_or_else(ends_early);
+        let bytes = file.get(range.start as usize..range.end as usize);
+        return bytes.ok_or_else(|| ends_early(source, &range));
     }
     let len = (range.end - range.start) as usize;
     // What is there already is overwritten, so only growth is zeroed.

@@ -6,13 +6,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::collection::Bounds;
-use super::reader::{TableReader, bytes_of, in_block};
+use super::reader::{TableReader, bytes_of, in_block, read_through};
 use crate::base::{Error, KeyGroup, KeyGroupRange, Result};
 use crate::format::block::{BlockCursor, BlockLayout, DataBlock};
 use crate::format::index::BlockEntry;
 
-/// Bytes that a scan of a file that is not mapped reads at a time.
-const READ_AHEAD_BYTES: u64 = 256 * 1024;
+/// Bytes that a scan reads at a time.
+const READ_AHEAD_BYTES: u64 = 64 * 1024;
 
 /// One record of a table, lent by a [`TableScan`] until its next step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,9 +35,8 @@ pub struct ScanRecord<'a> {
 /// Lends the records of a range of key groups, in the order of the table:
 /// state, group, hash, key, namespace.
 ///
-/// Holds the table open, one decompressed block, and up to 256 KiB of the file
-/// (or one block, if that is larger) unless it is mapped. After an error it
-/// stays failed.
+/// Holds the table open, one decompressed block, and up to 64 KiB of the file
+/// (or one block, if that is larger). After an error it stays failed.
 pub struct TableScan {
     table: Arc<TableReader>,
     groups: KeyGroupRange,
@@ -223,7 +222,9 @@ impl TableScan {
 
     fn load(&mut self, entry: BlockEntry) -> Result<Current> {
         let table = Arc::clone(&self.table);
-        let mapped = table.source().as_slice().is_some();
+        // What is read once and in order does not go through the map, which would
+        // take it page by page and hold it longer.
+        let mapped = self.bounds.is_some() && table.source().as_slice().is_some();
         let frame = if mapped {
             bytes_of(table.source(), entry.offset..entry.end, &mut self.ahead)?
         } else {
@@ -253,15 +254,6 @@ impl TableScan {
         Ok(Current { entry, place, layout, cursor })
     }
 
-    /// Where the blocks that this scan will want of the state end, of which
-    /// `entry` is the next.
-    fn end_of_blocks(&self, entry: &BlockEntry) -> Result<u64> {
-        match self.blocks.is_empty() {
-            true => Ok(entry.end),
-            false => Ok(self.table.block(self.blocks.end - 1)?.end),
-        }
-    }
-
     /// Makes sure that the frame of `entry` is in `ahead`, with those behind it
     /// that this scan will want.
     fn read_ahead(&mut self, entry: &BlockEntry) -> Result<()> {
@@ -269,12 +261,20 @@ impl TableScan {
         if have.start <= entry.offset && entry.end <= have.end {
             return Ok(());
         }
-        let wanted = self.end_of_blocks(entry)?;
-        let end = wanted.min(entry.offset.saturating_add(READ_AHEAD_BYTES)).max(entry.end);
+        // Whole blocks, lest the last one be read twice.
+        let most = entry.offset.saturating_add(READ_AHEAD_BYTES);
+        let mut end = entry.end;
+        for number in self.blocks.clone() {
+            let block = self.table.block(number)?;
+            if block.end > most {
+                break;
+            }
+            end = block.end;
+        }
         // Forget first: a failed read leaves anything in the buffer.
         self.ahead_at = entry.offset;
         self.ahead.shrink_to(4 * READ_AHEAD_BYTES as usize);
-        let read = bytes_of(self.table.source(), entry.offset..end, &mut self.ahead);
+        let read = read_through(self.table.source(), entry.offset..end, &mut self.ahead);
         if let Err(error) = read {
             self.ahead.clear();
             return Err(in_block(error, self.table.file(), entry));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::reader::{TableReader, bytes_of, in_block, read_exact};
+use super::reader::{TableReader, in_block, read_exact, read_through};
 use crate::base::checksum::ContentHasher;
 use crate::base::{Error, KeyGroup, Result};
 use crate::format::block::{DataBlock, tag_of_hash};
@@ -54,8 +54,8 @@ impl TableReader {
         let (mut stored, mut raw) = (Vec::new(), Vec::new());
         for entry in self.index().iter() {
             let entry = entry?;
-            let frame = bytes_of(self.source(), entry.offset..entry.end, &mut stored)?;
-            let payload = self.payload(&entry, frame, &mut raw)?;
+            read_through(self.source(), entry.offset..entry.end, &mut stored)?;
+            let payload = self.payload(&entry, &stored, &mut raw)?;
             let block = self.parse(&entry, payload)?;
             let counted = &mut counted[usize::from(entry.state)];
             self.verify_block(&entry, &block, &mut last, counted)
@@ -79,7 +79,8 @@ impl TableReader {
         let (mut at, end) = (0, self.source().len());
         while at < end {
             let next = end.min(at + PIECE_BYTES);
-            hasher.update(bytes_of(self.source(), at..next, &mut buffer)?);
+            read_through(self.source(), at..next, &mut buffer)?;
+            hasher.update(&buffer);
             at = next;
         }
         let found = hasher.finish();
