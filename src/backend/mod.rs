@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use crate::base::limits::MAX_USER_META_BYTES;
 use crate::base::{Error, ErrorKind, KeyGroupRange, MaxParallelism, Result};
+use crate::env::budget::{MIN_BUDGET_BYTES, MemoryBudget};
 use crate::env::clock::{ClockThread, CoarseClock};
 use crate::env::executor::{Executor, ExecutorThreads};
 use crate::env::pages::{PagePool, PageThread};
@@ -45,6 +46,10 @@ pub const DEFAULT_MAX_TABLES_PER_SHARD: usize = 8;
 /// what several fill in ten.
 const MOST_PAGES_READY: usize = 8;
 
+/// Bytes of a block where records are read from tables one by one: a page of the
+/// system, and so the least that a disk gives.
+const SPILLED_BLOCK_BYTES: usize = 4096;
+
 /// Settings of a [`Backend`]; see [`Backend::builder`].
 #[derive(Debug)]
 #[must_use]
@@ -55,7 +60,8 @@ pub struct BackendBuilder {
     background_threads: usize,
     max_tables_per_shard: usize,
     warm_up: bool,
-    table_options: TableOptions,
+    memory_budget_bytes: Option<u64>,
+    table_options: Option<TableOptions>,
     env: Option<Arc<dyn Env>>,
     sink: Option<Arc<dyn SnapshotSink>>,
     source: Option<Arc<dyn SnapshotSource>>,
@@ -104,9 +110,24 @@ impl BackendBuilder {
         self
     }
 
-    /// Block size and compression of the tables that are written.
+    /// How much memory the backend may use, in bytes, at least
+    /// [`MIN_BUDGET_BYTES`](crate::env::budget::MIN_BUDGET_BYTES): all shards
+    /// together, with their indexes and what the background needs. State may then be
+    /// far larger than memory. What was not asked for lately is in tables only and is
+    /// read from there, one read for a key; changes are written early when there are
+    /// many; if writing does not keep up, operations wait for it.
+    ///
+    /// Default: no limit, and everything stays in memory.
+    pub fn memory_budget_bytes(mut self, bytes: u64) -> Self {
+        self.memory_budget_bytes = Some(bytes);
+        self
+    }
+
+    /// Block size and compression of the tables that are written. Default: that of
+    /// [`TableOptions`], but with a memory budget blocks of 4 KiB, which are read for
+    /// one record each.
     pub fn table_options(mut self, options: TableOptions) -> Self {
-        self.table_options = options;
+        self.table_options = Some(options);
         self
     }
 
@@ -140,7 +161,12 @@ impl BackendBuilder {
     /// directory cannot be created or written, or is in use by another
     /// backend. At most an empty directory is left behind then.
     pub fn open(self) -> Result<Backend> {
-        self.table_options.check()?;
+        let table_options = self.table_options.unwrap_or_else(|| match self.memory_budget_bytes {
+            None => TableOptions::default(),
+            Some(_) => TableOptions { block_bytes: SPILLED_BLOCK_BYTES, ..TableOptions::default() },
+        });
+        table_options.check()?;
+        let budget = self.memory_budget_bytes.map(open_budget).transpose()?;
         let env = self.env.unwrap_or_else(|| Arc::new(RealEnv::new()));
         let fs = env.fs();
         create_dir(fs, &self.dir)?;
@@ -166,8 +192,11 @@ impl BackendBuilder {
         // A thread of its own: it sleeps nearly always, but a growing state
         // must not wait for memory until an extraction is over.
         let driven = executor.is_driven_by_caller();
-        let pool = Arc::new(PagePool::new(if driven { 0 } else { MOST_PAGES_READY }));
-        let page_thread = if driven {
+        let pool = Arc::new(match &budget {
+            None => PagePool::new(if driven { 0 } else { MOST_PAGES_READY }),
+            Some(budget) => PagePool::within(budget, MOST_PAGES_READY),
+        });
+        let page_thread = if driven || !pool.keeps_ready() {
             None
         } else {
             Some(PageThread::start(&*env, "alluvium-pages", &pool).map_err(not_started)?)
@@ -189,7 +218,8 @@ impl BackendBuilder {
                 max_parallelism: self.max_parallelism,
                 max_tables_per_shard: self.max_tables_per_shard,
                 warm_up: self.warm_up,
-                table_options: self.table_options,
+                budget,
+                table_options,
                 _lock: lock,
             }),
         })
@@ -221,6 +251,7 @@ struct Inner {
     max_parallelism: MaxParallelism,
     max_tables_per_shard: usize,
     warm_up: bool,
+    budget: Option<Arc<MemoryBudget>>,
     table_options: TableOptions,
     _lock: Box<dyn Send + Sync>,
 }
@@ -238,7 +269,8 @@ impl Backend {
             background_threads: DEFAULT_BACKGROUND_THREADS,
             max_tables_per_shard: DEFAULT_MAX_TABLES_PER_SHARD,
             warm_up: true,
-            table_options: TableOptions::default(),
+            memory_budget_bytes: None,
+            table_options: None,
             env: None,
             sink: None,
             source: None,
@@ -410,12 +442,27 @@ impl ShardBuilder {
                 table_options: inner.table_options,
                 max_tables: inner.max_tables_per_shard,
                 migrations: Arc::clone(core.migrations()),
+                budget: inner.budget.clone(),
                 sequence: restored.sequence,
             },
             restored.version,
         );
+        if let Some(budget) = &inner.budget {
+            let tables = Box::new(pipeline.spilling(restored.base));
+            core.start_spilling(tables, budget.open_account(), restored.sequence);
+        }
         Ok(Shard::new(core, pipeline, self.backend.clone()))
     }
+}
+
+fn open_budget(bytes: u64) -> Result<Arc<MemoryBudget>> {
+    if bytes >= MIN_BUDGET_BYTES {
+        return Ok(Arc::new(MemoryBudget::new(bytes)));
+    }
+    Err(Error::invalid("the memory budget is too small")
+        .expected(format_args!("at least {MIN_BUDGET_BYTES} bytes"))
+        .found(format_args!("{bytes} bytes"))
+        .remedy("give the backend more memory"))
 }
 
 fn check_user_meta(user_meta: &[u8]) -> Result<()> {

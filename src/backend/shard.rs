@@ -59,6 +59,13 @@ pub struct ShardStats {
     /// Whether all records of the registered states are in memory; not yet so
     /// after a restore.
     pub is_warm: bool,
+    /// Bytes that records and indexes may take now; 0 without a memory budget.
+    pub allowed_bytes: u64,
+    /// Records that left memory so far because tables have them, deletions included.
+    pub evicted_records: u64,
+    /// Times that changes were written before a snapshot asked for them, because
+    /// there were so many.
+    pub early_writes: u64,
     /// Number of tables.
     pub tables: usize,
     /// Bytes of those.
@@ -176,6 +183,30 @@ impl Shard {
         self.core.expire(records)
     }
 
+    /// Lets records that tables have leave memory until `bytes` are free or there are
+    /// no more, those first that nobody asked for lately, and says how many bytes
+    /// they took. A shard with a [memory budget](crate::BackendBuilder::memory_budget_bytes)
+    /// does so by itself when memory is short; this is for giving memory to others
+    /// at a moment of the caller's choice. Without a budget nothing goes.
+    ///
+    /// # Errors
+    /// None at present.
+    pub fn evict(&mut self, bytes: u64) -> Result<u64> {
+        self.core.evict(bytes)
+    }
+
+    /// Has what changed since the last snapshot written to a local table now, so that
+    /// the next snapshot finds less to do and the records may be [evicted](Self::evict).
+    /// Does not wait for it. A shard with a memory budget does so by itself when a
+    /// part of its memory has changed; without a budget nothing happens.
+    ///
+    /// # Errors
+    /// `Closed` as of [`snapshot`](Self::snapshot).
+    pub fn write_early(&mut self) -> Result<()> {
+        self.pipeline.check_sound()?;
+        self.core.write_early_if_dirty()
+    }
+
     /// As [`get_many`](KeyedStore::get_many), for keys without namespaces
     /// whose groups follow from their hashes. Where the calls of an object-safe
     /// trait would be felt, this is faster by a third: the compiler sees the
@@ -215,6 +246,7 @@ impl Shard {
     /// local files of those that were replaced.
     pub fn stats(&self) -> ShardStats {
         let memory = self.core.memory();
+        let spill = self.core.spill_stats();
         let (tables, table_bytes) = self.pipeline.table_stats();
         ShardStats {
             records: memory.records,
@@ -227,6 +259,9 @@ impl Shard {
             operator_state_bytes: self.core.operator().bytes(),
             expiry_queue_bytes: self.core.expiry_queue_bytes() as u64,
             is_warm: self.core.is_warm(),
+            allowed_bytes: spill.allowed_bytes,
+            evicted_records: spill.evicted_records,
+            early_writes: spill.early_writes,
             tables,
             table_bytes,
         }

@@ -10,6 +10,7 @@
 //! - [`mmap`], [`pages`]: memory taken from the system directly. Both worlds
 //!   share it: memory has no crash to simulate.
 
+pub mod budget;
 pub mod buffers;
 pub(crate) mod clock;
 pub mod executor;

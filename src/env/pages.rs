@@ -23,6 +23,7 @@ use std::time::Duration;
 use crossbeam::queue::ArrayQueue;
 
 use super::Env;
+use super::budget::MemoryBudget;
 use super::buffers::BufferPool;
 use super::mmap::{HUGE_PAGE_BYTES, Pages};
 use super::nap::{NapLength, Naps};
@@ -45,6 +46,7 @@ const LONGEST_NAP: Duration = Duration::from_millis(80);
 pub struct PagePool {
     ready: ArrayQueue<Pages>,
     most_ready: usize,
+    on_small_pages: bool,
     buffers: BufferPool,
     demand: Mutex<Demand>,
     naps: Naps,
@@ -102,6 +104,7 @@ impl PagePool {
         Self {
             ready: ArrayQueue::new(most_ready.max(1)),
             most_ready,
+            on_small_pages: false,
             buffers: BufferPool::new(MOST_SPARE_BUFFERS),
             demand: Mutex::new(Demand { wanted: READY_AT_REST, taken: 0, calm_looks: 0 }),
             naps: Naps::new(),
@@ -110,6 +113,21 @@ impl PagePool {
             taken: AtomicU64::new(0),
             taken_unready: AtomicU64::new(0),
         }
+    }
+
+    /// A pool that keeps within a memory budget. If that is small, what is taken is on
+    /// small pages, of which only those count that are touched.
+    pub fn within(budget: &MemoryBudget, most_ready: usize) -> Self {
+        let most_ready = budget.ready_pages().min(most_ready);
+        let mut pool = Self::new(most_ready);
+        pool.on_small_pages = most_ready == 0;
+        pool.buffers = BufferPool::new(budget.spare_buffers().min(MOST_SPARE_BUFFERS));
+        pool
+    }
+
+    /// Whether pages are kept ready, so that a thread has to look after them.
+    pub fn keeps_ready(&self) -> bool {
+        self.most_ready > 0
     }
 
     /// As much zeroed memory as a huge page has. Never waits: takes a page that
@@ -124,7 +142,7 @@ impl PagePool {
         let was_ready = ready.is_some();
         let pages = match ready {
             Some(pages) => pages,
-            None if self.most_ready == 0 => Pages::new(HUGE_PAGE_BYTES)?,
+            None if self.most_ready == 0 && !self.on_small_pages => Pages::new(HUGE_PAGE_BYTES)?,
             None => Pages::on_small_pages(HUGE_PAGE_BYTES)?,
         };
         self.taken.fetch_add(1, Ordering::Relaxed);

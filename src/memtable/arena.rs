@@ -47,8 +47,8 @@ use crate::env::pages::PagePool;
 use super::addr::{Addr, CHUNK_BYTES, MAX_CHUNKS, UNIT_BYTES};
 use super::freelist::FreeLists;
 use super::record::{
-    Apart, FREE, Header, MAX_STORED_BYTES, NAMESPACE_LEN_BYTES, Pattern, Probe, SMALL_HEADER_BYTES,
-    SMALL_KEY_BYTES, TOMBSTONE, ValueLens, WIDE_HEADER_BYTES, stored_bytes,
+    Apart, COLD, FREE, Header, MAX_STORED_BYTES, NAMESPACE_LEN_BYTES, Pattern, Probe,
+    SMALL_HEADER_BYTES, SMALL_KEY_BYTES, TOMBSTONE, ValueLens, WIDE_HEADER_BYTES, stored_bytes,
 };
 
 /// Larger blocks get a chunk of their own, so that a chunk wastes at most a
@@ -534,6 +534,21 @@ impl Arena {
         }
         self.set_header(to, moved);
         Ok((addr, to))
+    }
+
+    /// Notes that nobody asked for a record lately; no extractor reads it.
+    #[inline]
+    pub(super) fn cool(&mut self, block: Block) {
+        self.set_header(block, self.header(block).with(COLD));
+    }
+
+    /// Notes that somebody asked for a record.
+    #[inline]
+    pub(super) fn warm(&mut self, block: Block) {
+        let header = self.header(block);
+        if header.has(COLD) {
+            self.set_header(block, header.without(COLD));
+        }
     }
 
     /// Turns a record into a tombstone in place.

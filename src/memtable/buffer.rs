@@ -128,10 +128,11 @@ impl Memtable {
         self.epoch
     }
 
-    /// The last epoch that is known to be extracted.
-    pub(super) fn extracted(&mut self) -> Epoch {
+    /// The last epoch of which what was removed may be forgotten: it was extracted,
+    /// and if that counts, tables have it.
+    pub(super) fn forgettable(&mut self) -> Epoch {
         self.refresh_extracted();
-        self.extracted
+        self.durable.map_or(self.extracted, |durable| durable.min(self.extracted))
     }
 
     /// The value of a live record.

@@ -34,6 +34,8 @@ impl Memtable {
         let given = match self.below {
             _ if self.holds != Holds::Values => AtHand::NOTHING,
             Below::Nothing => AtHand(u64::from(self.epoch.0)),
+            // What is here is as good as ever, and nothing waits to be taken in.
+            Below::Tables if self.is_partial => AtHand(u64::from(self.epoch.0)),
             Below::Tables => AtHand::NOTHING,
         };
         // Whoever looks for a key without a group does not compare groups.

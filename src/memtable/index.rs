@@ -102,6 +102,14 @@ static NO_BUCKETS: [Bucket; BUCKETS] = [Bucket::EMPTY; BUCKETS];
 #[derive(Clone, Copy)]
 pub(super) struct Slot(NonNull<u32>);
 
+/// Where a walk over all buckets is. It stays good whatever becomes of the index; what
+/// is split meanwhile may be met twice, or in the next round.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Hand {
+    segment: u32,
+    bucket: u32,
+}
+
 /// A bucket, for the short time between asking for it and looking at it.
 #[derive(Clone, Copy)]
 pub(super) struct LineRef(NonNull<Bucket>);
@@ -400,6 +408,35 @@ impl Index {
             }
         }
         ControlFlow::Continue(())
+    }
+
+    /// The slots in use of the bucket at the hand.
+    pub(super) fn slots_at(&self, hand: Hand) -> impl Iterator<Item = (Slot, Addr)> + use<> {
+        let segment = self.segments.get(hand.segment as usize);
+        let bucket = segment.map(|segment| {
+            debug_assert!((hand.bucket as usize) < BUCKETS);
+            // SAFETY: the number is below `BUCKETS`.
+            unsafe { segment.base.add(hand.bucket as usize) }
+        });
+        let slots = bucket.into_iter().flat_map(|bucket| {
+            // SAFETY: as above, and the slots are below `SLOTS`; segments stay mapped,
+            // and whoever writes them has `&mut self` and is not meanwhile here.
+            (0..SLOTS as u32).map(move |slot| unsafe { slot_of(bucket, slot) })
+        });
+        slots.filter(|(_, addr)| addr.0 != 0)
+    }
+
+    /// The next bucket, and whether it is the first one again.
+    pub(super) fn after(&self, hand: Hand) -> (Hand, bool) {
+        let Hand { segment, bucket } = hand;
+        if bucket as usize + 1 < BUCKETS {
+            return (Hand { segment, bucket: bucket + 1 }, false);
+        }
+        let segment = segment + 1;
+        if (segment as usize) < self.segments.len() {
+            return (Hand { segment, bucket: 0 }, false);
+        }
+        (Hand::default(), true)
     }
 
     fn add_segment(&mut self, depth: u32) -> Result<usize> {

@@ -134,6 +134,11 @@ impl Memtable {
             }
     }
 
+    /// In which epoch a list began of which older elements may lie in tables.
+    pub(crate) fn tail_since(&self, probe: &Probe<'_>) -> Option<Epoch> {
+        self.list(probe)?.tail_since()
+    }
+
     /// Appends elements, of now if they expire. Does not care what tables have.
     ///
     /// # Errors

@@ -213,7 +213,7 @@ impl<'k> MapAt<'k> {
         self.name
     }
 
-    fn probe<'a>(&'a mut self, memtable: &Memtable, part: Part) -> Probe<'a> {
+    pub(super) fn probe<'a>(&'a mut self, memtable: &Memtable, part: Part) -> Probe<'a> {
         self.name.truncate(self.namespace_bytes);
         match part {
             Part::Small => self.name.push(SMALL),
@@ -423,17 +423,24 @@ impl Memtable {
         Ok(())
     }
 
+    /// The records that hold the entries of a map.
+    pub(super) fn map_parts(&self, at: &mut MapAt<'_>) -> Vec<Part> {
+        if self.live_value(&at.probe(self, Part::Small)).is_some() {
+            return vec![Part::Small];
+        }
+        let root = self.map_root(at);
+        root.into_iter()
+            .flat_map(|root| root.pages_from(b""))
+            .map(|(_, id)| Part::Page(id))
+            .collect()
+    }
+
     /// Removes all entries, and hides those that only tables have.
     ///
     /// # Errors
     /// `Unavailable` if no memory can be had. The map is then as it was.
     pub(crate) fn map_clear(&mut self, at: &mut MapAt<'_>) -> Result<()> {
-        let mut parts = Vec::new();
-        if self.live_value(&at.probe(self, Part::Small)).is_some() {
-            parts.push(Part::Small);
-        } else if let Some(root) = self.map_root(at) {
-            parts.extend(root.pages_from(b"").map(|(_, id)| Part::Page(id)));
-        }
+        let parts = self.map_parts(at);
         let leaves_a_trace = if parts.is_empty() {
             self.wants_map(at)
         } else {
@@ -485,7 +492,7 @@ impl Memtable {
 
     /// Makes a long page of the current epoch shorter, if that can be done.
     fn map_shorten(&mut self, at: &mut MapAt<'_>, part: Part) {
-        let extracted = self.extracted();
+        let extracted = self.forgettable();
         let probe = at.probe(self, part);
         let Ok(Some(mut record)) = self.open(&probe) else { return };
         let mut page = MapPageMut::new(&mut record);
@@ -549,7 +556,7 @@ impl Memtable {
 
     /// Looks at a few pages of a large map for some that can go.
     fn map_sweep(&mut self, at: &mut MapAt<'_>) {
-        let extracted = self.extracted();
+        let extracted = self.forgettable();
         for _ in 0..SWEEP_PAGES {
             // Steps of the golden ratio come everywhere, however many pages the
             // maps have and however these numbers change.

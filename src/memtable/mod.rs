@@ -41,6 +41,7 @@ pub(crate) mod collection;
 mod copies;
 mod dirty;
 mod entry;
+mod evict;
 pub(crate) mod expiry;
 pub(crate) mod extract;
 mod freelist;
@@ -73,6 +74,7 @@ use self::dirty::{ChunkBits, DirtyMap};
 use self::entry::AtHand;
 pub(crate) use self::entry::Hint;
 pub use self::entry::ValueMut;
+use self::evict::Sweep;
 use self::expiry::{Expiry, Time};
 use self::extract::{Buried, Frozen};
 use self::handoff::Handoff;
@@ -167,6 +169,12 @@ pub(crate) struct Memtable {
     /// Extracted tombstones that wait to be dropped.
     buried: VecDeque<Buried>,
     below: Below,
+    /// Whether some records are in tables only, and nobody is bringing them up.
+    is_partial: bool,
+    /// The last epoch whose changes are in the tables that its owner reads, if that
+    /// counts: nothing that is not may be forgotten then.
+    durable: Option<Epoch>,
+    sweep_state: Sweep,
     /// Whether a record may be in another group than its key's hash says.
     groups_are_given: bool,
     holds: Holds,
@@ -205,6 +213,9 @@ impl Memtable {
             retired: VecDeque::new(),
             buried: VecDeque::new(),
             below,
+            is_partial: false,
+            durable: None,
+            sweep_state: Sweep::default(),
             groups_are_given: false,
             holds: Holds::Values,
             sweep: 0,
@@ -252,6 +263,7 @@ impl Memtable {
     /// Everything that the tables hold is here now, or will never be asked
     /// for: from now on absent means absent.
     pub(crate) fn set_complete(&mut self) {
+        debug_assert!(!self.is_partial, "what has gone is in tables only");
         self.below = Below::Nothing;
         self.note_at_hand();
     }
@@ -456,17 +468,24 @@ impl Memtable {
                 _ => break,
             }
         }
-        // While tables below may hold the key, its tombstone must stay.
-        if self.below == Below::Nothing {
+        // While tables below may hold the key, its tombstone must stay; if records are
+        // evicted, until that is.
+        if self.is_partial {
+            while self.shared.buried.pop().is_some() {}
+            self.buried = VecDeque::new();
+        } else if self.below == Below::Nothing {
             if self.buried.is_empty()
                 && let Some(more) = self.shared.buried.pop()
             {
                 self.buried = more.into();
             }
             while left > 0
-                && let Some(buried) = self.buried.pop_front()
+                && let Some(&buried) = self.buried.front()
             {
-                self.drop_tombstone(buried);
+                if !self.drop_tombstone(buried) {
+                    break;
+                }
+                self.buried.pop_front();
                 left -= 1;
             }
         }
@@ -476,18 +495,23 @@ impl Memtable {
     /// Drops a tombstone, if that is still what it is. The block may have
     /// been freed and used again since, even by another key; but if the index
     /// still holds its address then there is a record, and its header says
-    /// whether it, too, is an extracted tombstone.
-    fn drop_tombstone(&mut self, buried: Buried) {
+    /// whether it, too, is an extracted tombstone. `false` if it must stay until
+    /// a table has it.
+    fn drop_tombstone(&mut self, buried: Buried) -> bool {
         let addr = Addr(buried.addr);
         let same = |found| (found == addr).then_some(found);
         let found = self.index.find(buried.hash, same);
         if let Some((slot, addr)) = found.or_else(|| self.index.find_beyond(buried.hash, same)) {
             let header = self.arena.header(self.arena.block(addr));
             if header.is_tombstone() && header.epoch() <= self.extracted {
+                if self.durable.is_some_and(|durable| header.epoch() > durable) {
+                    return false;
+                }
                 self.index.remove(hash_of(&self.hasher, &self.arena, addr), slot);
                 self.arena.release(addr);
             }
         }
+        true
     }
 
     #[inline]

@@ -6,11 +6,11 @@
 //!
 //! word a:    bits  0..27  epoch of the record's last change
 //!            bit  27      FRESH
-//!            bit  28      zero
-//!   small:   bits 29..36  value length in bytes
-//!            bits 36..39  capacity of the block in units of 16 bytes, less two
-//!   wide:    bits 29..39  ten more bits of the key's length
-//!            bits 39..54  key group
+//!   small:   bits 28..35  value length in bytes
+//!            bits 35..38  capacity of the block in units of 16 bytes, less two
+//!   wide:    bits 28..38  ten more bits of the key's length
+//!            bits 38..53  key group
+//!            bit  53      COLD
 //!            bits 54..60  the lower six bits of the key's length in bytes
 //!            bit  60      NAMESPACED
 //!            bit  61      TOMBSTONE
@@ -70,14 +70,18 @@ const EPOCH_BITS: u32 = 27;
 pub(super) const EPOCH: u64 = (1 << EPOCH_BITS) - 1;
 /// The key was absent, here and in every table, when the record's epoch began.
 pub(super) const FRESH: u64 = 1 << 27;
-const SMALL_VALUE_SHIFT: u32 = 29;
+const SMALL_VALUE_SHIFT: u32 = 28;
 const SMALL_VALUE: u64 = 0x7f << SMALL_VALUE_SHIFT;
-const SMALL_CAPACITY_SHIFT: u32 = 36;
-const WIDE_KEY_LEN_SHIFT: u32 = 29;
+const SMALL_CAPACITY_SHIFT: u32 = 35;
+const WIDE_KEY_LEN_SHIFT: u32 = 28;
 /// What a small and a wide record use each in its own way.
 const LENS: u64 = 0x3ff << SMALL_VALUE_SHIFT;
-const GROUP_SHIFT: u32 = 39;
+const GROUP_SHIFT: u32 = 38;
 const GROUP: u64 = 0x7fff << GROUP_SHIFT;
+/// Nobody has asked for the record since the sweep of evictions came by last. Only
+/// ever set in a record that tables have as it is.
+pub(super) const COLD: u64 = 1 << COLD_SHIFT;
+const COLD_SHIFT: u32 = 53;
 const KEY_LEN_LOW_SHIFT: u32 = 54;
 /// What all records say of a key's length.
 const KEY_LEN_LOW: u64 = 63 << KEY_LEN_LOW_SHIFT;
@@ -142,15 +146,15 @@ impl Apart {
 }
 
 impl Pattern {
-    /// A live small record whose key has this length, if that of a small record can
-    /// have it, and a namespace if there is one. If the group follows from the key
+    /// A live small record that is not cold, whose key has this length, if that of a
+    /// small record can have it, and a namespace if there is one. If the group follows from the key
     /// (`None`), then equal keys have equal groups, and it need be neither computed
     /// nor compared.
     #[inline(always)]
     pub(super) fn live(also: u64, group: Option<KeyGroup>, key: &[u8], namespace: &[u8]) -> Self {
         let bits = namespaced(namespace) | key_len_low(key);
         match group {
-            None => Self { bits, shift: KEY_LEN_LOW_SHIFT, also },
+            None => Self { bits, shift: COLD_SHIFT, also },
             Some(group) => Self { bits: bits | group_bits(group), shift: GROUP_SHIFT, also },
         }
     }
@@ -341,7 +345,7 @@ impl Header {
     /// The same of another epoch, and so no longer fresh.
     #[inline]
     pub(super) fn touched(self, epoch: Epoch) -> Self {
-        Self { a: self.a & !(EPOCH | FRESH) | u64::from(epoch.0), ..self }
+        Self { a: self.a & !(EPOCH | FRESH | COLD) | u64::from(epoch.0), ..self }
     }
 
     #[inline]

@@ -177,7 +177,8 @@ impl Plan {
                 .map_err(|error| error.at(place()))?;
             let states = reader.states().iter().map(|state| state.name.clone()).collect();
             let dropped = Arc::from(table.dropped.clone());
-            base.push(BaseTable { reader: Arc::new(reader), slice, dropped });
+            let reader = Arc::new(reader);
+            base.push(BaseTable { reader: Arc::clone(&reader), slice, dropped });
             let stored = Stored {
                 store: store.clone(),
                 location: table.location.clone(),
@@ -185,7 +186,9 @@ impl Plan {
                 confirmed: true,
             };
             let places = Places { local: None, restored: Some(bytes), stored: Some(stored) };
-            entries.push(TableEntry::new(table.meta, slice, states, &table.dropped, places));
+            let entry = TableEntry::new(table.meta, slice, states, &table.dropped, places);
+            entry.set_reader(reader);
+            entries.push(entry);
         }
         for state in &mut self.states {
             let name = &state.name;

@@ -1,9 +1,11 @@
 //! What a shard was restored from, as far as it is not in memory yet.
 //!
 //! Everything that changed since the restore is in the memtable, so the writer
-//! only ever looks at the tables it was restored from, never at those that the
+//! only looks at the tables it was restored from, never at those that the
 //! background has written or merged since. They stay open, and the same, until
-//! the memtable is complete.
+//! the memtable is complete. Only a shard with a memory budget, whose records leave
+//! memory when tables have them, goes from one [view](super::spill::View) of the tables
+//! to the next.
 //!
 //! Values of earlier versions are migrated on their way up (see
 //! [`migration`](super::migration)).
@@ -52,6 +54,12 @@ impl StateBase {
         Self { tables, ..Self::default() }
     }
 
+    /// From now on it reads these tables (oldest first), which say the same of what
+    /// is not in memory.
+    pub(super) fn set_tables(&mut self, name: &str, tables: &[BaseTable]) {
+        self.tables = Self::new(name, tables).tables;
+    }
+
     /// Whether no table knows the state.
     pub(super) fn is_empty(&self) -> bool {
         self.tables.is_empty()
@@ -70,6 +78,14 @@ impl StateBase {
     /// From now on values are read by way of `migration`.
     pub(super) fn set_migration(&mut self, migration: Arc<Migration>) {
         self.migration = Some(migration);
+    }
+
+    /// Asks for what a look at a key will read, in the newest table that may have it.
+    pub(super) fn will_need(&self, at: PlacedKey<'_>) {
+        let asked = |(table, ordinal): (&BaseTable, u16)| {
+            table.reader.will_need(ordinal, at.group, at.hash)
+        };
+        let _ = self.of_group(at).any(asked);
     }
 
     /// Looks for a key, newest table first; its value goes to `value`.

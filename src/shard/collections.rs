@@ -8,7 +8,7 @@
 use std::fmt;
 use std::ops::{Bound, ControlFlow};
 
-use super::contents::Assembly;
+use super::contents::{Assembly, chunk_entry};
 use super::store::StateId;
 use super::{ShardCore, StateSlot, WARM_PER_OPERATION, no_such_state};
 use crate::base::limits::check_value;
@@ -157,10 +157,16 @@ impl ShardCore {
         let key = key_of(group, key, namespace);
         let group = self.check_call(state, key, Family::Lists, "list_read")?;
         self.before_a_call(state)?;
+        let first_chunk = self.spill.as_ref().map(|spill| spill.first_chunk());
         let slot = self.slot(state)?;
         let probe = slot.memtable.probe(group, key.key_bytes(), key.namespace_bytes());
+        if slot.memtable.below() == Below::Tables {
+            slot.memtable.refer(&probe);
+        }
         if slot.memtable.wants_older(&probe) {
-            slot.bring_up(group, key)?;
+            let since = slot.memtable.tail_since(&probe);
+            let until = since.zip(first_chunk).map(|(since, first)| slot.chunk_of(first, since));
+            slot.bring_up(group, key, until)?;
         }
         if slot.memtable.renews() {
             slot.memtable.renew_list(&probe).map_err(|error| slot.locate(error))?;
@@ -388,8 +394,11 @@ impl ShardCore {
         let buffer = std::mem::take(&mut self.names);
         let mut at = MapAt::new(group, key.key_bytes(), key.namespace_bytes(), buffer);
         let slot = self.slot(state)?;
-        if slot.memtable.below() == Below::Tables && slot.memtable.wants_map(&mut at) {
-            slot.bring_up(group, key)?;
+        if slot.memtable.below() == Below::Tables {
+            slot.memtable.refer_to_map(&mut at);
+            if slot.memtable.wants_map(&mut at) {
+                slot.bring_up(group, key, None)?;
+            }
         }
         Ok(at)
     }
@@ -531,10 +540,11 @@ impl ShardCore {
         self.check(state, key.group(), key.key_bytes(), key.namespace_bytes(), family, call)
     }
 
-    /// Takes in some of what the warm-up has ready, and lets some of what has
-    /// expired go.
+    /// Sees to it that there is memory, takes in some of what the warm-up has ready,
+    /// and lets some of what has expired go.
     #[inline]
     fn before_a_call(&mut self, state: StateId) -> Result<()> {
+        self.keep_room()?;
         if self.slot(state)?.memtable.below() == Below::Tables {
             self.warm(WARM_PER_OPERATION)?;
         }
@@ -558,16 +568,23 @@ impl ShardCore {
 }
 
 impl StateSlot {
-    /// Brings a collection that tables have into memory, whole.
-    fn bring_up(&mut self, group: KeyGroup, key: KeyRef<'_>) -> Result<()> {
+    /// Brings a collection that tables have into memory, whole. Of a list only the
+    /// chunks below number `until`: what comes after is in memory, and may be in
+    /// tables, too.
+    fn bring_up(&mut self, group: KeyGroup, key: KeyRef<'_>, until: Option<u64>) -> Result<()> {
         let (key, namespace) = (key.key_bytes(), key.namespace_bytes());
         let mut bring_up = || {
             let mut found = Assembly::new(self.meta.kind, self.memtable.is_timed())
                 .expect("a state of collections");
             let at = PlacedKey::in_group(group, key, namespace);
             let mut scan = self.base.collection(at, None)?;
+            let until = until.map(chunk_entry);
             while let Some(record) = scan.next()? {
-                found.push(record.entry.unwrap_or_default(), record.value)?;
+                let entry = record.entry.unwrap_or_default();
+                if until.is_some_and(|until| *entry >= until[..]) {
+                    break;
+                }
+                found.push(entry, record.value)?;
             }
             found.finish()?.promote(&mut self.memtable, group, key, namespace)
         };

@@ -19,6 +19,7 @@ pub(crate) mod migration;
 pub(crate) mod operator;
 mod registry;
 pub(crate) mod rekey;
+pub(crate) mod spill;
 pub(crate) mod store;
 pub(crate) mod timers;
 pub(crate) mod ttl;
@@ -36,7 +37,7 @@ use crate::codec::KeyRef;
 use crate::env::pages::PagePool;
 use crate::format::manifest::StateMeta;
 use crate::memtable::extract::Frozen;
-use crate::memtable::{Below, Lookup, Memtable, MemtableStats, Probe, ValueMut};
+use crate::memtable::{Below, Memtable, MemtableStats, Probe, ValueMut};
 use crate::table::PlacedKey;
 
 pub(crate) use self::base_tables::BaseTable;
@@ -46,6 +47,7 @@ use self::contents::Contents;
 use self::migration::{Migrations, MigrationsThen};
 use self::operator::{OneState, OperatorStates};
 use self::rekey::{OldCodecs, Rename};
+use self::spill::Spill;
 use self::store::{KeyedStore, StateId, StateInfo, StateSpec};
 use self::timers::TimerState;
 use self::ttl::{Clocks, StateTtl, Ttl};
@@ -61,6 +63,10 @@ struct StateSlot {
     base: StateBase,
     /// It was asked for in this life. Until then it stays in its tables.
     registered: bool,
+    /// Tables had it when the shard was opened.
+    restored: bool,
+    /// Freezes of the shard before its memtable was there.
+    since: u64,
     /// Something of it has no room in memory and stays in its tables.
     no_room: bool,
     /// What it was registered with, and what came of it.
@@ -141,6 +147,10 @@ pub(crate) struct ShardCore {
     names: Vec<u8>,
     /// What time it is.
     clocks: Clocks,
+    /// Freezes so far.
+    freezes: u64,
+    /// How it keeps within its budget, if it has one.
+    spill: Option<Box<Spill>>,
 }
 
 /// The changes of one epoch of a whole shard, by state.
@@ -191,6 +201,8 @@ impl ShardCore {
             value: Vec::new(),
             names: Vec::new(),
             clocks: Clocks::none(),
+            freezes: 0,
+            spill: None,
         };
         for meta in states {
             let base = StateBase::new(&meta.name, tables);
@@ -255,6 +267,12 @@ impl ShardCore {
             left -= 1;
             if let Some(warmed) = warming.current.get(warming.next) {
                 let slot = &mut self.states[warmed.state];
+                if slot.memtable.is_partial() {
+                    // There was no room for all of it, and it may be older than what
+                    // has left memory since.
+                    warming.next += 1;
+                    continue;
+                }
                 if warmed.group != group_of_hash(hash_key(warmed.key), self.max_parallelism) {
                     slot.memtable.expect_given_groups();
                 }
@@ -287,7 +305,10 @@ impl ShardCore {
                     let slot = &mut self.states[state];
                     if !slot.no_room {
                         slot.memtable.set_complete();
-                        slot.base = StateBase::default();
+                        // With a budget it may have to look there again.
+                        if self.spill.is_none() {
+                            slot.base = StateBase::default();
+                        }
                     }
                 }
                 Warm::GaveUp => warming.wanted -= 1,
@@ -302,10 +323,12 @@ impl ShardCore {
 
     /// Ends the epoch of every state. Constant time in the size of the state.
     pub(crate) fn freeze(&mut self) -> Result<FrozenShard> {
+        let dirty_bytes = if self.spill.is_some() { self.dirty_bytes() } else { 0 };
         let mut states = Vec::with_capacity(self.states.len());
         for state in self.states.iter_mut().filter(|state| state.family != Family::Dropped) {
             states.push(state.memtable.freeze()?);
         }
+        self.note_freeze(dirty_bytes);
         let operator = self.operator.freeze();
         let dropped = std::mem::take(&mut self.dropped);
         let (metas, watermark) = (Arc::clone(&self.metas), self.watermark());
@@ -380,6 +403,7 @@ impl ShardCore {
     /// Like every operation it takes in some of what the warm-up has ready.
     #[inline(always)]
     fn blind(&mut self, state: StateId) -> Result<&mut Memtable> {
+        self.keep_room()?;
         if self.slot(state)?.memtable.below() == Below::Tables {
             self.warm(WARM_PER_OPERATION)?;
         }
@@ -396,6 +420,7 @@ impl ShardCore {
         namespace: &'k [u8],
     ) -> Result<(&mut Memtable, Probe<'k>)> {
         let position = state.position();
+        self.keep_room()?;
         let probe = self.slot(state)?.memtable.probe(group, key, namespace);
         if self.states[position].memtable.below() == Below::Tables {
             self.bring_up(position, probe)?;
@@ -410,7 +435,7 @@ impl ShardCore {
         self.warm(WARM_PER_OPERATION)?;
         let slot = &mut self.states[position];
         let value = &mut self.value;
-        if slot.memtable.get(&probe) != Lookup::Absent {
+        if slot.memtable.refer(&probe) {
             return Ok(());
         }
         let at = PlacedKey::in_group(probe.group, probe.key, probe.namespace);

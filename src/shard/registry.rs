@@ -14,7 +14,7 @@
 
 use std::sync::Arc;
 
-use crate::base::Result;
+use crate::base::{Epoch, Result};
 use crate::format::manifest::StateMeta;
 use crate::memtable::{Below, Holds, Memtable};
 
@@ -47,12 +47,32 @@ impl ShardCore {
         let ttl = self.ttl_of(&spec, None);
         let meta = StateMeta { ttl: ttl.as_ref().map(|ttl| ttl.meta), ..spec.meta() };
         let position = self.add_state(meta, StateBase::default(), true);
+        self.states[position].restored = false;
         let slot = &mut self.states[position];
         if let Some(ttl) = &ttl {
             slot.memtable.set_ttl(Arc::clone(&ttl.rule));
         }
         slot.live_by(ttl, &spec);
+        self.read_as_of_today(position, &spec)?;
         Ok(self.id_of(position))
+    }
+
+    /// Has tables and merges know how long the values of a state live that was not
+    /// restored, or whose records were all written anew.
+    ///
+    /// # Errors
+    /// `Invalid` if a codec panics.
+    pub(super) fn read_as_of_today(&mut self, position: usize, spec: &StateSpec) -> Result<()> {
+        let slot = &mut self.states[position];
+        if slot.ttl.is_none() {
+            return Ok(());
+        }
+        let migration = migration::compare(&slot.meta, spec)?.living(slot.ttl.clone());
+        let migration = Arc::new(migration);
+        slot.base.set_migration(Arc::clone(&migration));
+        self.migrations.add(&migration);
+        Arc::make_mut(&mut self.registered).insert(spec.name.clone(), migration);
+        Ok(())
     }
 
     /// The number of a state at a position, for those who call.
@@ -81,6 +101,8 @@ impl ShardCore {
             memtable,
             base,
             registered,
+            restored: true,
+            since: self.freezes,
             no_room,
             asked_ttl: None,
             ttl: None,
@@ -103,6 +125,9 @@ impl ShardCore {
             _ => self.seed ^ u64::from(id),
         };
         let mut memtable = Memtable::new(Arc::clone(&self.pool), below, seed);
+        if self.spill.is_some() {
+            memtable.note_durable(Epoch::CLEAN);
+        }
         memtable.hold(match family {
             Family::Values => Holds::Values,
             Family::Lists => Holds::Lists,

@@ -157,9 +157,11 @@ impl ShardCore {
         slot.registered = true;
         slot.memtable = moved.memtable;
         slot.base = StateBase::default();
+        (slot.restored, slot.since) = (false, self.freezes);
         self.note_meta(position);
         self.set_timers(position, moved.timers);
         self.forget_what_is_frozen(&spec.name);
+        self.read_as_of_today(position, &spec)?;
         Ok(self.id_of(position))
     }
 

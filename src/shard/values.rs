@@ -12,10 +12,16 @@
 use super::ShardCore;
 use super::collections::Family;
 use super::store::StateId;
+use crate::base::hash::{group_of_hash, hash_key};
 use crate::base::limits::check_value;
 use crate::base::{Error, KeyGroup, Result};
 use crate::codec::KeyRef;
 use crate::memtable::{BATCH, Hint, Holds, Lookup, Memtable, ValueMut};
+use crate::table::PlacedKey;
+
+/// Keys of a batch whose blocks are asked for at once, if they are in tables: about
+/// as many reads as a disk does at a time.
+const ASKED_AHEAD: usize = 128;
 
 /// One at a time.
 impl ShardCore {
@@ -166,6 +172,12 @@ impl ShardCore {
         key_of: impl Fn(&K) -> KeyRef<'_>,
         mut visit: impl FnMut(usize, Option<&[u8]>),
     ) -> Result<()> {
+        if self.memtable::<TIMED>(state)?.is_partial() {
+            let mut visit = visit;
+            return self.each_asked_ahead(state, keys, &key_of, |core, first, keys| {
+                core.get_some::<K, TIMED>(state, first, keys, &key_of, &mut visit)
+            });
+        }
         // Full batches have a length that the compiler knows.
         let (batches, rest) = keys.as_chunks::<BATCH>();
         for (batch, keys) in batches.iter().enumerate() {
@@ -238,6 +250,12 @@ impl ShardCore {
         key_of: impl Fn(&K) -> KeyRef<'_>,
         mut change: impl FnMut(usize, &mut ValueMut<'_>),
     ) -> Result<()> {
+        if self.memtable::<TIMED>(state)?.is_partial() {
+            let mut change = change;
+            return self.each_asked_ahead(state, keys, &key_of, |core, first, keys| {
+                core.update_some::<K, TIMED>(state, first, keys, &key_of, &mut change)
+            });
+        }
         let (batches, rest) = keys.as_chunks::<BATCH>();
         for (batch, keys) in batches.iter().enumerate() {
             self.update_some::<K, TIMED>(state, batch * BATCH, keys, &key_of, &mut change)?;
@@ -292,6 +310,34 @@ impl ShardCore {
             .map_err(|error| at_key(error, first + at))?;
             at += 1;
         }
+    }
+
+    /// Does `work` with the keys, up to [`BATCH`] at a time, of a state of which some
+    /// records are in tables only. What these will read is asked for beforehand, so
+    /// that the disk has many reads to do at once.
+    #[inline(never)]
+    fn each_asked_ahead<K>(
+        &mut self,
+        state: StateId,
+        keys: &[K],
+        key_of: &impl Fn(&K) -> KeyRef<'_>,
+        mut work: impl FnMut(&mut Self, usize, &[K]) -> Result<()>,
+    ) -> Result<()> {
+        for (number, asked) in keys.chunks(ASKED_AHEAD).enumerate() {
+            let max_parallelism = self.max_parallelism;
+            let slot = self.slot(state)?;
+            for key in asked {
+                let (group, key, namespace) = key_of(key).parts();
+                let group = group.unwrap_or_else(|| group_of_hash(hash_key(key), max_parallelism));
+                if !slot.memtable.knows(&slot.memtable.probe(group, key, namespace)) {
+                    slot.base.will_need(PlacedKey::in_group(group, key, namespace));
+                }
+            }
+            for (batch, keys) in asked.chunks(BATCH).enumerate() {
+                work(self, number * ASKED_AHEAD + batch * BATCH, keys)?;
+            }
+        }
+        Ok(())
     }
 
     /// The memtable of a state whose values expire, for a look at what is at hand.

@@ -35,6 +35,7 @@ use crossbeam::queue::SegQueue;
 use parking_lot::Mutex;
 
 use crate::base::{Error, FileId, KeyGroupRange, MaxParallelism, Result, SnapshotId};
+use crate::env::budget::MemoryBudget;
 use crate::env::executor::{Executor, Priority};
 use crate::env::{Env, ReadAt};
 use crate::format::handle::SnapshotHandle;
@@ -52,6 +53,7 @@ use crate::version::{DroppedStates, MergePlan, Places, Stored, TableEntry, Versi
 
 use super::sink::{SnapshotSink, TableUpload};
 use super::ticket::{Promise, SnapshotPhase, SnapshotReport, SnapshotTicket};
+use super::views::Views;
 
 /// Snapshots whose confirmation is waited for. Beyond that the oldest are
 /// forgotten, which costs a question to the sink and nothing else.
@@ -92,6 +94,8 @@ pub(crate) struct PipelineConfig {
     pub(crate) max_tables: usize,
     /// How values of registered states are migrated when tables are merged.
     pub(crate) migrations: Arc<Migrations>,
+    /// What memory is counted by, if there is a budget.
+    pub(crate) budget: Option<Arc<MemoryBudget>>,
     /// The first number that a delta may take: above those of all tables that
     /// the shard was restored from.
     pub(crate) sequence: u64,
@@ -99,16 +103,22 @@ pub(crate) struct PipelineConfig {
 
 /// A frozen shard on its way in.
 struct Request {
-    snapshot: SnapshotId,
     frozen: FrozenShard,
-    user_meta: Vec<u8>,
     frozen_at_ns: u64,
+    /// Without, it is written early, and the next snapshot names what it becomes.
+    asked: Option<Asked>,
+}
+
+/// A snapshot that somebody asked for.
+struct Asked {
+    snapshot: SnapshotId,
+    user_meta: Vec<u8>,
     promise: Promise,
 }
 
 /// A snapshot whose records are out of the memtable.
 struct Extracted {
-    snapshot: SnapshotId,
+    asked: Option<Asked>,
     delta: Delta,
     /// Names of states that were dropped between the freeze before and this one.
     dropped: DroppedStates,
@@ -118,10 +128,8 @@ struct Extracted {
     operator: Vec<OneState>,
     watermark: Option<i64>,
     migrations: MigrationsThen,
-    user_meta: Vec<u8>,
     frozen_at_ns: u64,
     extract_ns: u64,
-    promise: Promise,
 }
 
 /// What a manifest says of a snapshot besides its states and tables.
@@ -150,8 +158,13 @@ struct Writing {
 #[derive(Default)]
 struct Tables {
     version: Version,
-    /// Deltas that no table holds yet, oldest first.
-    waiting: VecDeque<Arc<Delta>>,
+    /// Deltas that no table holds yet, oldest first, with their numbers.
+    waiting: VecDeque<(u64, Arc<Delta>)>,
+    /// The number of the next delta to come.
+    next_delta: u64,
+    /// Records, and their bytes, in deltas that were written since the last snapshot
+    /// that somebody asked for.
+    early: (u64, u64),
     /// What published snapshots were made of, until they are confirmed.
     unconfirmed: BTreeMap<SnapshotId, Version>,
     /// Replaced tables whose local files can go once nobody uses them.
@@ -172,19 +185,22 @@ pub(crate) struct Pipeline {
     /// An extraction panicked: the memtables can no longer be trusted to
     /// tell what they have handed out.
     broken: AtomicBool,
+    views: Views,
 }
 
 impl Pipeline {
     /// A pipeline for a shard whose tables are `version`.
     pub(crate) fn new(config: PipelineConfig, version: Version) -> Arc<Self> {
         let extractor = Mutex::new(config.sequence);
+        let next_delta = config.sequence;
         Arc::new(Self {
             config,
             extracting: SegQueue::new(),
             extractor,
             writing: Mutex::default(),
-            tables: Mutex::new(Tables { version, ..Tables::default() }),
+            tables: Mutex::new(Tables { version, next_delta, ..Tables::default() }),
             broken: AtomicBool::new(false),
+            views: Views::new(),
         })
     }
 
@@ -212,11 +228,42 @@ impl Pipeline {
     ) -> SnapshotTicket {
         let executor = &self.config.executor;
         let (promise, ticket) = Promise::new(snapshot, executor.clone());
-        let request = Request { snapshot, frozen, user_meta, frozen_at_ns, promise };
-        self.extracting.push(request);
+        let asked = Some(Asked { snapshot, user_meta, promise });
+        self.extracting.push(Request { frozen, frozen_at_ns, asked });
         let this = Arc::clone(self);
         executor.spawn_quietly(Priority::Urgent, move || this.extract_next());
         ticket
+    }
+
+    /// Takes over a frozen shard that is to be written because there is no room for it
+    /// in memory. Does not block.
+    pub(super) fn submit_early(self: &Arc<Self>, frozen: FrozenShard) {
+        let frozen_at_ns = self.config.env.monotonic_ns();
+        self.extracting.push(Request { frozen, frozen_at_ns, asked: None });
+        let this = Arc::clone(self);
+        self.config.executor.spawn(Priority::Urgent, move || this.extract_next());
+    }
+
+    /// Tries to write what could not be written.
+    pub(super) fn write_again(self: &Arc<Self>) {
+        // Whoever is at it has tried since.
+        {
+            let mut writing = self.writing.lock();
+            if writing.busy {
+                return;
+            }
+            writing.busy = true;
+        }
+        let written = self.write_waiting(|| Ok(()));
+        self.publish_view(written);
+        let more = {
+            let mut writing = self.writing.lock();
+            writing.busy = false;
+            !writing.queue.is_empty()
+        };
+        if more {
+            self.write_all_later();
+        }
     }
 
     /// The runtime has completed the checkpoint of this snapshot.
@@ -249,7 +296,7 @@ impl Pipeline {
             let mut next_sequence = self.extractor.lock();
             let Some(request) = self.extracting.pop() else { return };
             let unsound = Unsound(&self.broken);
-            let Request { snapshot, frozen, user_meta, frozen_at_ns, promise } = request;
+            let Request { frozen, frozen_at_ns, asked } = request;
             let FrozenShard { states, metas, operator, dropped, watermark, migrations } = frozen;
             let runs: Vec<_> = states
                 .into_iter()
@@ -270,7 +317,7 @@ impl Pipeline {
             let sequence = *next_sequence;
             *next_sequence += 1;
             let extracted = Extracted {
-                snapshot,
+                asked,
                 delta,
                 dropped,
                 sequence,
@@ -278,15 +325,12 @@ impl Pipeline {
                 operator,
                 watermark,
                 migrations,
-                user_meta,
                 frozen_at_ns,
                 extract_ns,
-                promise,
             };
             self.writing.lock().queue.push_back(extracted);
         }
-        let this = Arc::clone(self);
-        self.config.executor.spawn(Priority::Normal, move || this.write_all());
+        self.write_all_later();
     }
 
     /// Finishes waiting snapshots until there are none, unless somebody else
@@ -316,28 +360,46 @@ impl Pipeline {
 
     fn finish(&self, extracted: Extracted) {
         let Extracted {
-            snapshot,
+            asked,
             mut delta,
             dropped,
             sequence,
             metas,
             operator,
             watermark,
-            user_meta,
             frozen_at_ns,
             extract_ns,
-            promise,
             ..
         } = extracted;
         self.drop_states(&dropped);
-        promise.set_phase(SnapshotPhase::Writing);
-        delta.sort(sequence, || self.breathe());
-        let records_new = delta.records();
-        let raw_bytes_new = delta.raw_bytes();
-        if !delta.is_empty() {
-            self.tables.lock().waiting.push_back(Arc::new(delta));
+        if let Some(Asked { promise, .. }) = &asked {
+            promise.set_phase(SnapshotPhase::Writing);
         }
-        let published = self.write_waiting(&promise).and_then(|()| {
+        delta.sort(sequence, || self.breathe());
+        let (records_new, raw_bytes_new) = {
+            let mut tables = self.tables.lock();
+            tables.early.0 += delta.records();
+            tables.early.1 += delta.raw_bytes();
+            tables.next_delta = sequence + 1;
+            if !delta.is_empty() {
+                tables.waiting.push_back((sequence, Arc::new(delta)));
+            }
+            if asked.is_some() { std::mem::take(&mut tables.early) } else { tables.early }
+        };
+        let Some(Asked { snapshot, user_meta, promise }) = asked else {
+            let written = self.write_waiting(|| Ok(()));
+            if let Err(error) = &written {
+                tracing::warn!(shard = %self, %error, "changes could not be written early");
+            }
+            return self.publish_view(written);
+        };
+        let written = self.write_waiting(|| promise.check_cancelled());
+        match &written {
+            Ok(()) => self.publish_view(Ok(())),
+            Err(_) if promise.is_cancelled() => {}
+            Err(error) => self.publish_view(Err(Error::new(error.kind(), error))),
+        }
+        let published = written.and_then(|()| {
             let about = About { snapshot, sequence: sequence + 1, watermark, user_meta };
             self.upload_and_publish(about, &metas, operator, &promise)
         });
@@ -376,11 +438,11 @@ impl Pipeline {
         let mut tables = self.tables.lock();
         if !names.is_empty() {
             tables.version.drop_states(names);
-            for delta in &mut tables.waiting {
+            for (_, delta) in &mut tables.waiting {
                 let delta = Arc::get_mut(delta).expect("only who finishes a snapshot lends one");
                 delta.drop_states(names);
             }
-            tables.waiting.retain(|delta| !delta.is_empty());
+            tables.waiting.retain(|(_, delta)| !delta.is_empty());
         }
         // A merge wants to find its inputs side by side.
         if !tables.merging
@@ -391,12 +453,13 @@ impl Pipeline {
         }
     }
 
-    /// Writes every waiting delta as a table, oldest first.
-    fn write_waiting(&self, promise: &Promise) -> Result<()> {
+    /// Writes every waiting delta as a table, oldest first, as long as it may.
+    fn write_waiting(&self, may_go_on: impl Fn() -> Result<()>) -> Result<()> {
         loop {
-            promise.check_cancelled()?;
+            may_go_on()?;
             // It stays in the queue until a table holds it.
-            let Some(delta) = self.tables.lock().waiting.front().map(Arc::clone) else {
+            let front = self.tables.lock().waiting.front().map(|(_, delta)| Arc::clone(delta));
+            let Some(delta) = front else {
                 return Ok(());
             };
             let file = self.config.files.next();
@@ -577,9 +640,12 @@ impl Pipeline {
         let this = Arc::clone(self);
         self.config.executor.spawn(Priority::Idle, move || {
             let _merging = Merging(&this);
-            if let Err(error) = this.merge(&plan, &then, watermark) {
+            match this.merge(&plan, &then, watermark) {
+                Ok(()) => this.publish_view(Ok(())),
                 // The tables are as they were; the next snapshot tries again.
-                tracing::warn!(shard = %this, %error, "tables could not be merged");
+                Err(error) => {
+                    tracing::warn!(shard = %this, %error, "tables could not be merged");
+                }
             }
         });
     }
@@ -662,6 +728,32 @@ impl Pipeline {
         self.config.executor.breathe(Priority::Normal);
     }
 
+    pub(super) fn views(&self) -> &Views {
+        &self.views
+    }
+
+    /// Bytes of filters and indexes that may be kept in memory.
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.config.budget.as_ref().map_or(0, |budget| budget.held_bytes())
+    }
+
+    pub(super) fn executor(&self) -> &Executor {
+        &self.config.executor
+    }
+
+    /// The version, and how many of the shard's freezes are in it.
+    pub(super) fn version_now(&self) -> (Version, u64) {
+        let tables = self.tables.lock();
+        let waiting = tables.waiting.front().map(|(sequence, _)| *sequence);
+        let next = waiting.unwrap_or(tables.next_delta);
+        (tables.version.clone(), next - self.config.sequence)
+    }
+
+    fn write_all_later(self: &Arc<Self>) {
+        let this = Arc::clone(self);
+        self.config.executor.spawn(Priority::Normal, move || this.write_all());
+    }
+
     fn own_table(&self, meta: TableMeta, states: Vec<String>, path: PathBuf) -> Arc<TableEntry> {
         let places = Places { local: Some(path), ..Places::default() };
         TableEntry::new(meta, meta.groups, states, &[], places)
@@ -671,7 +763,7 @@ impl Pipeline {
         self.config.local_dir.join(format!("{file}.table"))
     }
 
-    fn open_bytes(&self, table: &TableEntry) -> Result<Arc<dyn ReadAt>> {
+    pub(super) fn open_bytes(&self, table: &TableEntry) -> Result<Arc<dyn ReadAt>> {
         let places = table.places();
         if let Some(restored) = places.restored {
             return Ok(restored);
@@ -758,8 +850,7 @@ impl Drop for Busy<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.writing.lock().busy = false;
-            let this = Arc::clone(self.0);
-            self.0.config.executor.spawn(Priority::Normal, move || this.write_all());
+            self.0.write_all_later();
         }
     }
 }

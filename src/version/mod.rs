@@ -8,13 +8,14 @@
 pub(crate) mod merge;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
 use crate::base::KeyGroupRange;
 use crate::env::ReadAt;
 use crate::format::table::TableMeta;
+use crate::table::TableReader;
 
 /// Where a table's bytes can be had.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +53,8 @@ pub(crate) struct TableEntry {
     /// Those of them whose records do not count any more.
     dropped: Mutex<DroppedStates>,
     places: Mutex<Places>,
+    /// Open, once somebody above has opened it.
+    reader: OnceLock<Arc<TableReader>>,
 }
 
 /// Names of states that were dropped after a table was written, ascending.
@@ -67,7 +70,9 @@ impl TableEntry {
         dropped: &[String],
         places: Places,
     ) -> Arc<Self> {
-        let entry = Self { meta, slice, states, dropped: Mutex::default(), places: places.into() };
+        let (dropped_states, reader) = (Mutex::default(), OnceLock::new());
+        let entry =
+            Self { meta, slice, states, dropped: dropped_states, places: places.into(), reader };
         entry.drop_states(dropped);
         Arc::new(entry)
     }
@@ -93,6 +98,16 @@ impl TableEntry {
     /// Where its bytes are now.
     pub(crate) fn places(&self) -> Places {
         self.places.lock().clone()
+    }
+
+    /// The open table, if somebody has opened it.
+    pub(crate) fn reader(&self) -> Option<Arc<TableReader>> {
+        self.reader.get().cloned()
+    }
+
+    /// Notes that it is open, and gives what was noted first.
+    pub(crate) fn set_reader(&self, reader: Arc<TableReader>) -> Arc<TableReader> {
+        Arc::clone(self.reader.get_or_init(|| reader))
     }
 
     /// Notes that a store has it.

@@ -16,23 +16,35 @@ pub(crate) struct Engine {
     /// Whether a restored shard is in memory before the job goes on; otherwise
     /// it reads its tables for each key.
     pub(crate) warm: bool,
+    /// Whether everything leaves memory before each call, so that every call finds
+    /// what it needs in tables.
+    pub(crate) evicted: bool,
     /// What time to live its states have.
     pub(crate) ttl: InLife,
 }
 
 impl Engine {
     pub(crate) const fn warm(ttl: InLife) -> Self {
-        Self { warm: true, ttl }
+        Self { warm: true, evicted: false, ttl }
     }
 
     pub(crate) const fn cold(ttl: InLife) -> Self {
-        Self { warm: false, ttl }
+        Self { warm: false, evicted: false, ttl }
+    }
+
+    pub(crate) const fn evicted(ttl: InLife) -> Self {
+        Self { warm: true, evicted: true, ttl }
     }
 }
 
 impl Factory for Engine {
     fn deploy(&self, max_parallelism: MaxParallelism, shards: u32) -> Box<dyn Deployment> {
-        let backend = Backend::builder("/conformance")
+        let mut builder = Backend::builder("/conformance");
+        if self.evicted {
+            // Memory is never short by itself.
+            builder = builder.memory_budget_bytes(1 << 30);
+        }
+        let backend = builder
             .env(Arc::new(SimEnv::new(1)))
             .max_parallelism(max_parallelism)
             .background_threads(0)
@@ -42,6 +54,7 @@ impl Factory for Engine {
             .unwrap();
         let mut job = Job {
             warm: self.warm,
+            evicted: self.evicted,
             ttl: self.ttl,
             life: 0,
             shards: Vec::new(),
@@ -56,6 +69,7 @@ impl Factory for Engine {
 
 struct Job {
     warm: bool,
+    evicted: bool,
     ttl: InLife,
     life: u32,
     shards: Vec<Living>,
@@ -90,6 +104,12 @@ impl Deployment for Job {
     }
 
     fn store(&mut self, shard: u32) -> &mut dyn KeyedStore {
+        if self.evicted {
+            let Living { shard, .. } = &mut self.shards[shard as usize];
+            shard.write_early().unwrap();
+            while self.backend.run_background() {}
+            shard.evict(u64::MAX).unwrap();
+        }
         &mut self.shards[shard as usize]
     }
 

@@ -44,6 +44,12 @@ macro_rules! rooms {
         rooms!(@on the_engine_while_it_reads_its_tables,
             &crate::engine::Engine::cold(crate::living::never),
             crate::NOT_SERVED_BY_THE_ENGINE, $($room)*);
+        rooms!(@on the_engine_without_room_in_memory,
+            &crate::engine::Engine::evicted(crate::living::never),
+            crate::NOT_SERVED_BY_THE_ENGINE, $($room)*);
+        rooms!(@on the_engine_without_room_in_memory_while_its_time_to_live_comes_and_goes,
+            &crate::engine::Engine::evicted(crate::living::ever_another),
+            crate::NOT_SERVED_BY_THE_ENGINE, $($room)*);
         rooms!(@on the_engine_with_a_long_time_to_live,
             &crate::engine::Engine::warm(crate::living::always),
             crate::NOT_SERVED_BY_THE_ENGINE, $($room)*);

@@ -119,7 +119,9 @@ impl Life {
     /// now.
     fn step(&mut self) -> u64 {
         self.interruptions_left = 4;
-        match self.rng.below(48) {
+        match self.rng.below(52) {
+            48..=50 => self.evict_some(),
+            51 => self.write_early(),
             0..=24 => self.operate_on_some(),
             25..=27 => self.timers_step(),
             28..=30 => self.operator_step(),
@@ -166,7 +168,9 @@ impl Life {
             }
         }
         for _ in 0..1 + self.rng.below(3) {
-            match self.rng.below(12) {
+            match self.rng.below(15) {
+                12 | 13 => self.evict_some(),
+                14 => self.write_early(),
                 0 | 1 => self.barrier(),
                 2 => self.pass(),
                 3 | 4 => self.advance_watermark(),
@@ -177,6 +181,34 @@ impl Life {
                 _ => self.operate_on_some(),
             }
         }
+    }
+
+    /// Memory is short: what tables have goes, some of it or all. Without a budget
+    /// nothing does.
+    fn evict_some(&mut self) {
+        let bytes = if self.rng.one_in(3) { u64::MAX } else { self.rng.below(4_000) };
+        let before = self.evicted_records();
+        for running in &mut self.shards {
+            running.shard.evict(bytes).unwrap();
+        }
+        let gone = self.evicted_records() - before;
+        self.tally.count("evicted", gone);
+    }
+
+    fn evicted_records(&self) -> u64 {
+        self.shards.iter().map(|running| running.shard.stats().evicted_records).sum()
+    }
+
+    fn write_early(&mut self) {
+        let before: u64 = self.early_writes();
+        let at = self.pick(self.shards.len());
+        self.shards[at].shard.write_early().unwrap();
+        let begun = self.early_writes() - before;
+        self.tally.count("written early", begun);
+    }
+
+    fn early_writes(&self) -> u64 {
+        self.shards.iter().map(|running| running.shard.stats().early_writes).sum()
     }
 
     pub fn backend(&self) -> &Backend {
@@ -278,7 +310,12 @@ impl Life {
         self.backend = None;
         let max = MaxParallelism::new(GROUPS).unwrap();
         let sink = Arc::new(Sink::open(&self.env, "/shared/checkpoints", &self.door));
-        let backend = Backend::builder("/node/state")
+        let mut builder = Backend::builder("/node/state");
+        if self.rng.one_in(2) {
+            // So large that memory is short only when a step says so.
+            builder = builder.memory_budget_bytes(1 << 30);
+        }
+        let backend = builder
             .sink(Arc::clone(&sink) as _)
             .source(sink)
             .env(Arc::new(Machine::new(self.env.clone(), &self.door)))

@@ -43,6 +43,19 @@ impl Life {
                 }
             }
         }
+        self.doom_what_was_dropped();
+    }
+
+    /// A merge that was under way when a state was dropped goes on by its rule.
+    fn doom_what_was_dropped(&mut self) {
+        for point in self.checkpoints.iter_mut().filter(|point| point.handles.is_none()) {
+            for (theirs, ours) in point.image.states.iter_mut().zip(&self.image.states) {
+                if theirs.timed && (!ours.is_there || theirs.name != ours.name) {
+                    let cells = theirs.cells.values_mut().flatten();
+                    cells.for_each(|(_, cell)| cell.doomed = true);
+                }
+            }
+        }
     }
 
     pub fn pass(&mut self) {

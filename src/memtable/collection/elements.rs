@@ -18,7 +18,7 @@ use crate::codec::{Reader, varint};
 use super::{NEVER, check_len};
 
 /// Most bytes of the elements of one list: a value, less the header of a list.
-pub(crate) const MAX_ELEMENTS_BYTES: usize = MAX_VALUE_BYTES - 16;
+pub(crate) const MAX_ELEMENTS_BYTES: usize = MAX_VALUE_BYTES - 20;
 
 pub(super) const STAMP_BYTES: usize = 8;
 

@@ -1,8 +1,8 @@
 //! A list: its elements one after the other, and from where on they are new.
 //!
 //! ```text
-//! list:     | word a u32 | word b u32 | mark bytes u32 | mark elements u32 | elements |
-//!           0            4            8                12                  16
+//! list:     | word a u32 | word b u32 | mark bytes u32 | mark elements u32 | since u32 | elements |
+//!           0            4            8                12                  16          20
 //! word a:   bits 0..30 number of elements; bit 30 TIMED; bit 31 TAIL
 //! word b:   bits 0..31 epoch of the mark; bit 31 REPLACED
 //! ```
@@ -14,7 +14,8 @@
 //! - `REPLACED`: in the mark's epoch everything older was given up. The mark is
 //!   at the start then, and whoever reads the change forgets what is below.
 //! - `TAIL`: older elements may lie in tables. They have to be
-//!   [put in front](ListMut::prepend_older) before the list is read.
+//!   [put in front](ListMut::prepend_older) before the list is read. They are those of
+//!   epochs before `since`, in which the tail began.
 //! - `TIMED`: every element has a stamp.
 //!
 //! What an element looks like is drawn in [`elements`](super::elements).
@@ -29,12 +30,13 @@ use super::elements::{
 use super::{Buffer, NEVER, get_u32, put_u32};
 
 /// Bytes of a list without elements.
-pub(crate) const LIST_HEADER_BYTES: usize = 16;
+pub(crate) const LIST_HEADER_BYTES: usize = 20;
 
 const WORD_A_AT: usize = 0;
 const WORD_B_AT: usize = 4;
 const MARK_BYTES_AT: usize = 8;
 const MARK_ELEMENTS_AT: usize = 12;
+const SINCE_AT: usize = 16;
 
 const TAIL: u32 = 1 << 31;
 const TIMED: u32 = 1 << 30;
@@ -96,6 +98,11 @@ impl<'a> List<'a> {
     #[inline]
     pub(crate) fn is_tail(&self) -> bool {
         get_u32(self.bytes, WORD_A_AT) & TAIL != 0
+    }
+
+    /// In which epoch it began, if older elements may lie in tables.
+    pub(crate) fn tail_since(&self) -> Option<Epoch> {
+        self.is_tail().then(|| Epoch(get_u32(self.bytes, SINCE_AT)))
     }
 
     /// Whether elements have stamps.
@@ -360,6 +367,7 @@ fn put_header(bytes: &mut [u8], epoch: Epoch, timed: bool, start: Start) {
     put_u32(bytes, WORD_A_AT, tail | if timed { TIMED } else { 0 });
     let replaced = if start == Start::Replacing { REPLACED } else { 0 };
     put_u32(bytes, WORD_B_AT, epoch.0 | replaced);
+    put_u32(bytes, SINCE_AT, epoch.0);
 }
 
 /// Adds an element to a list that is not timed, of which the last

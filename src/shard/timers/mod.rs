@@ -435,6 +435,7 @@ impl TimerStore for ShardCore {
             if let (true, Some(watermark)) = (is_late, timers.watermark) {
                 return Err(too_late(timestamp, watermark));
             }
+            core.keep_room()?;
             if core.states[state].memtable.below() == Below::Tables {
                 core.settle_timer(at, probe)?;
             }

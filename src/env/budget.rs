@@ -1,0 +1,145 @@
+//! How much memory a backend may use, and who has how much of it.
+//!
+//! One budget serves all shards of a backend. Most of it is for records and their
+//! indexes; the rest is set aside for what the background needs (copies of what
+//! changed, tables on their way, pages kept ready). A shard has an [`Account`]: it says
+//! how much it uses, and is told how much it may. That is never less than an equal part,
+//! and more as long as the others leave theirs: a shard that sleeps is not asked to give
+//! anything up, since nobody would hear it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use super::mmap::HUGE_PAGE_BYTES;
+
+/// The smallest budget that is accepted, in bytes: 256 KiB.
+pub const MIN_BUDGET_BYTES: u64 = 256 << 10;
+
+/// Sixteenths of the budget that records and indexes may take.
+const FOR_RECORDS: u64 = 9;
+/// Sixteenths for buffers that wait for the next snapshot.
+const FOR_SPARE_BUFFERS: u64 = 1;
+/// Sixteenths for filters and indexes of tables.
+const FOR_HELD: u64 = 2;
+/// One part in so many for pages that are kept ready.
+const FOR_READY_PAGES: u64 = 64;
+
+/// See the [module documentation](self).
+#[derive(Debug)]
+pub struct MemoryBudget {
+    limit_bytes: u64,
+    /// What all accounts use together.
+    used: AtomicU64,
+    accounts: AtomicUsize,
+}
+
+impl MemoryBudget {
+    /// A budget of so many bytes.
+    pub fn new(limit_bytes: u64) -> Self {
+        Self { limit_bytes, used: AtomicU64::new(0), accounts: AtomicUsize::new(0) }
+    }
+
+    /// All that may be used.
+    pub fn limit_bytes(&self) -> u64 {
+        self.limit_bytes
+    }
+
+    /// What of it is for records and indexes.
+    pub fn records_bytes(&self) -> u64 {
+        self.limit_bytes / 16 * FOR_RECORDS
+    }
+
+    /// What records and indexes take now.
+    pub fn used_bytes(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Buffers of a huge page that may wait to be used again.
+    pub fn spare_buffers(&self) -> usize {
+        (self.limit_bytes / 16 * FOR_SPARE_BUFFERS) as usize / HUGE_PAGE_BYTES
+    }
+
+    /// Bytes of filters and indexes of tables that each shard may keep in memory.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        let accounts = self.accounts.load(Ordering::Relaxed).max(1) as u64;
+        self.limit_bytes / 16 * FOR_HELD / accounts
+    }
+
+    /// Huge pages that may be kept ready; none if the budget is small, since then
+    /// huge pages are too large altogether.
+    pub fn ready_pages(&self) -> usize {
+        (self.limit_bytes / FOR_READY_PAGES) as usize / HUGE_PAGE_BYTES
+    }
+
+    /// An account for one more shard.
+    pub(crate) fn open_account(self: &Arc<Self>) -> Account {
+        self.accounts.fetch_add(1, Ordering::Relaxed);
+        Account { budget: Arc::clone(self), used: 0 }
+    }
+}
+
+/// What one shard uses of a budget. Closed when dropped.
+pub(crate) struct Account {
+    budget: Arc<MemoryBudget>,
+    used: u64,
+}
+
+impl Account {
+    /// Says what the shard uses now.
+    pub(crate) fn set_used(&mut self, bytes: u64) {
+        let before = std::mem::replace(&mut self.used, bytes);
+        // Wraps in the middle of nothing: the sum is exact whatever the order.
+        self.budget.used.fetch_add(bytes.wrapping_sub(before), Ordering::Relaxed);
+    }
+
+    /// What the shard may use now.
+    pub(crate) fn allowed(&self) -> u64 {
+        let all = self.budget.records_bytes();
+        let accounts = self.budget.accounts.load(Ordering::Relaxed).max(1) as u64;
+        let others = self.budget.used_bytes().saturating_sub(self.used);
+        all.saturating_sub(others).max(all / accounts)
+    }
+
+    pub(crate) fn budget(&self) -> &MemoryBudget {
+        &self.budget
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.set_used(0);
+        self.budget.accounts.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Account({} of {} bytes)", self.used, self.allowed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_may_use_what_others_leave_and_never_less_than_its_part() {
+        let budget = Arc::new(MemoryBudget::new(16 << 20));
+        let all = budget.records_bytes();
+        let mut first = budget.open_account();
+        assert_eq!(first.allowed(), all);
+        first.set_used(all);
+        let mut second = budget.open_account();
+        assert_eq!(second.allowed(), all / 2);
+        assert_eq!(first.allowed(), all, "nobody else uses anything");
+        second.set_used(all / 4);
+        assert_eq!(first.allowed(), all - all / 4);
+        second.set_used(all);
+        assert_eq!(first.allowed(), all / 2);
+        drop(second);
+        assert_eq!(first.allowed(), all);
+        drop(first);
+        assert_eq!(budget.used_bytes(), 0);
+    }
+}

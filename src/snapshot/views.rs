@@ -1,0 +1,162 @@
+//! What a shard with a memory budget asks of its pipeline: early writes, and views of
+//! the tables that there are.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::{Error, Result};
+use crate::env::executor::Priority;
+use crate::env::sync::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering};
+use crate::shard::spill::{Tables, View};
+use crate::shard::{BaseTable, FrozenShard};
+use crate::table::TableReader;
+use crate::version::TableEntry;
+
+use super::pipeline::Pipeline;
+
+/// How long to sleep while another thread does the work of a backend without
+/// threads of its own.
+const OTHERS_WORK: Duration = Duration::from_millis(1);
+
+#[derive(Default)]
+struct Latest {
+    view: Arc<View>,
+    /// Why a delta was not written, or a table not opened, if that came last.
+    failure: Option<Arc<Error>>,
+}
+
+/// The views of a shard, newest only.
+pub(super) struct Views {
+    /// Whether anybody wants them.
+    wanted: AtomicBool,
+    newest: AtomicU64,
+    latest: Mutex<Latest>,
+    changed: Condvar,
+}
+
+impl Views {
+    pub(super) fn new() -> Self {
+        Self {
+            wanted: AtomicBool::new(false),
+            newest: AtomicU64::new(0),
+            latest: Mutex::new(Latest::default()),
+            changed: Condvar::new(),
+        }
+    }
+
+    pub(super) fn are_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed)
+    }
+
+    /// Publishes what came of the last change of the tables.
+    pub(super) fn publish(&self, outcome: Result<(u64, Vec<BaseTable>)>) {
+        let mut latest = self.latest.lock();
+        match outcome {
+            Ok((freezes, tables)) => {
+                let number = latest.view.number + 1;
+                latest.view = Arc::new(View { number, freezes, tables });
+                latest.failure = None;
+                self.newest.store(number, Ordering::Release);
+            }
+            Err(error) => latest.failure = Some(Arc::new(error)),
+        }
+        drop(latest);
+        self.changed.notify_all();
+    }
+
+    fn take_failure(&self) -> Option<Arc<Error>> {
+        self.latest.lock().failure.take()
+    }
+}
+
+/// A pipeline as its shard sees it.
+pub(crate) struct ShardTables(Arc<Pipeline>);
+
+impl Pipeline {
+    /// From now on there are views of the tables, the first at once.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Corrupt` if a table cannot be opened.
+    pub(crate) fn spilling(self: &Arc<Self>, base: Vec<BaseTable>) -> ShardTables {
+        self.views().wanted.store(true, Ordering::Relaxed);
+        self.views().publish(Ok((0, base)));
+        ShardTables(Arc::clone(self))
+    }
+
+    /// Tells the shard what tables there are now; or, if the last attempt to write
+    /// one failed, why.
+    pub(super) fn publish_view(&self, written: Result<()>) {
+        if self.views().are_wanted() {
+            self.views().publish(written.and_then(|()| self.open_tables()));
+        }
+    }
+
+    /// The tables, open, and the number of freezes that are in them.
+    fn open_tables(&self) -> Result<(u64, Vec<BaseTable>)> {
+        let (version, freezes) = self.version_now();
+        let mut may_hold_bytes = self.held_bytes();
+        let open = |table: &Arc<TableEntry>| {
+            let reader = match table.reader() {
+                Some(reader) => reader,
+                None => {
+                    let bytes = self.open_bytes(table)?;
+                    // A byte a record for the filter, and some for the index.
+                    let likely = table.meta.records + table.meta.bytes / 256;
+                    let reader = if likely <= may_hold_bytes {
+                        TableReader::open_held(bytes, &table.meta)?
+                    } else {
+                        TableReader::open(bytes, &table.meta)?
+                    };
+                    table.set_reader(Arc::new(reader))
+                }
+            };
+            may_hold_bytes = may_hold_bytes.saturating_sub(reader.memory_bytes() as u64);
+            let dropped = Arc::from(table.dropped());
+            Ok(BaseTable { reader, slice: table.slice, dropped })
+        };
+        // The newest first: they are the smallest, and asked the most.
+        let mut tables: Vec<_> = version.tables().iter().rev().map(open).collect::<Result<_>>()?;
+        tables.reverse();
+        Ok((freezes, tables))
+    }
+}
+
+impl Tables for ShardTables {
+    fn newest(&self) -> u64 {
+        self.0.views().newest.load(Ordering::Acquire)
+    }
+
+    fn view(&self) -> Arc<View> {
+        Arc::clone(&self.0.views().latest.lock().view)
+    }
+
+    fn write(&self, frozen: FrozenShard) {
+        self.0.submit_early(frozen);
+    }
+
+    fn wait(&self, seen: u64, patience: Duration) -> Result<()> {
+        let views = self.0.views();
+        let executor = self.0.executor();
+        executor.wake();
+        if executor.is_driven_by_caller() {
+            while self.newest() == seen && executor.run_one() {}
+        }
+        {
+            let mut latest = views.latest.lock();
+            if latest.view.number == seen && latest.failure.is_none() {
+                let patience = if executor.is_driven_by_caller() { OTHERS_WORK } else { patience };
+                views.changed.wait_for(&mut latest, patience);
+            }
+        }
+        match views.take_failure() {
+            None => Ok(()),
+            Some(failure) => {
+                // Somebody has to try again, or nothing will ever be written.
+                let pipeline = Arc::clone(&self.0);
+                executor.spawn(Priority::Normal, move || pipeline.write_again());
+                let copy = Error::new(failure.kind(), &failure);
+                Err(if failure.may_have_happened() { copy.ambiguous() } else { copy })
+            }
+        }
+    }
+}

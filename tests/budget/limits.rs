@@ -1,0 +1,88 @@
+//! What a budget bounds, and what it says when it is too small.
+
+use std::sync::Arc;
+
+use alluvium::env::SimEnv;
+use alluvium::{
+    Backend, ErrorKind, KeyRef, KeyedStore, MaxParallelism, Shard, StateSpec, TimeDomain,
+    TimerSpec, TimerStore,
+};
+
+use crate::job::{BUDGET_BYTES, Job};
+
+#[test]
+fn a_budget_too_small_to_work_with_is_refused() {
+    let error = Backend::builder("/node")
+        .env(Arc::new(SimEnv::new(1)))
+        .memory_budget_bytes(1000)
+        .open()
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    for part in ["memory budget is too small", "1000 bytes", "at least 262144 bytes"] {
+        assert!(error.to_string().contains(part), "{part:?} in {error}");
+    }
+}
+
+/// Timers are all in memory: nothing can be evicted to make room for them.
+#[test]
+fn a_budget_too_small_for_the_job_says_what_takes_the_memory() {
+    let env = SimEnv::new(1);
+    let mut job = Job::open(&env, None);
+    let timers = job.shard.open_timers(TimerSpec::new("timers", TimeDomain::Event)).unwrap();
+    let refused = (0..100_000_i64)
+        .find_map(|time| {
+            let key = time.to_le_bytes();
+            job.shard.register_timer(timers, time, KeyRef::new(&key)).err()
+        })
+        .expect("a hundred thousand timers do not fit");
+    assert_eq!(refused.kind(), ErrorKind::Unavailable);
+    for part in ["memory budget is too small", "timers", "larger memory budget"] {
+        assert!(refused.to_string().contains(part), "{part:?} in {refused}");
+    }
+    // The shard is as it was: what is there can be read, and timers deleted.
+    assert_eq!(job.shard.next_timer(timers).unwrap(), Some(0));
+}
+
+/// A shard that sleeps keeps what it has; one that works alone may have the rest, and
+/// two that work come to equal parts.
+#[test]
+fn shards_share_one_budget() {
+    let env = SimEnv::new(1);
+    let backend = Backend::builder("/node")
+        .env(Arc::new(env))
+        .background_threads(0)
+        .memory_budget_bytes(2 * BUDGET_BYTES)
+        .open()
+        .unwrap();
+    let max = MaxParallelism::DEFAULT;
+    let mut shards: Vec<(Shard, _)> = (0..2)
+        .map(|index| {
+            let groups = max.range_of_subtask(index, 2).unwrap();
+            let mut shard = backend.shard("op", groups).open().unwrap();
+            let state = shard.register(StateSpec::value("values")).unwrap();
+            (shard, state)
+        })
+        .collect();
+    let mut work = |at: usize, keys: std::ops::Range<u64>| {
+        let (shard, state) = &mut shards[at];
+        for key in keys {
+            let key = key.to_le_bytes();
+            let group = shard.groups().first();
+            shard.put(*state, KeyRef::in_group(group, &key), &[1; 100]).unwrap();
+        }
+        let used = shards.iter().map(|(shard, _)| {
+            let stats = shard.stats();
+            stats.arena_used_bytes + stats.index_bytes
+        });
+        used.collect::<Vec<_>>()
+    };
+    let records_bytes = 2 * BUDGET_BYTES / 16 * 9;
+    let alone = work(0, 0..10_000);
+    assert!(alone[0] > records_bytes * 8 / 10 && alone[0] <= records_bytes, "{alone:?}");
+    work(1, 0..10_000);
+    work(0, 10_000..12_000);
+    let both = work(1, 10_000..12_000);
+    for used in &both {
+        assert!((records_bytes / 3..=records_bytes / 2 + 1024).contains(used), "{both:?}");
+    }
+}

@@ -1,0 +1,89 @@
+//! Single values under a budget that is a tenth of the state.
+
+use std::collections::BTreeMap;
+
+use alluvium::env::SimEnv;
+use alluvium::env::sim::SimRng;
+use alluvium::{KeyRef, KeyedStore, SnapshotHandle};
+
+use crate::job::Job;
+
+const KEYS: u64 = 20_000;
+const STEPS: u64 = 60_000;
+
+type Model = BTreeMap<u64, Vec<u8>>;
+
+fn value(rng: &mut SimRng, step: u64) -> Vec<u8> {
+    let len = [8, 60, 100, 100, 200][rng.below(5) as usize];
+    step.to_le_bytes().into_iter().cycle().take(len).collect()
+}
+
+#[test]
+fn state_ten_times_the_budget_is_what_ordered_maps_say() {
+    for seed in 0..4 {
+        let env = SimEnv::new(seed);
+        let mut rng = SimRng::new(seed);
+        let mut job = Job::open(&env, None);
+        let mut model = Model::new();
+        let mut completed: Option<(SnapshotHandle, Model)> = None;
+        let mut snapshots = 0;
+        for step in 0..STEPS {
+            let key = if rng.one_in(3) { rng.below(KEYS / 50) } else { rng.below(KEYS) };
+            let bytes = key.to_le_bytes();
+            match rng.below(10) {
+                0..=3 => {
+                    let value = value(&mut rng, step);
+                    job.put(key, &value).unwrap();
+                    model.insert(key, value);
+                }
+                4 if rng.one_in(3) => {
+                    job.shard.delete(job.state, KeyRef::new(&bytes)).unwrap();
+                    model.remove(&key);
+                }
+                5..=6 => {
+                    let expected = model.get(&key).cloned();
+                    let mut found = None;
+                    job.shard
+                        .update(job.state, KeyRef::new(&bytes), &mut |entry| {
+                            found = entry.get().map(<[u8]>::to_vec);
+                            if let Some(bytes) = entry.bytes_mut() {
+                                bytes[0] ^= 1;
+                            }
+                        })
+                        .unwrap();
+                    assert_eq!(found, expected, "seed {seed}, step {step}, key {key}");
+                    if let Some(value) = model.get_mut(&key) {
+                        value[0] ^= 1;
+                    }
+                }
+                _ => {
+                    let expected = model.get(&key).cloned();
+                    assert_eq!(
+                        job.get(key).unwrap(),
+                        expected,
+                        "seed {seed}, step {step}, key {key}"
+                    );
+                }
+            }
+            if step % (STEPS / 6) == STEPS / 6 - 1 {
+                snapshots += 1;
+                let handle = job.snapshot(snapshots).unwrap();
+                completed = Some((handle, model.clone()));
+            }
+            if step == STEPS / 12 * 7 {
+                // The job fails, and goes on from its last checkpoint.
+                let (handle, image) = completed.clone().unwrap();
+                drop(job);
+                job = Job::open(&env, Some(handle));
+                model = image;
+            }
+        }
+        let (used, allowed) = job.resident();
+        assert!(used <= allowed, "{used} of {allowed} bytes");
+        let stats = job.shard.stats();
+        assert!(stats.evicted_records > 1_000 && stats.early_writes > 0, "{stats:?}");
+        for key in 0..KEYS {
+            assert_eq!(job.get(key).unwrap(), model.get(&key).cloned(), "seed {seed}, key {key}");
+        }
+    }
+}
