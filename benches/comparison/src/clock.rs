@@ -39,12 +39,16 @@ pub(crate) fn clock_cost_ns() -> u64 {
 }
 
 /// What the whole process, with all its threads, has used since it started.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Usage {
     /// Processor time in user and kernel mode; counted in steps of 10 ms.
     pub(crate) cpu_ns: u64,
     /// Bytes handed to write calls, whether or not they have reached a disk.
     pub(crate) written_bytes: u64,
+    /// Bytes that it caused to be fetched from a disk.
+    pub(crate) disk_read_bytes: u64,
+    /// Bytes of file pages that it made dirty: what a disk is to be given.
+    pub(crate) disk_written_bytes: u64,
 }
 
 impl Usage {
@@ -64,6 +68,8 @@ impl Usage {
         Ok(Self {
             cpu_ns: ticks * 10_000_000,
             written_bytes: number_in("/proc/self/io", "wchar:")?,
+            disk_read_bytes: number_in("/proc/self/io", "read_bytes:")?,
+            disk_written_bytes: number_in("/proc/self/io", "write_bytes:")?,
         })
     }
 }

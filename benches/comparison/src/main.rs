@@ -10,6 +10,8 @@
     reason = "a benchmark measures the machine: it needs its clocks, files and threads"
 )]
 
+mod cgroup;
+mod child;
 mod clock;
 mod engines;
 mod measures;
@@ -42,6 +44,9 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<()> {
     if let Measure::MemoryChild { engine, keys } = cli.measure {
         return measures::memory::child(cli, engine, keys);
+    }
+    if let Measure::SpillChild { engine } = cli.measure {
+        return measures::spill::child::child(cli, engine);
     }
     let mut report = Report::default();
     describe_run(cli, &mut report)?;

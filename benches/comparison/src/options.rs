@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use crate::engines::{Compression, Kind, MAX_BATCH, Settings};
+use crate::measures::spill::draw::Workload;
 
 /// Alluvium beside RocksDB, fjall and hash maps: the same work, one run.
 ///
@@ -49,8 +50,8 @@ pub(crate) struct Cli {
     #[arg(long, global = true)]
     pub(crate) rounds: Option<usize>,
 
-    /// Length of one engine's round of `rmw` and of the measures after `restore`,
-    /// in milliseconds.
+    /// Length of one engine's round of `rmw`, `spill`, `reopen` and of the measures
+    /// of kinds, in milliseconds.
     #[arg(long, global = true)]
     pub(crate) round_ms: Option<u64>,
 
@@ -62,7 +63,7 @@ pub(crate) struct Cli {
     #[arg(long, global = true, value_delimiter = ',')]
     pub(crate) interval_ms: Option<Vec<u64>>,
 
-    /// Checkpoints per round of `checkpoint`.
+    /// Checkpoints per round of `checkpoint`; in all, of uploads in `spill`.
     #[arg(long, global = true)]
     pub(crate) checkpoints: Option<u64>,
 
@@ -70,13 +71,35 @@ pub(crate) struct Cli {
     #[arg(long, global = true)]
     pub(crate) snapshots: Option<u64>,
 
-    /// Operations between two snapshots of `pause`.
+    /// Operations between two snapshots of `pause`, or uploads of `spill`.
     #[arg(long, global = true)]
     pub(crate) dirty: Option<usize>,
 
     /// Distributions of the keys, separated by commas [default: both].
     #[arg(long, global = true, value_delimiter = ',')]
     pub(crate) distribution: Option<Vec<crate::workload::Distribution>>,
+
+    /// Memory of each engine in `spill` and `reopen`, in MiB [default: 256]. Its
+    /// process may use a quarter more, file pages included.
+    #[arg(long, global = true, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    pub(crate) budget_mb: Option<u64>,
+
+    /// State of `spill` in multiples of that memory, separated by commas [default: 10].
+    #[arg(long, global = true, value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) times: Option<Vec<u64>>,
+
+    /// Workloads of `spill`, separated by commas [default: all].
+    #[arg(long, global = true, value_delimiter = ',')]
+    pub(crate) workload: Option<Vec<Workload>>,
+
+    /// State of `reopen`, in MiB [default: 1024].
+    #[arg(long, global = true, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    pub(crate) state_mb: Option<u64>,
+
+    /// The memory cgroup below which `spill` and `reopen` make theirs [default:
+    /// the one this program runs in].
+    #[arg(long, global = true)]
+    pub(crate) cgroup: Option<PathBuf>,
 
     /// Block cache and write buffers together, for RocksDB and fjall.
     #[arg(long, global = true, default_value_t = 512, value_parser = clap::value_parser!(u64).range(64..))]
@@ -124,6 +147,10 @@ pub(crate) enum Measure {
     Timers,
     /// What a namespace costs a value.
     Scopes,
+    /// State larger than memory: speed, checkpoints, space.
+    Spill,
+    /// State larger than memory, restored: the time until it is fast again.
+    Reopen,
     /// Everything above.
     All,
     /// One engine in a process of its own, for `memory`.
@@ -135,6 +162,13 @@ pub(crate) enum Measure {
         /// Number of keys.
         #[arg(long)]
         keys: u64,
+    },
+    /// One engine in a process of its own, for `spill` and `reopen`.
+    #[command(hide = true)]
+    SpillChild {
+        /// The engine.
+        #[arg(long)]
+        engine: Kind,
     },
 }
 
@@ -178,7 +212,19 @@ impl Cli {
             bloom: self.bloom,
             compression: self.compression,
             background_threads: self.background_threads,
+            budget_bytes: None,
         }
+    }
+
+    /// Memory of each engine where the state is larger.
+    pub(crate) fn budget_bytes(&self) -> u64 {
+        self.budget_mb.unwrap_or(if self.quick { 8 } else { 256 }) << 20
+    }
+
+    /// What engines are told where the state is larger than memory.
+    pub(crate) fn settings_of_spill(&self) -> Settings {
+        let budget_bytes = self.budget_bytes();
+        Settings { memory_bytes: budget_bytes, budget_bytes: Some(budget_bytes), ..self.settings() }
     }
 }
 

@@ -103,7 +103,7 @@ impl Random {
 /// Ranks with Zipf's distribution, by the method of Gray et al., "Quickly
 /// generating billion-record synthetic databases" (SIGMOD 1994), which YCSB
 /// uses as well.
-struct Zipf {
+pub(crate) struct Zipf {
     ranks: u64,
     theta: f64,
     zeta: f64,
@@ -112,7 +112,8 @@ struct Zipf {
 }
 
 impl Zipf {
-    fn new(ranks: u64, theta: f64) -> Self {
+    /// Over `ranks` ranks, with exponent `theta` below 1.
+    pub(crate) fn new(ranks: u64, theta: f64) -> Self {
         let zeta: f64 = (1..=ranks).map(|rank| (rank as f64).powf(-theta)).sum();
         let zeta_of_two = 1.0 + 0.5f64.powf(theta);
         Self {
@@ -125,7 +126,7 @@ impl Zipf {
     }
 
     /// A rank in `0..ranks`; 0 is the most popular.
-    fn draw(&self, random: &mut Random) -> u64 {
+    pub(crate) fn draw(&self, random: &mut Random) -> u64 {
         let unit = random.unit();
         let scaled = unit * self.zeta;
         if scaled < 1.0 {

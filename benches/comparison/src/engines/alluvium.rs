@@ -16,11 +16,13 @@ use ::alluvium::backend::DEFAULT_MAX_TABLES_PER_SHARD;
 use ::alluvium::format::Compression as TableCompression;
 use ::alluvium::table::TableOptions;
 use ::alluvium::{
-    Backend, KeyRef, KeyedStore, MaxParallelism, Shard, SnapshotHandle, SnapshotId, SnapshotTicket,
-    StateId, StateSpec, ValueMut,
+    Backend, BackendBuilder, KeyRef, KeyedStore, MaxParallelism, Shard, SnapshotHandle, SnapshotId,
+    SnapshotTicket, StateId, StateSpec, ValueMut,
 };
 
-use super::{Checkpoint, Compression, Engine, Restore, Rmw, Settings, Written, lost_key};
+use super::{
+    Checkpoint, Compression, Engine, OnDisk, Restore, Rmw, Settings, Written, lost_key, unknown_key,
+};
 use crate::Result;
 use crate::workload::{bump, counter_of};
 
@@ -39,6 +41,8 @@ pub(crate) struct Alluvium<const K: usize, const V: usize> {
     number: u64,
     /// Files that the newest checkpoint consists of.
     shipped: BTreeSet<String>,
+    /// Kept from call to call, so that a batch does not allocate it.
+    absent: Vec<[u8; K]>,
 }
 
 /// Opens a backend, with its checkpoints beside it.
@@ -47,11 +51,20 @@ pub(super) fn open_backend(settings: &Settings, dir: &Path) -> Result<Backend> {
         Compression::None => TableCompression::None,
         Compression::Lz4 => TableCompression::Lz4,
     };
-    Ok(Backend::builder(dir)
+    let builder = Backend::builder(dir)
         .checkpoint_dir(dir.join(CHECKPOINTS))
         .background_threads(settings.background_threads)
-        .table_options(TableOptions { compression, ..TableOptions::default() })
-        .open()?)
+        .table_options(TableOptions { compression, ..TableOptions::default() });
+    Ok(limited(builder, settings.budget_bytes).open()?)
+}
+
+/// Limits what the backend keeps in memory.
+fn limited(builder: BackendBuilder, budget_bytes: Option<u64>) -> BackendBuilder {
+    match budget_bytes {
+        // The engine knows no budget yet: it keeps everything, and a measure with
+        // a limit shows what comes of that.
+        Some(_) | None => builder,
+    }
 }
 
 impl<const K: usize, const V: usize> Alluvium<K, V> {
@@ -63,7 +76,8 @@ impl<const K: usize, const V: usize> Alluvium<K, V> {
             None => shard.open()?,
         };
         let state = shard.register(StateSpec::value(STATE))?;
-        Ok(Self { shard, state, dir: dir.to_owned(), number: 0, shipped: BTreeSet::new() })
+        let (dir, shipped, absent) = (dir.to_owned(), BTreeSet::new(), Vec::new());
+        Ok(Self { shard, state, dir, number: 0, shipped, absent })
     }
 }
 
@@ -184,5 +198,40 @@ impl<const K: usize, const V: usize> Restore<K, V> for Alluvium<K, V> {
 
     fn restore(settings: &Settings, (dir, handle): &Self::Saved) -> Result<Self> {
         Self::open(settings, dir, Some(handle.clone()))
+    }
+}
+
+impl<const K: usize, const V: usize> OnDisk<K, V> for Alluvium<K, V> {
+    fn insert_absent(&mut self, key: &[u8; K], value: &[u8; V]) -> Result<()> {
+        let mut absent = false;
+        self.shard.update(self.state, KeyRef::new(key), &mut |found: &mut ValueMut<'_>| {
+            absent = found.get().is_none();
+            found.set(value);
+        })?;
+        if absent { Ok(()) } else { Err(unknown_key(key)) }
+    }
+
+    fn insert_absent_batch(&mut self, records: &[([u8; K], [u8; V])]) -> Result<()> {
+        self.absent.clear();
+        self.absent.extend(records.iter().map(|(key, _)| *key));
+        let mut known = None;
+        self.shard.update_batch(self.state, &self.absent, |at, found| {
+            if found.get().is_some() {
+                known = Some(at);
+            }
+            found.set(&records[at].1);
+        })?;
+        match known {
+            None => Ok(()),
+            Some(at) => Err(unknown_key(&records[at].0)),
+        }
+    }
+
+    fn pack((_, handle): &Self::Saved) -> Vec<u8> {
+        handle.encode()
+    }
+
+    fn unpack(dir: &Path, packed: &[u8]) -> Result<Self::Saved> {
+        Ok((dir.to_owned(), SnapshotHandle::decode(packed)?))
     }
 }

@@ -13,13 +13,11 @@ use ::fjall::config::{CompressionPolicy, FilterPolicy};
 use ::fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Snapshot};
 
 use super::{
-    Checkpoint, Compression, Engine, Restore, Rmw, Settings, Written, distinct_counts, lost_key,
-    wait_until_idle,
+    Checkpoint, Compression, Engine, OnDisk, Restore, Rmw, Settings, Written, distinct_counts,
+    lost_key, unknown_key, wait_until_idle,
 };
 use crate::Result;
 use crate::workload::{bump, counter_of};
-
-const WRITE_BUFFER_BYTES: u64 = 64 << 20;
 
 /// A database with one keyspace.
 pub(crate) struct Fjall<const K: usize, const V: usize> {
@@ -32,9 +30,8 @@ pub(crate) struct Fjall<const K: usize, const V: usize> {
 
 /// Opens a database with its share of the memory.
 pub(super) fn open_database(settings: &Settings, dir: &Path) -> Result<Database> {
-    let cache_bytes = settings.memory_bytes.saturating_sub(2 * WRITE_BUFFER_BYTES);
     Ok(Database::builder(dir)
-        .cache_size(cache_bytes.max(WRITE_BUFFER_BYTES))
+        .cache_size(settings.memory_bytes - 2 * settings.write_buffer_bytes())
         .worker_threads(2)
         .open()?)
 }
@@ -46,7 +43,8 @@ pub(super) fn open_keyspace(
     name: &str,
 ) -> Result<Keyspace> {
     Ok(database.keyspace(name, || {
-        let mut options = KeyspaceCreateOptions::default().max_memtable_size(WRITE_BUFFER_BYTES);
+        let mut options =
+            KeyspaceCreateOptions::default().max_memtable_size(settings.write_buffer_bytes());
         // By default fjall leaves its two upper levels as they are and
         // compresses the others with LZ4, which is what LZ4 means here.
         if settings.compression == Compression::None {
@@ -158,5 +156,26 @@ impl<const K: usize, const V: usize> Restore<K, V> for Fjall<K, V> {
 
     fn restore(settings: &Settings, saved: &PathBuf) -> Result<Self> {
         Self::open(settings, saved)
+    }
+}
+
+impl<const K: usize, const V: usize> OnDisk<K, V> for Fjall<K, V> {
+    fn insert_absent_batch(&mut self, records: &[([u8; K], [u8; V])]) -> Result<()> {
+        let mut write = self.database.batch();
+        for (key, value) in records {
+            if self.keyspace.get(key)?.is_some() {
+                return Err(unknown_key(key));
+            }
+            write.insert(&self.keyspace, *key, *value);
+        }
+        Ok(write.commit()?)
+    }
+
+    fn pack(_: &PathBuf) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn unpack(dir: &Path, _: &[u8]) -> Result<PathBuf> {
+        Ok(dir.join("db"))
     }
 }

@@ -53,7 +53,17 @@ impl Kind {
         }
     }
 
-    /// Whether it keeps all of its state in memory.
+    /// Whether it can have more state than memory.
+    pub(crate) fn on_disk(self) -> bool {
+        match self {
+            Self::Alluvium | Self::Fjall => true,
+            #[cfg(feature = "rocksdb")]
+            Self::Rocksdb => true,
+            Self::Inline | Self::Boxed => false,
+        }
+    }
+
+    /// Whether it keeps all of its state in memory, unless it is limited.
     pub(crate) fn in_memory(self) -> bool {
         match self {
             Self::Alluvium | Self::Inline | Self::Boxed => true,
@@ -89,6 +99,16 @@ pub(crate) struct Settings {
     pub(crate) compression: Compression,
     /// Threads that write checkpoints, for Alluvium.
     pub(crate) background_threads: usize,
+    /// What Alluvium may keep in memory; everything, if there is no limit.
+    pub(crate) budget_bytes: Option<u64>,
+}
+
+impl Settings {
+    /// One of two write buffers: 64 MB, or less where a third of the memory does
+    /// not hold two of those.
+    pub(crate) fn write_buffer_bytes(&self) -> u64 {
+        (64 << 20).min(self.memory_bytes / 6)
+    }
 }
 
 /// A store of counters with a tail: keys of `K` bytes, values of `V` bytes.
@@ -167,6 +187,35 @@ pub(crate) trait Restore<const K: usize, const V: usize>: Checkpoint<K, V> {
     fn restore(settings: &Settings, saved: &Self::Saved) -> Result<Self>;
 }
 
+/// State that may be larger than memory, of a process that ends and starts again.
+pub(crate) trait OnDisk<const K: usize, const V: usize>: Rmw<K, V> + Restore<K, V> {
+    /// Looks for a key, which must be absent, and stores a value under it.
+    fn insert_absent(&mut self, key: &[u8; K], value: &[u8; V]) -> Result<()> {
+        if self.counter(key)?.is_some() {
+            return Err(unknown_key(key));
+        }
+        self.insert(key, value)
+    }
+
+    /// The same with at most [`MAX_BATCH`] different keys.
+    fn insert_absent_batch(&mut self, records: &[([u8; K], [u8; V])]) -> Result<()>;
+
+    /// What another process needs beside the directory to restore what was saved.
+    fn pack(saved: &Self::Saved) -> Vec<u8>;
+
+    /// What was saved in `dir`.
+    fn unpack(dir: &Path, packed: &[u8]) -> Result<Self::Saved>;
+}
+
+/// Something to be done with one engine that is [`Kind::on_disk`].
+pub(crate) trait OnDiskVisitor<const K: usize, const V: usize> {
+    /// What comes out.
+    type Output;
+
+    /// Does it.
+    fn visit<E: OnDisk<K, V> + 'static>(self) -> Self::Output;
+}
+
 /// Something to be done with one engine, whichever it is.
 pub(crate) trait Visitor<const K: usize, const V: usize> {
     /// What comes out.
@@ -191,6 +240,29 @@ impl Kind {
             Self::Boxed => visitor.visit::<hashbrown::Boxed<K, V>>(),
         }
     }
+}
+
+impl Kind {
+    /// Calls the visitor with the engine of this kind, if it is
+    /// [on disk](Self::on_disk).
+    pub(crate) fn visit_on_disk<const K: usize, const V: usize, T: OnDiskVisitor<K, V>>(
+        self,
+        visitor: T,
+    ) -> Option<T::Output> {
+        match self {
+            Self::Alluvium => Some(visitor.visit::<alluvium::Alluvium<K, V>>()),
+            #[cfg(feature = "rocksdb")]
+            Self::Rocksdb => Some(visitor.visit::<rocksdb::RocksDb<K, V>>()),
+            Self::Fjall => Some(visitor.visit::<fjall::Fjall<K, V>>()),
+            Self::Inline | Self::Boxed => None,
+        }
+    }
+}
+
+/// The error for a key that nobody stored and the engine has.
+#[cold]
+pub(crate) fn unknown_key<const K: usize>(key: &[u8; K]) -> Box<dyn std::error::Error> {
+    format!("the engine has key {key:02x?}, which was never stored").into()
 }
 
 /// The error for a key that the preparation stored and the engine lost.

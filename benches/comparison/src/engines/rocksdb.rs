@@ -23,13 +23,15 @@ use ::rocksdb::{
 };
 
 use super::{
-    Checkpoint, Compression, Engine, Restore, Rmw, Settings, Written, distinct_counts, lost_key,
-    wait_until_idle,
+    Checkpoint, Compression, Engine, OnDisk, Restore, Rmw, Settings, Written, distinct_counts,
+    lost_key, unknown_key, wait_until_idle,
 };
 use crate::Result;
 use crate::workload::{bump, counter_of};
 
 const FAMILY: &str = "default";
+/// The checkpoint that a restore begins with.
+const SAVED: &str = "restore-from";
 const MB: u64 = 1024 * 1024;
 
 /// A database with one column family.
@@ -69,7 +71,7 @@ pub(super) fn options_for(settings: &Settings) -> Result<Options> {
     options.create_if_missing(true);
     options.set_block_based_table_factory(&blocks);
     options.set_write_buffer_manager(&buffers);
-    options.set_write_buffer_size(64 << 20);
+    options.set_write_buffer_size(usize::try_from(settings.write_buffer_bytes())?);
     options.set_max_write_buffer_number(2);
     options.set_max_bytes_for_level_base(256 * MB);
     options.set_max_bytes_for_level_multiplier(10.0);
@@ -241,13 +243,37 @@ impl<const K: usize, const V: usize> Restore<K, V> for RocksDb<K, V> {
 
     fn save(mut self) -> Result<PathBuf> {
         Engine::<K, V>::settle(&mut self)?;
-        let dir = self.dir.join("restore-from");
+        let dir = self.dir.join(SAVED);
         NativeCheckpoint::new(&self.db)?.create_checkpoint(&dir)?;
         Ok(dir)
     }
 
     fn restore(settings: &Settings, saved: &PathBuf) -> Result<Self> {
         Ok(Self::with(Self::open(settings, saved)?, saved))
+    }
+}
+
+impl<const K: usize, const V: usize> OnDisk<K, V> for RocksDb<K, V> {
+    fn insert_absent_batch(&mut self, records: &[([u8; K], [u8; V])]) -> Result<()> {
+        let family = self.db.cf_handle(FAMILY).ok_or("RocksDB has no default column family")?;
+        let keys = records.iter().map(|(key, _)| key);
+        let found = self.db.batched_multi_get_cf_opt(family, keys, false, &self.read);
+        let mut write = WriteBatch::default();
+        for ((key, value), found) in records.iter().zip(found) {
+            if found?.is_some() {
+                return Err(unknown_key(key));
+            }
+            write.put(key, value);
+        }
+        Ok(self.db.write_opt(write, &self.write)?)
+    }
+
+    fn pack(_: &PathBuf) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn unpack(dir: &Path, _: &[u8]) -> Result<PathBuf> {
+        Ok(dir.join(SAVED))
     }
 }
 

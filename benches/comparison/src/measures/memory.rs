@@ -6,10 +6,9 @@
 //! fills the engine, waits until the engine has come to rest and its memory has
 //! not changed for a while, and notes it again. Mapped file pages are reported apart: the kernel can drop them.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use super::{EngineDir, kinds_or, loaded, own_program, progress, rotated, with_sizes};
@@ -96,15 +95,9 @@ fn in_child(
     value_bytes: usize,
     keys: u64,
 ) -> Result<(f64, f64)> {
-    let output = Command::new(own_program()?)
-        .args(["memory-child", "--engine", &kind.argument()])
+    let output = own_program(cli, "memory-child", kind, key_bytes, value_bytes)?
         .args(["--keys", &keys.to_string()])
-        .args(["--key-bytes", &key_bytes.to_string()])
-        .args(["--value-bytes", &value_bytes.to_string()])
-        .args(["--memory-mb", &cli.memory_mb.to_string()])
         .args(["--bloom", &cli.bloom.to_string()])
-        .args(["--compression", cli.compression.to_possible_value().ok_or("unnamed")?.get_name()])
-        .args(["--background-threads", &cli.background_threads.to_string()])
         .arg("--dir")
         .arg(&cli.dir)
         .stderr(Stdio::inherit())

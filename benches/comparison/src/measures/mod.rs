@@ -1,6 +1,9 @@
 //! The measures, and what they share.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::process::Command;
+
+use clap::ValueEnum;
 
 use crate::Result;
 use crate::engines::{Engine, Kind, Settings};
@@ -15,9 +18,11 @@ pub(crate) mod lists;
 pub(crate) mod maps;
 pub(crate) mod memory;
 pub(crate) mod pause;
+pub(crate) mod reopen;
 pub(crate) mod restore;
 pub(crate) mod rmw;
 pub(crate) mod scopes;
+pub(crate) mod spill;
 pub(crate) mod timers;
 pub(crate) mod windows;
 
@@ -73,6 +78,12 @@ pub(crate) fn run(cli: &Cli, report: &mut Report) -> Result<()> {
     }
     if all || cli.measure == Measure::Scopes {
         scopes::run(cli, report)?;
+    }
+    if all || cli.measure == Measure::Spill {
+        spill::run(cli, report)?;
+    }
+    if all || cli.measure == Measure::Reopen {
+        reopen::run(cli, report)?;
     }
     Ok(())
 }
@@ -166,7 +177,22 @@ pub(crate) fn check_counters<E: Engine<K, V>, const K: usize, const V: usize>(
     Ok(())
 }
 
-/// The directory of this program, for a measure that starts itself again.
-pub(crate) fn own_program() -> Result<PathBuf> {
-    Ok(std::env::current_exe()?)
+/// This program again, with the settings of this run, as the process of one engine.
+pub(crate) fn own_program(
+    cli: &Cli,
+    subcommand: &str,
+    kind: Kind,
+    key_bytes: usize,
+    value_bytes: usize,
+) -> Result<Command> {
+    let compression = cli.compression.to_possible_value().ok_or("unnamed")?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command
+        .args([subcommand, "--engine", &kind.argument()])
+        .args(["--key-bytes", &key_bytes.to_string()])
+        .args(["--value-bytes", &value_bytes.to_string()])
+        .args(["--memory-mb", &cli.memory_mb.to_string()])
+        .args(["--compression", compression.get_name()])
+        .args(["--background-threads", &cli.background_threads.to_string()]);
+    Ok(command)
 }
