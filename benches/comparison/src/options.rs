@@ -218,7 +218,7 @@ impl Cli {
 
     /// Memory of each engine where the state is larger.
     pub(crate) fn budget_bytes(&self) -> u64 {
-        self.budget_mb.unwrap_or(if self.quick { 8 } else { 256 }) << 20
+        self.budget_mb.unwrap_or(if self.quick { 48 } else { 256 }) << 20
     }
 
     /// What engines are told where the state is larger than memory.

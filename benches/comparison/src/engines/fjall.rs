@@ -28,12 +28,26 @@ pub(crate) struct Fjall<const K: usize, const V: usize> {
     batch: Vec<([u8; K], u64)>,
 }
 
+/// How the memory is divided: bytes of cache, and of one write buffer.
+///
+/// fjall stops its writer at four write buffers that wait to be flushed, has index
+/// and filter blocks beside its cache, and needs more than the bytes of a record for
+/// one in a write buffer. Where a limit is enforced, a third and a twelfth of the
+/// memory keep it within a quarter more than all of it; larger parts get its process
+/// killed.
+fn shares(settings: &Settings) -> (u64, u64) {
+    match settings.budget_bytes {
+        Some(budget_bytes) => (budget_bytes / 3, budget_bytes / 12),
+        None => {
+            let buffer_bytes = settings.write_buffer_bytes();
+            (settings.memory_bytes - 2 * buffer_bytes, buffer_bytes)
+        }
+    }
+}
+
 /// Opens a database with its share of the memory.
 pub(super) fn open_database(settings: &Settings, dir: &Path) -> Result<Database> {
-    Ok(Database::builder(dir)
-        .cache_size(settings.memory_bytes - 2 * settings.write_buffer_bytes())
-        .worker_threads(2)
-        .open()?)
+    Ok(Database::builder(dir).cache_size(shares(settings).0).worker_threads(2).open()?)
 }
 
 /// Opens one of its keyspaces.
@@ -43,8 +57,7 @@ pub(super) fn open_keyspace(
     name: &str,
 ) -> Result<Keyspace> {
     Ok(database.keyspace(name, || {
-        let mut options =
-            KeyspaceCreateOptions::default().max_memtable_size(settings.write_buffer_bytes());
+        let mut options = KeyspaceCreateOptions::default().max_memtable_size(shares(settings).1);
         // By default fjall leaves its two upper levels as they are and
         // compresses the others with LZ4, which is what LZ4 means here.
         if settings.compression == Compression::None {

@@ -70,7 +70,8 @@ struct Findings {
 
 /// Runs the measure at every size.
 pub(crate) fn run(cli: &Cli, report: &mut Report) -> Result<()> {
-    for times in cli.times.clone().unwrap_or_else(|| vec![10]) {
+    let default = if cli.quick { 3 } else { 10 };
+    for times in cli.times.clone().unwrap_or_else(|| vec![default]) {
         for value_bytes in cli.value_bytes_or(&[100], &[100]) {
             let plan = Plan {
                 times,
