@@ -34,7 +34,8 @@ enum Version {
 pub(crate) struct Counts {
     /// The most memory that was in use at once, file pages included.
     pub(crate) peak_bytes: Option<u64>,
-    /// How often the limit was reached and something had to be given back.
+    /// How often the limit was reached and something had to be given back, if the
+    /// kernel counts that: newer ones leave the counter of version 1 at zero.
     pub(crate) times_at_limit: Option<u64>,
     /// Processes that the kernel killed because nothing could be given back.
     pub(crate) killed: u64,
@@ -105,7 +106,7 @@ impl MemoryGroup {
         match self.version {
             Version::One => Counts {
                 peak_bytes: number("memory.max_usage_in_bytes"),
-                times_at_limit: number("memory.failcnt"),
+                times_at_limit: number("memory.failcnt").filter(|times| *times > 0),
                 killed: labelled("memory.oom_control", "oom_kill").unwrap_or(0),
             },
             Version::Two => Counts {
@@ -198,6 +199,8 @@ mod tests {
         )?;
         let expected = Counts { peak_bytes: Some(4000), times_at_limit: Some(3), killed: 1 };
         assert_eq!(group.counts(), expected);
+        std::fs::write(dir.join("memory.failcnt"), "0\n")?;
+        assert_eq!(group.counts().times_at_limit, None);
         std::fs::remove_dir_all(&dir)?;
         std::fs::create_dir(&dir)?;
         drop(group);

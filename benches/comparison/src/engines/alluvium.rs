@@ -58,13 +58,10 @@ pub(super) fn open_backend(settings: &Settings, dir: &Path) -> Result<Backend> {
     Ok(limited(builder, settings.budget_bytes).open()?)
 }
 
-/// Limits what the backend keeps in memory.
-fn limited(builder: BackendBuilder, budget_bytes: Option<u64>) -> BackendBuilder {
-    match budget_bytes {
-        // The engine knows no budget yet: it keeps everything, and a measure with
-        // a limit shows what comes of that.
-        Some(_) | None => builder,
-    }
+/// Limits what the backend keeps in memory. The engine knows no budget yet: it keeps
+/// everything, and a measure that enforces a limit shows what comes of that.
+fn limited(builder: BackendBuilder, _budget_bytes: Option<u64>) -> BackendBuilder {
+    builder
 }
 
 impl<const K: usize, const V: usize> Alluvium<K, V> {

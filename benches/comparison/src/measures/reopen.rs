@@ -53,7 +53,7 @@ impl Round {
 /// Runs the measure.
 pub(super) fn run(cli: &Cli, report: &mut Report) -> Result<()> {
     let state_bytes = cli.state_mb.unwrap_or(if cli.quick { 96 } else { 1024 }) << 20;
-    let round_ms = cli.round_ms.unwrap_or(if cli.quick { 600 } else { 15_000 });
+    let round_ms = cli.round_ms.unwrap_or(if cli.quick { 2000 } else { 15_000 });
     for value_bytes in cli.value_bytes_or(&[100], &[100]) {
         let keys = (state_bytes / (cli.key_bytes + value_bytes) as u64).max(1);
         report.add(at_size(cli, keys, value_bytes, round_ms)?);

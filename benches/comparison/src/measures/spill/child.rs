@@ -295,6 +295,7 @@ impl<E: OnDisk<K, V>, const K: usize, const V: usize> Runner<E, K, V> {
         }
         if let Some(current) = under_way {
             self.engine.finish_checkpoint(current.pending)?;
+            complete_ns.push(nanos(current.began.elapsed()));
         }
         self.engine.settle()?;
         let mut found = found_of_process(before)?;

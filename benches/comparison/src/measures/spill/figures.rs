@@ -119,10 +119,11 @@ impl Timeline {
 }
 
 /// The speed at the end (the median of the last third) and the number of slices
-/// until it was reached: until two slices in a row had nine tenths of it.
+/// until it was reached: until two slices in a row had nine tenths of it. Nothing
+/// if there was no speed at the end, as when opening took all the time.
 pub(crate) fn full_speed(per_second: &[f64]) -> Option<(f64, usize)> {
     let last = &per_second[per_second.len() - per_second.len().div_ceil(3)..];
-    let steady = median(last.iter().copied())?;
+    let steady = median(last.iter().copied()).filter(|steady| *steady > 0.0)?;
     let reached = per_second.windows(2).position(|two| two.iter().all(|one| *one >= 0.9 * steady));
     Some((steady, reached? + 1))
 }
@@ -215,6 +216,7 @@ mod tests {
         let speeds = [0.0, 10.0, 95.0, 60.0, 92.0, 99.0, 100.0, 101.0, 100.0];
         assert_eq!(full_speed(&speeds), Some((100.0, 5)));
         assert_eq!(full_speed(&[]), None);
+        assert_eq!(full_speed(&[0.0, 0.0, 0.0]), None);
     }
 
     #[test]
