@@ -92,7 +92,7 @@ fn at_size(cli: &Cli, keys: u64, value_bytes: usize, round_ms: u64) -> Result<Se
             "{} keys of {} B, values of {value_bytes} B, {} MiB in {} MiB of memory",
             keys_name(keys),
             cli.key_bytes,
-            keys * (cli.key_bytes + value_bytes) as u64 >> 20,
+            (keys * (cli.key_bytes + value_bytes) as u64) >> 20,
             cli.budget_bytes() >> 20
         ),
         &[

@@ -272,15 +272,15 @@ impl<E: OnDisk<K, V>, const K: usize, const V: usize> Runner<E, K, V> {
                     Some(_) => complete_ns.push(duration_ns),
                     None => under_way = Some(current),
                 }
-            } else if let (Some(due), Some(interval)) = (next, interval) {
-                if Instant::now() >= due {
-                    let current = self.begin_checkpoint()?;
-                    let pause = fenced_now() - current.began;
-                    pauses_ns.push(nanos(pause));
-                    worked += pause;
-                    under_way = Some(current);
-                    next = Some(due + interval);
-                }
+            } else if let (Some(due), Some(interval)) = (next, interval)
+                && Instant::now() >= due
+            {
+                let current = self.begin_checkpoint()?;
+                let pause = fenced_now() - current.began;
+                pauses_ns.push(nanos(pause));
+                worked += pause;
+                under_way = Some(current);
+                next = Some(due + interval);
             }
             let inserts = self.draw(request, CHUNK)?;
             let start = fenced_now();
