@@ -311,6 +311,10 @@ impl<E: OnDisk<K, V>, const K: usize, const V: usize> Runner<E, K, V> {
 
     /// Checkpoints with as many operations between them for every engine.
     fn upload(&mut self, request: &Value) -> Result<Value> {
+        // What the rounds changed since their last checkpoint is not counted.
+        let current = self.begin_checkpoint()?;
+        self.engine.finish_checkpoint(current.pending)?;
+        self.engine.settle()?;
         let before = Usage::now()?;
         let mut changed = HashSet::new();
         let mut taken = Vec::new();
