@@ -22,6 +22,9 @@ use std::time::Duration;
 
 use crate::Result;
 
+/// What the names of groups begin with; the process follows, then a number.
+const PREFIX: &str = "comparison-";
+
 /// Which interface the kernel offers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Version {
@@ -48,11 +51,12 @@ pub(crate) struct MemoryGroup {
 }
 
 impl MemoryGroup {
-    /// Makes the group `name` below `parent`.
+    /// Makes a group below `parent`, the `number`th of this process, and removes what
+    /// processes left there that were ended before they could.
     ///
     /// # Errors
     /// If `parent` is no memory cgroup, or this process may not make groups in it.
-    pub(crate) fn below(parent: &Path, name: &str, limit_bytes: u64) -> Result<Self> {
+    pub(crate) fn below(parent: &Path, number: usize, limit_bytes: u64) -> Result<Self> {
         let version = if parent.join("memory.limit_in_bytes").exists() {
             Version::One
         } else if parent.join("cgroup.controllers").exists() {
@@ -69,7 +73,8 @@ impl MemoryGroup {
                 write(&passed_on, "+memory")?;
             }
         }
-        let dir = parent.join(name);
+        remove_leftovers(parent);
+        let dir = parent.join(format!("{PREFIX}{}-{number}", std::process::id()));
         std::fs::create_dir(&dir)
             .map_err(|error| format!("{} cannot be made: {error}", dir.display()))?;
         let group = Self { dir, version };
@@ -131,6 +136,21 @@ impl Drop for MemoryGroup {
     }
 }
 
+/// Removes groups whose makers are no more. One that still has processes stays: the
+/// kernel refuses to remove it.
+fn remove_leftovers(parent: &Path) {
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let maker = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-'));
+        if let Some((pid, _)) = maker
+            && pid.parse::<u32>().is_ok()
+            && !Path::new("/proc").join(pid).exists()
+        {
+            let _ = std::fs::remove_dir(entry.path());
+        }
+    }
+}
+
 fn write(file: &Path, text: &str) -> Result<()> {
     Ok(std::fs::write(file, text)
         .map_err(|error| format!("{} cannot be set to {text}: {error}", file.display()))?)
@@ -186,8 +206,8 @@ mod tests {
     fn version_one_sets_the_limit_and_reads_its_counters() -> Result<()> {
         let parent = tempfile::tempdir()?;
         std::fs::write(parent.path().join("memory.limit_in_bytes"), "9223372036854771712")?;
-        let group = MemoryGroup::below(parent.path(), "one", 4096)?;
-        let dir = parent.path().join("one");
+        let group = MemoryGroup::below(parent.path(), 1, 4096)?;
+        let dir = group.dir.clone();
         assert_eq!(std::fs::read_to_string(dir.join("memory.limit_in_bytes"))?, "4096");
         group.admit(77)?;
         assert_eq!(std::fs::read_to_string(dir.join("cgroup.procs"))?, "77");
@@ -213,8 +233,8 @@ mod tests {
         let parent = tempfile::tempdir()?;
         std::fs::write(parent.path().join("cgroup.controllers"), "cpu memory")?;
         std::fs::write(parent.path().join("cgroup.subtree_control"), "cpu")?;
-        let group = MemoryGroup::below(parent.path(), "two", 8192)?;
-        let dir = parent.path().join("two");
+        let group = MemoryGroup::below(parent.path(), 2, 8192)?;
+        let dir = group.dir.clone();
         let passed_on = std::fs::read_to_string(parent.path().join("cgroup.subtree_control"))?;
         assert_eq!(passed_on, "+memory");
         assert_eq!(std::fs::read_to_string(dir.join("memory.max"))?, "8192");
@@ -234,9 +254,24 @@ mod tests {
     }
 
     #[test]
+    fn groups_of_dead_makers_are_removed_and_those_of_living_ones_stay() -> Result<()> {
+        let parent = tempfile::tempdir()?;
+        // No process has a number that large.
+        let dead = parent.path().join("comparison-4294967295-0");
+        let alive = parent.path().join(format!("comparison-{}-7", std::process::id()));
+        let foreign = parent.path().join("comparison-of-others");
+        for dir in [&dead, &alive, &foreign] {
+            std::fs::create_dir(dir)?;
+        }
+        remove_leftovers(parent.path());
+        assert_eq!((dead.exists(), alive.exists(), foreign.exists()), (false, true, true));
+        Ok(())
+    }
+
+    #[test]
     fn a_directory_that_is_no_cgroup_is_refused() -> Result<()> {
         let parent = tempfile::tempdir()?;
-        let refused = MemoryGroup::below(parent.path(), "none", 4096).err();
+        let refused = MemoryGroup::below(parent.path(), 0, 4096).err();
         assert!(refused.is_some_and(|error| error.to_string().contains("no memory cgroup")));
         Ok(())
     }

@@ -144,12 +144,12 @@ pub(crate) fn contestants(cli: &Cli) -> Result<Field> {
             _ => &[("", cli.bloom)],
         };
         for (suffix, bloom) in settings {
-            let name = format!("comparison-{}-{}", std::process::id(), contestants.len());
+            let number = contestants.len();
             let group = parent
                 .as_ref()
                 .map_err(ToString::to_string)
                 .and_then(|parent| {
-                    MemoryGroup::below(parent, &name, limit_bytes)
+                    MemoryGroup::below(parent, number, limit_bytes)
                         .map_err(|error| error.to_string())
                 })
                 .map_err(|error| unlimited = Some(error))
