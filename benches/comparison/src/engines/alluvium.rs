@@ -51,17 +51,22 @@ pub(super) fn open_backend(settings: &Settings, dir: &Path) -> Result<Backend> {
         Compression::None => TableCompression::None,
         Compression::Lz4 => TableCompression::Lz4,
     };
+    // With a budget as the engine chooses it, and as RocksDB has them.
+    let block_bytes =
+        if settings.budget_bytes.is_some() { 4096 } else { TableOptions::default().block_bytes };
     let builder = Backend::builder(dir)
         .checkpoint_dir(dir.join(CHECKPOINTS))
         .background_threads(settings.background_threads)
-        .table_options(TableOptions { compression, ..TableOptions::default() });
+        .table_options(TableOptions { compression, block_bytes, ..TableOptions::default() });
     Ok(limited(builder, settings.budget_bytes).open()?)
 }
 
-/// Limits what the backend keeps in memory. The engine knows no budget yet: it keeps
-/// everything, and a measure that enforces a limit shows what comes of that.
-fn limited(builder: BackendBuilder, _budget_bytes: Option<u64>) -> BackendBuilder {
-    builder
+/// Limits the memory of the backend, if there is a limit.
+fn limited(builder: BackendBuilder, budget_bytes: Option<u64>) -> BackendBuilder {
+    match budget_bytes {
+        Some(bytes) => builder.memory_budget_bytes(bytes),
+        None => builder,
+    }
 }
 
 impl<const K: usize, const V: usize> Alluvium<K, V> {
