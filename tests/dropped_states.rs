@@ -242,6 +242,7 @@ impl Job<'_> {
         self.shards.clear();
         let builder = backend_on(self.env)
             .max_tables_per_shard([1, 2, 3, 50][self.rng.below(4) as usize])
+            .partition_bytes([1, 700, 3_000, 32 << 20][self.rng.below(4) as usize])
             .warm_up(self.rng.one_in(2));
         self.backend = {
             // The old one lets go of its directory.

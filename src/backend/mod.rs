@@ -34,18 +34,25 @@ use crate::shard::ShardCore;
 use crate::snapshot::pipeline::{FileNumbers, Pipeline, PipelineConfig};
 use crate::snapshot::sink::{SnapshotSink, SnapshotSource, StoreSink};
 use crate::table::TableOptions;
+use crate::version::plan::MergeLimits;
 
 pub use self::shard::{Shard, ShardStats};
 
 /// Background threads of a backend, unless told otherwise.
 pub const DEFAULT_BACKGROUND_THREADS: usize = 1;
-/// Tables of a shard above which some are merged, unless told otherwise.
+/// Tables that a key group of a shard is in above which some are merged, unless
+/// told otherwise.
 pub const DEFAULT_MAX_TABLES_PER_SHARD: usize = 8;
+/// Bytes of a table of the oldest data, unless told otherwise: 32 MiB.
+pub const DEFAULT_PARTITION_BYTES: u64 = 32 * 1024 * 1024;
 /// Pages of 2 MiB that are kept ready at most, while states grow fast: what a
 /// task that inserts as fast as it can fills in some tens of milliseconds, or
 /// what several fill in ten.
 const MOST_PAGES_READY: usize = 8;
 
+/// One part in so many of the memory budget a partition has at most: whoever merges one
+/// keeps some bytes for each record.
+const PARTITION_OF_BUDGET: u64 = 4;
 /// Bytes of a block where records are read from tables one by one: a page of the
 /// system, and so the least that a disk gives.
 const SPILLED_BLOCK_BYTES: usize = 4096;
@@ -59,6 +66,7 @@ pub struct BackendBuilder {
     max_parallelism: MaxParallelism,
     background_threads: usize,
     max_tables_per_shard: usize,
+    partition_bytes: u64,
     warm_up: bool,
     memory_budget_bytes: Option<u64>,
     table_options: Option<TableOptions>,
@@ -94,11 +102,32 @@ impl BackendBuilder {
         self
     }
 
-    /// Tables above which a shard merges some of its tables into one. Fewer:
-    /// quicker restores and less space, but more bytes written and uploaded.
+    /// Tables above which a shard merges some of its tables: the most that hold
+    /// records of one key group, so the most that a look-up or a restore meets
+    /// there. A shard of up to half a [partition](Self::partition_bytes) has no more
+    /// tables in all.
+    ///
+    /// A larger one has its oldest data in partitions, each of other key groups, and
+    /// merges one or a few of them after a snapshot, whenever what is newer has come
+    /// to 0.7 of its bytes. While it goes through them, new tables come on top: up to
+    /// half as many again. Fewer: quicker restores and less space, but more bytes
+    /// written and uploaded. At least 1.
     /// Default: [`DEFAULT_MAX_TABLES_PER_SHARD`].
     pub fn max_tables_per_shard(mut self, tables: usize) -> Self {
         self.max_tables_per_shard = tables.max(1);
+        self
+    }
+
+    /// About how many bytes the tables of a shard's oldest data have, and thus the
+    /// least that merges may add to a snapshot: up to one and a half of it, or seven
+    /// times the bytes of a usual delta if that is more. A key group is never cut, so
+    /// one that is larger has a table of its own.
+    ///
+    /// Larger: fewer files. Smaller: a large state whose changes are small is merged
+    /// in more, smaller steps, so that snapshots are more alike. At least 1.
+    /// Default: [`DEFAULT_PARTITION_BYTES`].
+    pub fn partition_bytes(mut self, bytes: u64) -> Self {
+        self.partition_bytes = bytes.max(1);
         self
     }
 
@@ -216,7 +245,13 @@ impl BackendBuilder {
                 source,
                 local_dir,
                 max_parallelism: self.max_parallelism,
-                max_tables_per_shard: self.max_tables_per_shard,
+                merge_limits: MergeLimits {
+                    max_tables: self.max_tables_per_shard,
+                    partition_bytes: match self.memory_budget_bytes {
+                        None => self.partition_bytes,
+                        Some(bytes) => self.partition_bytes.min(bytes / PARTITION_OF_BUDGET),
+                    },
+                },
                 warm_up: self.warm_up,
                 budget,
                 table_options,
@@ -249,7 +284,7 @@ struct Inner {
     source: Arc<dyn SnapshotSource>,
     local_dir: PathBuf,
     max_parallelism: MaxParallelism,
-    max_tables_per_shard: usize,
+    merge_limits: MergeLimits,
     warm_up: bool,
     budget: Option<Arc<MemoryBudget>>,
     table_options: TableOptions,
@@ -268,6 +303,7 @@ impl Backend {
             max_parallelism: MaxParallelism::DEFAULT,
             background_threads: DEFAULT_BACKGROUND_THREADS,
             max_tables_per_shard: DEFAULT_MAX_TABLES_PER_SHARD,
+            partition_bytes: DEFAULT_PARTITION_BYTES,
             warm_up: true,
             memory_budget_bytes: None,
             table_options: None,
@@ -440,7 +476,7 @@ impl ShardBuilder {
                 local_dir: inner.local_dir.clone(),
                 sink: Arc::clone(&inner.sink),
                 table_options: inner.table_options,
-                max_tables: inner.max_tables_per_shard,
+                merge_limits: inner.merge_limits,
                 migrations: Arc::clone(core.migrations()),
                 budget: inner.budget.clone(),
                 sequence: restored.sequence,

@@ -66,10 +66,17 @@ pub struct ShardStats {
     /// Times that changes were written before a snapshot asked for them, because
     /// there were so many.
     pub early_writes: u64,
-    /// Number of tables.
+    /// Tables that a look-up of a key which is not in memory meets at most; 0 without
+    /// a memory budget.
+    pub tables_met: usize,
+    /// Number of tables, as a snapshot's manifest would name them: a file of which
+    /// two slices count, two times.
     pub tables: usize,
-    /// Bytes of those.
+    /// Bytes of their files, each counted once and whole.
     pub table_bytes: u64,
+    /// Whether tables are being merged, or about to be. When not, they stay as they
+    /// are until the next snapshot.
+    pub is_merging: bool,
 }
 
 impl Shard {
@@ -247,7 +254,7 @@ impl Shard {
     pub fn stats(&self) -> ShardStats {
         let memory = self.core.memory();
         let spill = self.core.spill_stats();
-        let (tables, table_bytes) = self.pipeline.table_stats();
+        let (tables, table_bytes, is_merging) = self.pipeline.table_stats();
         ShardStats {
             records: memory.records,
             dirty_records: memory.dirty_records,
@@ -262,8 +269,10 @@ impl Shard {
             allowed_bytes: spill.allowed_bytes,
             evicted_records: spill.evicted_records,
             early_writes: spill.early_writes,
+            tables_met: spill.tables_met,
             tables,
             table_bytes,
+            is_merging,
         }
     }
 }

@@ -36,8 +36,8 @@ const FLUSH_AT: u64 = 8;
 const WAIT_AT: u64 = 6;
 /// One part in so many may be, at most.
 const MOST_UNWRITTEN: u64 = 4;
-/// Tables above which operations that change something wait for merges, too: reads
-/// look into each of them.
+/// Tables in one key group above which operations that change something wait for
+/// merges, too: reads look into each of them.
 const MANY_TABLES: usize = 16;
 /// Tables at which they wait as long as they ever do.
 const TOO_MANY_TABLES: usize = 48;
@@ -95,8 +95,8 @@ pub(super) struct Spill {
     in_flight: VecDeque<(u64, u64)>,
     /// The state whose turn it is to give up records.
     state: usize,
-    /// Open tables in the view.
-    tables_open: usize,
+    /// Tables of the view that a look-up meets at most.
+    tables_met: usize,
     /// Bytes that were changed in all, roughly, when an operation waited last.
     waited_at: u64,
     /// Bytes that were changed up to the last freeze.
@@ -111,6 +111,7 @@ pub(crate) struct SpillStats {
     pub(crate) allowed_bytes: u64,
     pub(crate) evicted_records: u64,
     pub(crate) early_writes: u64,
+    pub(crate) tables_met: usize,
 }
 
 impl Spill {
@@ -123,7 +124,7 @@ impl Spill {
             let full = allowed / MOST_UNWRITTEN - allowed / WAIT_AT;
             patience = LONGEST_WAIT.mul_f64(share(over, full));
         }
-        let over = self.tables_open.saturating_sub(MANY_TABLES) as u64;
+        let over = self.tables_met.saturating_sub(MANY_TABLES) as u64;
         let full = (TOO_MANY_TABLES - MANY_TABLES) as u64;
         patience.max(LONGEST_WAIT_FOR_MERGES.mul_f64(share(over, full)))
     }
@@ -180,7 +181,7 @@ impl ShardCore {
             seen: 0,
             in_flight: VecDeque::new(),
             state: 0,
-            tables_open: 0,
+            tables_met: 0,
             waited_at: 0,
             frozen_bytes: 0,
             evicted_records: 0,
@@ -193,6 +194,7 @@ impl ShardCore {
             allowed_bytes: spill.account.allowed(),
             evicted_records: spill.evicted_records,
             early_writes: spill.early_writes,
+            tables_met: spill.tables_met,
         });
         stats.unwrap_or_default()
     }
@@ -260,7 +262,7 @@ impl ShardCore {
         }
         let view = spill.tables.view();
         spill.seen = view.number;
-        spill.tables_open = view.tables.len();
+        spill.tables_met = most_in_a_group(&view.tables);
         while spill.in_flight.front().is_some_and(|(freeze, _)| *freeze < view.freezes) {
             spill.in_flight.pop_front();
         }
@@ -417,6 +419,23 @@ impl ShardCore {
                 "give the backend a larger memory budget, or spread the job over more processes",
             )
     }
+}
+
+/// The most tables that hold a slice of one and the same key group.
+fn most_in_a_group(tables: &[BaseTable]) -> usize {
+    let mut ends: Vec<(u32, bool)> = Vec::with_capacity(2 * tables.len());
+    for BaseTable { slice, .. } in tables {
+        ends.push((u32::from(slice.first().0), true));
+        ends.push((u32::from(slice.last().0) + 1, false));
+    }
+    // Where one ends, the next may begin.
+    ends.sort_unstable();
+    let (mut now, mut most) = (0_usize, 0);
+    for (_, begins) in ends {
+        now = if begins { now + 1 } else { now - 1 };
+        most = most.max(now);
+    }
+    most
 }
 
 impl fmt::Debug for Spill {

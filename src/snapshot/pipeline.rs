@@ -16,8 +16,9 @@
 //! 4. *Publish*: only now is there a manifest, made of uploaded tables.
 //! 5. The handle names the manifest, with its size and hash.
 //!
-//! Merging tables ([`Priority::Idle`]) goes on beside all this and replaces
-//! tables in the version when it is done; the next snapshot uploads the result.
+//! Merging tables ([`Priority::Idle`], in [`merging`]) goes on beside all this and
+//! replaces tables in the version when it is done; the next snapshot uploads the
+//! result.
 //!
 //! # What is never lost
 //!
@@ -25,7 +26,9 @@
 //! on the pipeline holds its changes, as a waiting delta or as a table of the
 //! version, and every later manifest includes them.
 
-use std::collections::{BTreeMap, VecDeque};
+mod merging;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,15 +45,15 @@ use crate::format::handle::SnapshotHandle;
 use crate::format::manifest::{Manifest, StateMeta, TableRef};
 use crate::format::table::TableMeta;
 use crate::object::Contents;
+use crate::shard::FrozenShard;
 use crate::shard::flush::{Delta, StateRun};
 use crate::shard::migration::{Migrations, MigrationsThen};
 use crate::shard::operator::OneState;
-use crate::shard::{FrozenShard, compact};
 use crate::table::TableOptions;
-use crate::table::TableReader;
-use crate::version::merge::MergeSource;
-use crate::version::{DroppedStates, MergePlan, Places, Stored, TableEntry, Version};
+use crate::version::plan::MergeLimits;
+use crate::version::{DroppedStates, Places, Stored, TableEntry, TableFile, Version};
 
+use self::merging::Merging;
 use super::sink::{SnapshotSink, TableUpload};
 use super::ticket::{Promise, SnapshotPhase, SnapshotReport, SnapshotTicket};
 use super::views::Views;
@@ -90,8 +93,8 @@ pub(crate) struct PipelineConfig {
     pub(crate) local_dir: PathBuf,
     pub(crate) sink: Arc<dyn SnapshotSink>,
     pub(crate) table_options: TableOptions,
-    /// More tables than this are merged.
-    pub(crate) max_tables: usize,
+    /// What merges go by.
+    pub(crate) merge_limits: MergeLimits,
     /// How values of registered states are migrated when tables are merged.
     pub(crate) migrations: Arc<Migrations>,
     /// What memory is counted by, if there is a budget.
@@ -155,7 +158,6 @@ struct Writing {
     busy: bool,
 }
 
-#[derive(Default)]
 struct Tables {
     version: Version,
     /// Deltas that no table holds yet, oldest first, with their numbers.
@@ -167,9 +169,9 @@ struct Tables {
     early: (u64, u64),
     /// What published snapshots were made of, until they are confirmed.
     unconfirmed: BTreeMap<SnapshotId, Version>,
-    /// Replaced tables whose local files can go once nobody uses them.
-    replaced: Vec<Arc<TableEntry>>,
-    merging: bool,
+    /// Files that the version has no more, which can go once nobody uses them.
+    replaced: Vec<Arc<TableFile>>,
+    merging: Merging,
 }
 
 /// See the [module documentation](self).
@@ -192,13 +194,21 @@ impl Pipeline {
     /// A pipeline for a shard whose tables are `version`.
     pub(crate) fn new(config: PipelineConfig, version: Version) -> Arc<Self> {
         let extractor = Mutex::new(config.sequence);
-        let next_delta = config.sequence;
+        let tables = Tables {
+            version,
+            waiting: VecDeque::new(),
+            next_delta: config.sequence,
+            early: (0, 0),
+            unconfirmed: BTreeMap::new(),
+            replaced: Vec::new(),
+            merging: Merging::new(config.merge_limits),
+        };
         Arc::new(Self {
             config,
             extracting: SegQueue::new(),
             extractor,
             writing: Mutex::default(),
-            tables: Mutex::new(Tables { version, next_delta, ..Tables::default() }),
+            tables: Mutex::new(tables),
             broken: AtomicBool::new(false),
             views: Views::new(),
         })
@@ -283,10 +293,14 @@ impl Pipeline {
         self.tables.lock().unconfirmed.remove(&snapshot);
     }
 
-    /// Number of tables, and their bytes.
-    pub(crate) fn table_stats(&self) -> (usize, u64) {
-        let version = self.tables.lock().version.clone();
-        (version.tables().len(), version.tables().iter().map(|table| table.meta.bytes).sum())
+    /// Number of tables, the bytes of their files, and whether some are being
+    /// merged.
+    pub(crate) fn table_stats(&self) -> (usize, u64, bool) {
+        let (version, is_merging) = {
+            let tables = self.tables.lock();
+            (tables.version.clone(), tables.merging.is_busy())
+        };
+        (version.tables().len(), version.file_bytes(), is_merging)
     }
 
     fn extract_next(self: &Arc<Self>) {
@@ -388,8 +402,12 @@ impl Pipeline {
         };
         let Some(Asked { snapshot, user_meta, promise }) = asked else {
             let written = self.write_waiting(|| Ok(()));
-            if let Err(error) = &written {
-                tracing::warn!(shard = %self, %error, "changes could not be written early");
+            match &written {
+                // Merges are granted as after a snapshot: the next one has it all.
+                Ok(()) => self.tables.lock().merging.published(),
+                Err(error) => {
+                    tracing::warn!(shard = %self, %error, "changes could not be written early");
+                }
             }
             return self.publish_view(written);
         };
@@ -443,13 +461,14 @@ impl Pipeline {
                 delta.drop_states(names);
             }
             tables.waiting.retain(|(_, delta)| !delta.is_empty());
+            tables.merging.states_dropped();
         }
-        // A merge wants to find its inputs side by side.
-        if !tables.merging
+        // A merge wants to find its inputs where they were.
+        if !tables.merging.is_busy()
             && let Some((version, dropped)) = tables.version.without_dropped()
         {
+            tables.replaced.extend(version.files_gone(&dropped));
             tables.version = version;
-            tables.replaced.extend(dropped);
         }
     }
 
@@ -481,6 +500,7 @@ impl Pipeline {
             };
             let table = self.own_table(meta, delta.states(), path);
             let mut tables = self.tables.lock();
+            tables.merging.delta_written(table.meta.bytes);
             tables.version = tables.version.with_delta(table);
             tables.waiting.pop_front();
         }
@@ -516,6 +536,7 @@ impl Pipeline {
         let location = config.sink.put_manifest(&name, &bytes)?;
         let handle = SnapshotHandle::new(&manifest, &bytes, &config.sink.identity(), &location)?;
         let mut tables_now = self.tables.lock();
+        tables_now.merging.published();
         tables_now.unconfirmed.insert(snapshot, version);
         while tables_now.unconfirmed.len() > UNCONFIRMED_KEPT {
             tables_now.unconfirmed.pop_first();
@@ -534,9 +555,10 @@ impl Pipeline {
         promise.set_phase(SnapshotPhase::Uploading);
         let sink = &self.config.sink;
         let store = sink.identity();
-        let mut missing = Vec::new();
+        let mut missing: Vec<&Arc<TableEntry>> = Vec::new();
         for table in version.tables() {
-            if !self.is_stored(table, &store)? {
+            let is_same = |other: &&Arc<TableEntry>| Arc::ptr_eq(other.file(), table.file());
+            if !missing.iter().any(is_same) && !self.is_stored(table, &store)? {
                 missing.push(table);
             }
         }
@@ -623,107 +645,6 @@ impl Pipeline {
         }
     }
 
-    /// Has tables merged, if there are many. What that may do to values goes by
-    /// the snapshot that was done last.
-    fn merge_if_needed(self: &Arc<Self>, then: MigrationsThen, watermark: Option<i64>) {
-        self.remove_replaced();
-        let plan = {
-            let mut tables = self.tables.lock();
-            if tables.merging {
-                return;
-            }
-            let plan = tables.version.merge_candidates(self.config.max_tables);
-            tables.merging = plan.is_some();
-            plan
-        };
-        let Some(plan) = plan else { return };
-        let this = Arc::clone(self);
-        self.config.executor.spawn(Priority::Idle, move || {
-            let _merging = Merging(&this);
-            match this.merge(&plan, &then, watermark) {
-                Ok(()) => this.publish_view(Ok(())),
-                // The tables are as they were; the next snapshot tries again.
-                Err(error) => {
-                    tracing::warn!(shard = %this, %error, "tables could not be merged");
-                }
-            }
-        });
-    }
-
-    fn merge(&self, plan: &MergePlan, then: &MigrationsThen, watermark: Option<i64>) -> Result<()> {
-        loop {
-            let migrations = self.config.migrations.since(then, watermark);
-            let mut sources = Vec::with_capacity(plan.inputs.len());
-            for table in &plan.inputs {
-                let reader = Arc::new(TableReader::open(self.open_bytes(table)?, &table.meta)?);
-                let dropped = table.dropped();
-                sources.push(MergeSource { reader, slice: table.slice, dropped });
-            }
-            let left_out = sources.len() - compact::that_mix(&sources, &migrations);
-            let sources = sources.split_off(left_out);
-            let inputs = &plan.inputs[left_out..];
-            if inputs.len() < 2 {
-                return Ok(());
-            }
-            let left_away: Vec<_> = sources.iter().map(|source| source.dropped.clone()).collect();
-            let file = self.config.files.next();
-            let path = self.local_path(file);
-            let merged = compact::merge(
-                sources,
-                plan.to_the_bottom && left_out == 0,
-                &migrations,
-                self.config.env.fs(),
-                &path,
-                compact::Output {
-                    file,
-                    max_parallelism: self.config.max_parallelism,
-                    options: self.config.table_options,
-                },
-                || {
-                    if self.config.executor.is_closed() {
-                        return Err(Error::closed("the backend is being closed"));
-                    }
-                    self.config.executor.breathe(Priority::Idle);
-                    Ok(())
-                },
-            );
-            let output = match merged {
-                Ok(merged) => merged.map(|merged| self.own_table(merged.meta, merged.states, path)),
-                Err(failure) => {
-                    self.remove_local(&path);
-                    match failure {
-                        compact::Failure::Tables(error) => return Err(error),
-                        compact::Failure::Migration(state, error) => {
-                            tracing::warn!(
-                                shard = %self, %error,
-                                "values of an earlier version stay apart from those of today"
-                            );
-                            self.config.migrations.give_up(&state);
-                            continue;
-                        }
-                    }
-                }
-            };
-            let mut tables = self.tables.lock();
-            if let Some(output) = &output {
-                // What was dropped while it was merged is in it still.
-                for (input, left_away) in inputs.iter().zip(left_away) {
-                    let mut since = input.dropped();
-                    since.retain(|name| !left_away.contains(name));
-                    output.drop_states(&since);
-                }
-            }
-            return match tables.version.with_merged(inputs, output) {
-                Some(version) => {
-                    tables.version = version;
-                    tables.replaced.extend(inputs.iter().cloned());
-                    Ok(())
-                }
-                None => Err(Error::internal("merged tables are no longer in the version")),
-            };
-        }
-    }
-
     fn breathe(&self) {
         self.config.executor.breathe(Priority::Normal);
     }
@@ -776,21 +697,6 @@ impl Pipeline {
         })
     }
 
-    /// Removes the local files of replaced tables that nobody uses any more.
-    fn remove_replaced(&self) {
-        let mut unused = Vec::new();
-        self.tables.lock().replaced.retain(|table| {
-            let used = Arc::strong_count(table) > 1;
-            if !used {
-                unused.extend(table.places().local);
-            }
-            used
-        });
-        for path in unused {
-            self.remove_local(&path);
-        }
-    }
-
     /// Removes a local file that nobody needs. It is not worth failing for:
     /// what stays behind goes when the directory is opened next.
     fn remove_local(&self, path: &Path) {
@@ -812,11 +718,11 @@ impl fmt::Debug for Pipeline {
 
 impl Drop for Pipeline {
     fn drop(&mut self) {
-        let tables = std::mem::take(self.tables.get_mut());
-        for table in tables.version.tables().iter().chain(&tables.replaced) {
-            if let Some(path) = table.places().local {
-                self.remove_local(&path);
-            }
+        let tables = self.tables.get_mut();
+        let files = tables.version.tables().iter().map(|table| table.file());
+        let paths = files.chain(&tables.replaced).filter_map(|file| file.places().local);
+        for path in paths.collect::<BTreeSet<_>>() {
+            self.remove_local(&path);
         }
     }
 }
@@ -852,14 +758,5 @@ impl Drop for Busy<'_> {
             self.0.writing.lock().busy = false;
             self.0.write_all_later();
         }
-    }
-}
-
-/// Lets the next merge start, however this one ends.
-struct Merging<'a>(&'a Pipeline);
-
-impl Drop for Merging<'_> {
-    fn drop(&mut self) {
-        self.0.tables.lock().merging = false;
     }
 }

@@ -2,17 +2,27 @@
 //!
 //! A [`Version`] is one immutable list, oldest table first. It is never
 //! changed: each transition ([`with_delta`](Version::with_delta),
-//! [`with_merged`](Version::with_merged)) makes a new one. This module opens
-//! no table and touches no file; readers come from above.
+//! [`with_merged`](Version::with_merged)) makes a new one. Which tables should be
+//! merged is worked out in [`plan`]. This module opens no table and touches no
+//! file; readers come from above.
+//!
+//! A merge may take a range of key groups only. What it leaves of a table is the
+//! same file under a smaller slice, in a [`TableEntry`] of its own; entries share
+//! the [`TableFile`], so that a file goes when the last of them does.
 
 pub(crate) mod merge;
+pub(crate) mod plan;
+#[cfg(test)]
+mod plan_tests;
 
+use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use crate::base::KeyGroupRange;
+use crate::base::{KeyGroup, KeyGroupRange};
 use crate::env::ReadAt;
 use crate::format::table::TableMeta;
 use crate::table::TableReader;
@@ -40,14 +50,12 @@ pub(crate) struct Stored {
     pub(crate) confirmed: bool,
 }
 
-/// One table of a version.
+/// A table file, and what this process knows of it: whatever does not depend on
+/// which of its key groups count.
 #[derive(Debug)]
-pub(crate) struct TableEntry {
+pub(crate) struct TableFile {
     /// What the table is.
     pub(crate) meta: TableMeta,
-    /// The key groups of it that belong to the shard; others in the file are
-    /// somebody else's and vanish at the next merge.
-    pub(crate) slice: KeyGroupRange,
     /// Names of the states that it holds records of, ascending.
     states: Vec<String>,
     /// Those of them whose records do not count any more.
@@ -57,8 +65,28 @@ pub(crate) struct TableEntry {
     reader: OnceLock<Arc<TableReader>>,
 }
 
+/// One table of a version: a file, and the part of it that counts.
+#[derive(Debug)]
+pub(crate) struct TableEntry {
+    /// Shared with the entries of other slices: of one that was cut by a merge,
+    /// or in older versions.
+    file: Arc<TableFile>,
+    /// The key groups of it that belong to the shard and have not been merged
+    /// into a newer table. Others in the file are not read.
+    pub(crate) slice: KeyGroupRange,
+}
+
 /// Names of states that were dropped after a table was written, ascending.
 pub(crate) type DroppedStates = Vec<String>;
+
+/// An entry is its file, seen through a slice.
+impl Deref for TableEntry {
+    type Target = TableFile;
+
+    fn deref(&self) -> &TableFile {
+        &self.file
+    }
+}
 
 impl TableEntry {
     /// A table that holds records of these states (ascending), of which some may
@@ -71,12 +99,45 @@ impl TableEntry {
         places: Places,
     ) -> Arc<Self> {
         let (dropped_states, reader) = (Mutex::default(), OnceLock::new());
-        let entry =
-            Self { meta, slice, states, dropped: dropped_states, places: places.into(), reader };
-        entry.drop_states(dropped);
-        Arc::new(entry)
+        let file =
+            TableFile { meta, states, dropped: dropped_states, places: places.into(), reader };
+        file.drop_states(dropped);
+        Arc::new(Self { file: Arc::new(file), slice })
     }
 
+    /// Its file.
+    pub(crate) fn file(&self) -> &Arc<TableFile> {
+        &self.file
+    }
+
+    /// What is left of it without `groups`: nothing, or a slice on either side.
+    fn without(&self, groups: KeyGroupRange) -> impl Iterator<Item = Arc<Self>> {
+        let (first, last) = (u32::from(self.slice.first().0), u32::from(self.slice.last().0));
+        let (from, to) = (u32::from(groups.first().0), u32::from(groups.last().0));
+        let left = (first, last.min(from.wrapping_sub(1)), from > first);
+        let right = (first.max(to + 1), last, to < last);
+        [left, right].into_iter().filter(|&(.., is_left)| is_left).map(|(first, last, _)| {
+            let range = KeyGroupRange::new(KeyGroup(first as u16), KeyGroup(last as u16));
+            let slice = range.expect("a part of a range that is not empty");
+            Arc::new(Self { file: Arc::clone(&self.file), slice })
+        })
+    }
+
+    /// How many bytes of the file its records in `groups` take, about: as if
+    /// its key groups were all of one size.
+    pub(crate) fn bytes_in(&self, groups: KeyGroupRange) -> u64 {
+        self.share_of(self.meta.bytes, groups)
+    }
+
+    /// The part of a total of the file that falls to its slice in `groups`.
+    fn share_of(&self, total: u64, groups: KeyGroupRange) -> u64 {
+        let count = self.slice.intersection(groups).map_or(0, KeyGroupRange::count);
+        let all = u128::from(self.meta.groups.count());
+        (u128::from(total) * u128::from(count)).div_ceil(all) as u64
+    }
+}
+
+impl TableFile {
     /// The states that it holds records of which do not count.
     pub(crate) fn dropped(&self) -> DroppedStates {
         self.dropped.lock().clone()
@@ -88,6 +149,11 @@ impl TableEntry {
         dropped.extend(names.iter().filter(|name| self.states.contains(name)).cloned());
         dropped.sort_unstable();
         dropped.dedup();
+    }
+
+    /// Whether records of a state in it do not count.
+    fn has_dropped(&self) -> bool {
+        !self.dropped.lock().is_empty()
     }
 
     /// Whether none of its records counts.
@@ -123,7 +189,8 @@ impl TableEntry {
     }
 }
 
-/// The tables of a shard, oldest first. For one key, a later table wins.
+/// The tables of a shard. For one key, a later table wins; the order of two that
+/// share no key group means nothing.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Version {
     tables: Arc<Vec<Arc<TableEntry>>>,
@@ -146,24 +213,60 @@ impl Version {
         Self::new(tables)
     }
 
-    /// This version with a run of neighbouring tables replaced by one (or by
-    /// none, if nothing of them was left). `None` if they are not all there,
-    /// side by side, any more.
+    /// This version with what `inputs` (in the order of age) have of `groups`
+    /// replaced by one table (or by none, if nothing of it was left); the rest of
+    /// them stays as it is.
+    ///
+    /// `None` if they are not all there any more, or if in one of the groups
+    /// another table is newer than one of them and older than another: then no one
+    /// table can stand for them.
     pub(crate) fn with_merged(
         &self,
         inputs: &[Arc<TableEntry>],
+        groups: KeyGroupRange,
         output: Option<Arc<TableEntry>>,
     ) -> Option<Self> {
-        let first = inputs.first()?;
-        let at = self.tables.iter().position(|table| Arc::ptr_eq(table, first))?;
-        let found = self.tables.get(at..at + inputs.len())?;
-        if !found.iter().zip(inputs).all(|(a, b)| Arc::ptr_eq(a, b)) {
-            return None;
+        let mut left = inputs.iter().peekable();
+        let mut tables = Vec::with_capacity(self.tables.len() + 1);
+        // What was merged of the inputs so far, and the tables since the first.
+        let mut merged: Vec<KeyGroupRange> = Vec::with_capacity(inputs.len());
+        let mut output = output;
+        for table in self.tables.iter() {
+            if left.next_if(|input| Arc::ptr_eq(input, table)).is_some() {
+                merged.push(table.slice.intersection(groups)?);
+                tables.extend(table.without(groups));
+                if left.peek().is_none() {
+                    // In the place of the newest: whatever stands between two of
+                    // them shares no group with the older one.
+                    tables.extend(output.take());
+                }
+                continue;
+            }
+            let is_newer = |merged: &KeyGroupRange| merged.intersection(table.slice).is_some();
+            if left.peek().is_some() && merged.iter().any(is_newer) {
+                return None;
+            }
+            tables.push(Arc::clone(table));
         }
-        let mut tables = self.tables[..at].to_vec();
-        tables.extend(output);
-        tables.extend_from_slice(&self.tables[at + inputs.len()..]);
-        Some(Self::new(tables))
+        (left.next().is_none() && !merged.is_empty()).then(|| Self::new(tables))
+    }
+
+    /// The files of `inputs` that are in it no more.
+    pub(crate) fn files_gone(&self, inputs: &[Arc<TableEntry>]) -> Vec<Arc<TableFile>> {
+        let mut gone: Vec<Arc<TableFile>> = Vec::new();
+        for file in inputs.iter().map(|input| input.file()) {
+            let same = |other: &Arc<TableFile>| Arc::ptr_eq(other, file);
+            if !gone.iter().any(same) && !self.tables.iter().any(|table| same(table.file())) {
+                gone.push(Arc::clone(file));
+            }
+        }
+        gone
+    }
+
+    /// The bytes of its files, each counted once.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        let bytes = self.tables.iter().map(|table| (table.meta.file, table.meta.bytes));
+        bytes.collect::<BTreeMap<_, _>>().values().sum()
     }
 
     /// Has the records of these states that are in its tables count no more: the
@@ -179,35 +282,6 @@ impl Version {
             self.tables.iter().cloned().partition(|table| table.is_dropped());
         (!dropped.is_empty()).then(|| (Self::new(kept), dropped))
     }
-
-    /// Which tables to merge so that at most `limit` are left, if there are
-    /// more: some of the newest, and older ones as long as they are no larger
-    /// than what is being merged anyway.
-    ///
-    /// Every byte is thus rewritten about once for each doubling of what lies
-    /// above it, and a version of *n* bytes has O(log *n*) tables.
-    pub(crate) fn merge_candidates(&self, limit: usize) -> Option<MergePlan> {
-        let count = self.tables.len();
-        if count <= limit.max(1) {
-            return None;
-        }
-        let mut first = count - (count - limit.max(1) + 1);
-        let mut bytes: u64 = self.tables[first..].iter().map(|table| table.meta.bytes).sum();
-        while first > 0 && self.tables[first - 1].meta.bytes <= bytes {
-            first -= 1;
-            bytes += self.tables[first].meta.bytes;
-        }
-        Some(MergePlan { inputs: self.tables[first..].to_vec(), to_the_bottom: first == 0 })
-    }
-}
-
-/// Neighbouring tables to be made one.
-#[derive(Debug)]
-pub(crate) struct MergePlan {
-    /// Oldest first.
-    pub(crate) inputs: Vec<Arc<TableEntry>>,
-    /// Nothing older lies beneath, so deletions need not be remembered.
-    pub(crate) to_the_bottom: bool,
 }
 
 #[cfg(test)]
@@ -235,34 +309,14 @@ mod tests {
     }
 
     #[test]
-    fn merging_keeps_the_number_of_tables_bounded_and_the_order_of_age() {
-        let mut version = Version::default();
-        let mut rewritten = 0;
-        for number in 0..1_000 {
-            version = version.with_delta(table(number, 1_000));
-            if let Some(plan) = version.merge_candidates(6) {
-                let bytes: u64 = plan.inputs.iter().map(|table| table.meta.bytes).sum();
-                rewritten += bytes;
-                let newest = plan.inputs.last().unwrap().meta.file.number;
-                version =
-                    version.with_merged(&plan.inputs, Some(table(newest, bytes))).expect("there");
-            }
-            assert!(version.tables().len() <= 6);
-            assert!(numbers(&version).windows(2).all(|pair| pair[0] < pair[1]));
-        }
-        let total: u64 = version.tables().iter().map(|table| table.meta.bytes).sum();
-        assert_eq!(total, 1_000 * 1_000);
-        assert!(rewritten < 12 * total, "each byte was rewritten {} times", rewritten / total);
-    }
-
-    #[test]
     fn a_merge_of_tables_that_are_gone_changes_nothing() {
         let version = Version::new(vec![table(1, 10), table(2, 10), table(3, 10)]);
         let inputs = version.tables()[..2].to_vec();
-        let merged = version.with_merged(&inputs, None).expect("both are there");
+        let all = inputs[0].slice;
+        let merged = version.with_merged(&inputs, all, None).expect("both are there");
         assert_eq!(numbers(&merged), [3]);
-        assert!(merged.with_merged(&inputs, None).is_none());
+        assert!(merged.with_merged(&inputs, all, None).is_none());
         let apart = [Arc::clone(&version.tables()[0]), Arc::clone(&version.tables()[2])];
-        assert!(version.with_merged(&apart, None).is_none());
+        assert!(version.with_merged(&apart, all, None).is_none());
     }
 }

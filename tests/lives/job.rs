@@ -322,6 +322,7 @@ impl Life {
             .background_threads(0)
             .max_parallelism(max)
             .max_tables_per_shard(1 + self.pick(5))
+            .partition_bytes([1, 700, 3_000, 32 << 20][self.pick(4)])
             .warm_up(self.rng.one_in(2))
             .open()
             .unwrap();

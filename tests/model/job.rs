@@ -167,6 +167,7 @@ impl Job {
             .background_threads(0)
             .max_parallelism(self.space.max_parallelism())
             .max_tables_per_shard(pick(&mut self.rng, &[1, 2, 3, 6]))
+            .partition_bytes(pick(&mut self.rng, &[1, 700, 3_000, 32 << 20]))
             .warm_up(self.rng.one_in(2))
             .table_options(self.scenario.table_options)
             .open()

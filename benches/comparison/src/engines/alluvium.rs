@@ -12,7 +12,6 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use ::alluvium::backend::DEFAULT_MAX_TABLES_PER_SHARD;
 use ::alluvium::format::Compression as TableCompression;
 use ::alluvium::table::TableOptions;
 use ::alluvium::{
@@ -99,11 +98,9 @@ impl<const K: usize, const V: usize> Engine<K, V> for Alluvium<K, V> {
     }
 
     fn settle(&mut self) -> Result<()> {
-        // The shard shows no work of its own but merging: too many tables.
+        // The shard has no work of its own but merging.
         let start = Instant::now();
-        while self.shard.stats().tables > DEFAULT_MAX_TABLES_PER_SHARD
-            && start.elapsed() < MERGE_PATIENCE
-        {
+        while self.shard.stats().is_merging && start.elapsed() < MERGE_PATIENCE {
             std::thread::sleep(Duration::from_millis(1));
         }
         Ok(())
