@@ -140,7 +140,7 @@ impl BackendBuilder {
     }
 
     /// How much memory the backend may use, in bytes, at least
-    /// [`MIN_BUDGET_BYTES`](crate::env::budget::MIN_BUDGET_BYTES): all shards
+    /// [`MIN_BUDGET_BYTES`]: all shards
     /// together, with their indexes and what the background needs. State may then be
     /// far larger than memory. What was not asked for lately is in tables only and is
     /// read from there, one read for a key; changes are written early when there are

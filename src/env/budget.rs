@@ -2,7 +2,7 @@
 //!
 //! One budget serves all shards of a backend. Most of it is for records and their
 //! indexes; the rest is set aside for what the background needs (copies of what
-//! changed, tables on their way, pages kept ready). A shard has an [`Account`]: it says
+//! changed, tables on their way, pages kept ready). A shard has an account: it says
 //! how much it uses, and is told how much it may. That is never less than an equal part,
 //! and more as long as the others leave theirs: a shard that sleeps is not asked to give
 //! anything up, since nobody would hear it.

@@ -379,7 +379,7 @@ impl MergePlanner {
             let from = if newest.iter().any(reaches_back) { first } else { at };
             let fits = pieces[from..=at].iter().all(|piece| {
                 let is_in = |table: &&Arc<TableEntry>| more.contains(&id(table));
-                piece.tables.iter().skip_while(|table| !is_in(table)).all(|table| is_in(table))
+                piece.tables.iter().skip_while(|table| !is_in(table)).all(is_in)
             });
             if !fits {
                 break;
