@@ -20,6 +20,8 @@
 //!    Sorting, compressing and writing come later and hold nobody up.
 //! 6. *Chores*, a few with each first touch: free retired blocks and dropped
 //!    tombstones of extracted epochs.
+//! 7. *Evict*, where memory is short ([`evict`]): let records go that tables have as
+//!    they are.
 //!
 //! A delete leaves a tombstone, so that the next delta says so; except that a
 //! record created in the current epoch, whose key is known to be absent from
@@ -431,7 +433,7 @@ impl Memtable {
     /// Ends the current epoch. Constant time: nothing is copied.
     ///
     /// # Errors
-    /// `Closed` after two billion epochs.
+    /// `Closed` after 134 million epochs.
     pub(crate) fn freeze(&mut self) -> Result<Frozen> {
         let frozen = self.epoch;
         if frozen == LAST_EPOCH {

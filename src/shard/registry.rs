@@ -23,7 +23,7 @@ use super::collections::Family;
 use super::migration::{self, Migration};
 use super::store::{StateId, StateInfo, StateSpec};
 use super::timers::{self, TimerState};
-use super::ttl;
+use super::ttl::{self, StateTtl};
 use super::warm::Wanted;
 use super::{ShardCore, StateSlot};
 
@@ -46,6 +46,7 @@ impl ShardCore {
         }
         let ttl = self.ttl_of(&spec, None);
         let meta = StateMeta { ttl: ttl.as_ref().map(|ttl| ttl.meta), ..spec.meta() };
+        let as_of_today = Self::as_of_today(&meta, &spec, ttl.as_ref())?;
         let position = self.add_state(meta, StateBase::default(), true);
         self.states[position].restored = false;
         let slot = &mut self.states[position];
@@ -53,26 +54,32 @@ impl ShardCore {
             slot.memtable.set_ttl(Arc::clone(&ttl.rule));
         }
         slot.live_by(ttl, &spec);
-        self.read_as_of_today(position, &spec)?;
+        self.read_by(position, as_of_today);
         Ok(self.id_of(position))
     }
 
-    /// Has tables and merges know how long the values of a state live that was not
-    /// restored, or whose records were all written anew.
+    /// How tables are read, and merged, of a state that was not restored, or whose
+    /// records were all written anew: nothing changes but that values expire.
     ///
     /// # Errors
     /// `Invalid` if a codec panics.
-    pub(super) fn read_as_of_today(&mut self, position: usize, spec: &StateSpec) -> Result<()> {
+    pub(super) fn as_of_today(
+        meta: &StateMeta,
+        spec: &StateSpec,
+        ttl: Option<&StateTtl>,
+    ) -> Result<Option<Arc<Migration>>> {
+        let Some(ttl) = ttl else { return Ok(None) };
+        let migration = migration::compare(meta, spec)?.living(Some(ttl.clone()));
+        Ok(Some(Arc::new(migration)))
+    }
+
+    /// Has tables read, and merged, by this from now on.
+    pub(super) fn read_by(&mut self, position: usize, migration: Option<Arc<Migration>>) {
+        let Some(migration) = migration else { return };
         let slot = &mut self.states[position];
-        if slot.ttl.is_none() {
-            return Ok(());
-        }
-        let migration = migration::compare(&slot.meta, spec)?.living(slot.ttl.clone());
-        let migration = Arc::new(migration);
         slot.base.set_migration(Arc::clone(&migration));
         self.migrations.add(&migration);
-        Arc::make_mut(&mut self.registered).insert(spec.name.clone(), migration);
-        Ok(())
+        Arc::make_mut(&mut self.registered).insert(slot.meta.name.clone(), migration);
     }
 
     /// The number of a state at a position, for those who call.

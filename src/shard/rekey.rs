@@ -151,6 +151,7 @@ impl ShardCore {
         move_all()
             .map_err(|error: Error| error.at(format_args!("re-keying state {:?}", spec.name)))?;
 
+        let as_of_today = Self::as_of_today(&spec.meta(), &spec, ttl.as_ref())?;
         let slot = &mut self.states[position];
         slot.meta = spec.meta();
         slot.live_by(ttl, &spec);
@@ -161,7 +162,7 @@ impl ShardCore {
         self.note_meta(position);
         self.set_timers(position, moved.timers);
         self.forget_what_is_frozen(&spec.name);
-        self.read_as_of_today(position, &spec)?;
+        self.read_by(position, as_of_today);
         Ok(self.id_of(position))
     }
 
