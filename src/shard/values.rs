@@ -202,13 +202,12 @@ impl ShardCore {
             self.slot(state)?.memtable.look_at_clock();
         }
         let hints = Self::prefetch(self.memtable::<TIMED>(state)?, keys, key_of);
-        let moves = if TIMED { self.memtable::<TIMED>(state)?.moves() } else { 0 };
+        let moves = self.memtable::<TIMED>(state)?.moves();
         for (at, (key, &(hash, hint))) in keys.iter().zip(&hints).enumerate() {
             let (group, key, namespace) = key_of(key).parts();
             let memtable = &*self.memtable::<TIMED>(state)?;
-            // Nothing is given back by a read, so hints stay good; unless what has
-            // expired goes, or a read renews.
-            let moved = TIMED && memtable.moves() != moves;
+            // A read gives back what has expired, or what is evicted to make room.
+            let moved = memtable.moves() != moves;
             let hint = if moved { memtable.hint_again(hash) } else { hint };
             match memtable.hit_at_hand::<TIMED>(hint, group, key, namespace) {
                 Some(hit) => {

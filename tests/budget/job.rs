@@ -19,10 +19,14 @@ pub(crate) struct Job {
 
 impl Job {
     pub(crate) fn open(env: &SimEnv, handle: Option<SnapshotHandle>) -> Self {
+        Self::with_budget(env, handle, BUDGET_BYTES)
+    }
+
+    pub(crate) fn with_budget(env: &SimEnv, handle: Option<SnapshotHandle>, bytes: u64) -> Self {
         let backend = Backend::builder("/node")
             .env(Arc::new(env.clone()))
             .background_threads(0)
-            .memory_budget_bytes(BUDGET_BYTES)
+            .memory_budget_bytes(bytes)
             .open()
             .unwrap();
         let groups = MaxParallelism::DEFAULT.all_groups();
