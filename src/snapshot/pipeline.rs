@@ -414,6 +414,10 @@ impl Pipeline {
         let written = self.write_waiting(|| promise.check_cancelled());
         match &written {
             Ok(()) => self.publish_view(Ok(())),
+            // Nobody waits for the snapshot any more, but memory does for its delta.
+            Err(_) if promise.is_cancelled() && self.views.are_wanted() => {
+                self.publish_view(self.write_waiting(|| Ok(())));
+            }
             Err(_) if promise.is_cancelled() => {}
             Err(error) => self.publish_view(Err(Error::new(error.kind(), error))),
         }

@@ -1,8 +1,8 @@
 //! A disk that is full or fails while memory is short.
 
-use alluvium::ErrorKind;
 use alluvium::env::SimEnv;
 use alluvium::env::sim::{FaultError, FaultKind};
+use alluvium::{ErrorKind, SnapshotId};
 
 use crate::job::Job;
 
@@ -53,6 +53,29 @@ fn a_full_disk_is_told_when_memory_is_full_and_work_goes_on_when_it_has_room() {
             assert_eq!(job.get(key).unwrap().as_deref(), Some(&VALUE[..]), "key {key}");
         }
         assert_eq!(job.get(refused + 5_000).unwrap(), None);
+    }
+}
+
+/// What a snapshot that was given up had frozen is still to be written, or memory would
+/// be full of it for ever.
+#[test]
+fn a_cancelled_snapshot_keeps_no_memory() {
+    let env = SimEnv::new(1);
+    let mut job = Job::open(&env, None);
+    let mut key = 0;
+    for id in 1..=20 {
+        // Less than is written early, so that cancelled snapshots have all of it.
+        for _ in 0..80 {
+            job.put(key, &VALUE).unwrap();
+            key += 1;
+        }
+        let ticket = job.shard.snapshot(SnapshotId(id), b"").unwrap();
+        ticket.cancel();
+        assert!(ticket.wait().is_err());
+        job.shard.notify_aborted(SnapshotId(id));
+    }
+    for id in 0..key {
+        assert_eq!(job.get(id).unwrap().as_deref(), Some(&VALUE[..]), "key {id}");
     }
 }
 
