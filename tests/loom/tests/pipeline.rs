@@ -75,8 +75,7 @@ impl Pipeline {
             let Some(extracted) = lock(&self.extracting).pop_front() else { return };
             lock(&self.writing).queue.push_back(extracted);
         }
-        let this = Arc::clone(self);
-        self.executor.spawn(Priority::Normal, move || this.write_all());
+        self.write_all_later();
     }
 
     fn write_all(self: &Arc<Self>) {
@@ -116,6 +115,31 @@ impl Pipeline {
     /// threads during a real panic.
     fn unwind(self: &Arc<Self>) {
         lock(&self.writing).busy = false;
+        self.write_all_later();
+    }
+
+    /// What failed before is tried again, which here is nothing.
+    fn write_again(self: &Arc<Self>) {
+        // Whoever is at it has tried since.
+        {
+            let mut writing = lock(&self.writing);
+            if writing.busy {
+                return;
+            }
+            writing.busy = true;
+        }
+        self.executor.breathe(Priority::Normal);
+        let more = {
+            let mut writing = lock(&self.writing);
+            writing.busy = false;
+            !writing.queue.is_empty()
+        };
+        if more {
+            self.write_all_later();
+        }
+    }
+
+    fn write_all_later(self: &Arc<Self>) {
         let this = Arc::clone(self);
         self.executor.spawn(Priority::Normal, move || this.write_all());
     }
@@ -177,6 +201,21 @@ fn a_panic_while_one_is_written_strands_no_other() {
     });
 }
 
+/// A snapshot may be extracted while what failed before is written once more.
+#[test]
+fn who_writes_again_strands_no_snapshot() {
+    check(2, || {
+        let (executor, threads) = Executor::start(&LoomEnv, "loom", 1).unwrap();
+        let pipeline = Pipeline::new(&executor, None);
+        let again = Arc::clone(&pipeline);
+        let other = thread::spawn(move || again.write_again());
+        finishes(&pipeline.submit(1));
+        other.join().unwrap();
+        assert_eq!(*lock(&pipeline.finished), [1]);
+        drop(threads);
+    });
+}
+
 #[test]
 fn closing_settles_every_snapshot_wherever_it_is() {
     check(2, || {
@@ -212,8 +251,11 @@ fn the_model_is_like_the_source() {
     };
     for (start, end) in [
         ("spawn_quietly(Priority::Urgent", "ticket\n"),
-        ("queue.push_back(extracted)", "this.write_all());"),
-        ("fn write_all", "let Some(extracted) = next else { return };"),
+        ("queue.push_back(extracted)", "self.write_all_later();"),
+        ("fn write_all(", "let Some(extracted) = next else { return };"),
+        ("fn write_all_later(", "this.write_all());"),
+        ("// Whoever is at it has", "writing.busy = true;"),
+        ("let more = {", "self.write_all_later();"),
     ] {
         let (model, source) = (part(model, start, end), part(source, start, end));
         assert_eq!(model, source, "bring the model in line with what has changed");
