@@ -124,7 +124,8 @@ impl BackendBuilder {
     /// one that is larger has a table of its own.
     ///
     /// Larger: fewer files. Smaller: a large state whose changes are small is merged
-    /// in more, smaller steps, so that snapshots are more alike. At least 1.
+    /// in more, smaller steps, so that snapshots are more alike. At least 1; with a
+    /// [memory budget](Self::memory_budget_bytes) at most a quarter of that.
     /// Default: [`DEFAULT_PARTITION_BYTES`].
     pub fn partition_bytes(mut self, bytes: u64) -> Self {
         self.partition_bytes = bytes.max(1);
@@ -140,9 +141,9 @@ impl BackendBuilder {
     }
 
     /// How much memory the backend may use, in bytes, at least
-    /// [`MIN_BUDGET_BYTES`]: all shards
-    /// together, with their indexes and what the background needs. State may then be
-    /// far larger than memory. What was not asked for lately is in tables only and is
+    /// [`MIN_BUDGET_BYTES`]: all shards together, with their indexes and what the
+    /// background needs. Timers and operator states must fit. State may then be far
+    /// larger than memory. What was not asked for lately is in tables only and is
     /// read from there, one read for a key; changes are written early when there are
     /// many; if writing does not keep up, operations wait for it.
     ///

@@ -110,14 +110,14 @@ impl Memtable {
         for _ in 0..buckets {
             self.prefetch_ahead();
             let mut slots = [None; MOST_IN_BUCKET];
-            for (at, slot) in slots.iter_mut().zip(self.index.slots_at(self.sweep_state.hand)) {
+            for (at, slot) in slots.iter_mut().zip(self.index.slots_at(self.eviction.hand)) {
                 *at = Some(slot);
             }
             for (slot, addr) in slots.into_iter().flatten() {
                 evicted.records += self.consider(durable, slot, addr);
             }
-            let (hand, came_round) = self.index.after(self.sweep_state.hand);
-            self.sweep_state.hand = hand;
+            let (hand, came_round) = self.index.after(self.eviction.hand);
+            self.eviction.hand = hand;
             evicted.bytes = before.saturating_sub(self.arena.bytes().used);
             evicted.came_round = came_round;
             if came_round || evicted.bytes >= bytes {
@@ -132,7 +132,7 @@ impl Memtable {
     }
 
     fn prefetch_ahead(&self) {
-        let mut hand = self.sweep_state.hand;
+        let mut hand = self.eviction.hand;
         for _ in 0..AHEAD {
             hand = self.index.after(hand).0;
         }
@@ -189,13 +189,13 @@ impl Memtable {
             (namespace, Part::Small | Part::Root) => {
                 let group = self.arena.header(block).group();
                 let (key_len, namespace_len) = (key.len(), namespace.len());
-                let mut names = std::mem::take(&mut self.sweep_state.names);
+                let mut names = std::mem::take(&mut self.eviction.names);
                 names.clear();
                 names.extend_from_slice(&self.arena.key_and_namespace(block).0[..key_len]);
                 names.extend_from_slice(&self.arena.key_and_namespace(block).1[..namespace_len]);
                 let (key, namespace) = names.split_at(key_len);
                 let gone = self.evict_map(durable, group, key, namespace);
-                self.sweep_state.names = names;
+                self.eviction.names = names;
                 gone
             }
         }

@@ -176,7 +176,7 @@ pub(crate) struct Memtable {
     /// The last epoch whose changes are in the tables that its owner reads, if that
     /// counts: nothing that is not may be forgotten then.
     durable: Option<Epoch>,
-    sweep_state: Sweep,
+    eviction: Sweep,
     /// Whether a record may be in another group than its key's hash says.
     groups_are_given: bool,
     holds: Holds,
@@ -217,7 +217,7 @@ impl Memtable {
             below,
             is_partial: false,
             durable: None,
-            sweep_state: Sweep::default(),
+            eviction: Sweep::default(),
             groups_are_given: false,
             holds: Holds::Values,
             sweep: 0,

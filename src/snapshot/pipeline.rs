@@ -264,6 +264,7 @@ impl Pipeline {
             }
             writing.busy = true;
         }
+        let _busy = Busy(self);
         let written = self.write_waiting(|| Ok(()));
         self.publish_view(written);
         let more = {

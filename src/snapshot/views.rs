@@ -73,10 +73,8 @@ impl Views {
 pub(crate) struct ShardTables(Arc<Pipeline>);
 
 impl Pipeline {
-    /// From now on there are views of the tables, the first at once.
-    ///
-    /// # Errors
-    /// `Unavailable` or `Corrupt` if a table cannot be opened.
+    /// From now on there are views of the tables, the first, of those that the shard
+    /// was restored from, at once.
     pub(crate) fn spilling(self: &Arc<Self>, base: Vec<BaseTable>) -> ShardTables {
         self.views().wanted.store(true, Ordering::Relaxed);
         self.views().publish(Ok((0, base)));

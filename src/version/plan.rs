@@ -24,9 +24,9 @@
 //! 4. All this goes in *steps*. Each takes a range of key groups in which it reads
 //!    up to `partition_bytes`, never less than one group, and makes one table. What
 //!    it leaves of a table on either side is a smaller slice of the same file.
-//! 5. Every published snapshot grants [`RATION`] times the bytes of its delta (or of
-//!    the usual one, if that is larger), and at least a quarter of a partition. A
-//!    step is taken when what was granted covers what it reads; what it writes is
+//! 5. Every published snapshot, and every early write, grants [`RATION`] times the
+//!    bytes of its delta (or of the usual one, if that is larger), and at least a
+//!    quarter of a partition. A step is taken when what was granted covers what it reads; what it writes is
 //!    taken off again. Up to half of a grant goes to what 3. does during a cycle, and
 //!    the rest leaves a quarter for it, so that neither waits for the other for ever.
 //!    Grants are saved up, but no more than one, or one and a half partitions, so that
@@ -242,7 +242,7 @@ impl MergePlanner {
         self.delta_bytes += bytes;
     }
 
-    /// A snapshot was published: everything in the version has been uploaded.
+    /// A snapshot was published, or changes were written early, which the next one has.
     pub(crate) fn published(&mut self) {
         let bytes = std::mem::take(&mut self.delta_bytes);
         let usual = self.usual_bytes.map_or(bytes, |usual| usual.midpoint(bytes));
