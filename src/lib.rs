@@ -80,6 +80,7 @@
 pub mod backend;
 pub mod base;
 pub mod codec;
+pub mod coordinator;
 pub mod env;
 pub mod format;
 mod memtable;

@@ -40,10 +40,9 @@
 //! of the manifest, and slices of the same table do not overlap. Where a location
 //! points, and whether it may, is for the store to judge.
 
-use std::fmt::Display;
-
 use super::envelope::Envelope;
 use super::operator_state::{self, MAX_OPERATOR_STATES, MIN_OPERATOR_STATE_BYTES, OperatorState};
+use super::promise::{Broken, broken, check_len};
 use super::properties::{
     decode_groups, decode_max_parallelism, decode_time, encode_groups, encode_max_parallelism,
     encode_time,
@@ -187,7 +186,7 @@ impl Manifest {
     /// # Errors
     /// `Invalid` if it breaks one of the promises in the module's head.
     pub fn encode(&self) -> Result<Vec<u8>> {
-        self.check().map_err(|broken| broken.error(ErrorKind::Invalid))?;
+        self.check().map_err(|broken| broken.error(ErrorKind::Invalid, "manifest"))?;
         ENVELOPE.seal(|out| {
             out.extend_from_slice(&self.snapshot.0.to_le_bytes());
             out.extend_from_slice(&self.created_unix_ms.to_le_bytes());
@@ -267,7 +266,7 @@ impl Manifest {
             operator_states,
             user_meta,
         };
-        manifest.check().map_err(|broken| broken.error(ErrorKind::Corrupt))?;
+        manifest.check().map_err(|broken| broken.error(ErrorKind::Corrupt, "manifest"))?;
         Ok(manifest)
     }
 
@@ -450,42 +449,6 @@ fn check_dropped(dropped: &[String]) -> Result<(), Broken> {
             broken("dropped states of a table", "each once, ascending", found)
         }
         None => Ok(()),
-    }
-}
-
-/// A promise that a manifest does not keep.
-pub(super) struct Broken {
-    what: &'static str,
-    expected: String,
-    found: String,
-}
-
-impl Broken {
-    fn error(self, kind: ErrorKind) -> Error {
-        Error::new(kind, format_args!("manifest contradicts itself: {}", self.what))
-            .expected(self.expected)
-            .found(self.found)
-    }
-}
-
-pub(super) fn broken<T>(
-    what: &'static str,
-    expected: impl Display,
-    found: impl Display,
-) -> Result<T, Broken> {
-    Err(Broken { what, expected: expected.to_string(), found: found.to_string() })
-}
-
-pub(super) fn check_len(
-    what: &'static str,
-    len: usize,
-    least: usize,
-    most: usize,
-) -> Result<(), Broken> {
-    if (least..=most).contains(&len) {
-        Ok(())
-    } else {
-        broken(what, format_args!("{least} to {most}"), len)
     }
 }
 

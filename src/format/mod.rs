@@ -13,6 +13,8 @@
 //! operator    states that a subtask keeps beside its keys
 //! manifest    which tables make a shard's snapshot
 //! handle      how to find and recognise a manifest
+//! checkpoint  the handles of all shards of a job, and what it cost
+//! journal     what the coordinator of a job remembers
 //! ```
 //!
 //! Nothing here reads or writes a file: the layouts work on byte slices, so
@@ -30,20 +32,25 @@
 //! - Reserved bytes are written as zero and must be zero.
 
 pub mod block;
+pub mod checkpoint;
 pub mod collection;
 pub mod envelope;
 pub mod filter;
 pub mod frame;
 pub mod handle;
 pub mod index;
+pub mod journal;
 pub mod manifest;
 pub mod operator_state;
+mod promise;
 pub mod properties;
 pub mod table;
 
+pub use checkpoint::{Checkpoint, CheckpointKind, ShardAck, ShardCosts, ShardPart, StoredFile};
 pub use collection::Placement;
 pub use frame::Compression;
 pub use handle::SnapshotHandle;
+pub use journal::{CheckpointRef, JournalEntry, Outcome, Pin, SavepointRef};
 pub use manifest::{Manifest, StateKind, StateMeta, TableRef, TtlMeta};
 pub use operator_state::{Items, OperatorPart, OperatorState, OperatorStateMode};
 pub use table::TableMeta;

@@ -23,7 +23,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::manifest::{Broken, broken, check_len, encode_bytes};
+use super::manifest::encode_bytes;
+use super::promise::{Broken, broken, check_len};
 use crate::base::limits::{MAX_KEY_BYTES, MAX_STATE_NAME_BYTES, MAX_VALUE_BYTES};
 use crate::base::{Error, Result};
 use crate::codec::{MAX_CODEC_NAME_BYTES, MAX_SCHEMA_DETAIL_BYTES, Reader, Schema, varint};

@@ -41,6 +41,7 @@ use crate::base::{Error, FileId, KeyGroupRange, MaxParallelism, Result, Snapshot
 use crate::env::budget::MemoryBudget;
 use crate::env::executor::{Executor, Priority};
 use crate::env::{Env, ReadAt};
+use crate::format::checkpoint::StoredFile;
 use crate::format::handle::SnapshotHandle;
 use crate::format::manifest::{Manifest, StateMeta, TableRef};
 use crate::format::table::TableMeta;
@@ -437,6 +438,7 @@ impl Pipeline {
             records_new,
             raw_bytes_new,
             tables: published.tables,
+            files: published.files,
         });
         match &result {
             Ok(report) => tracing::debug!(
@@ -528,6 +530,10 @@ impl Pipeline {
             uploaded.iter().map(|table| (table.meta.file, table.meta.bytes)).collect();
         let tables_bytes: u64 = files.values().sum();
         let tables = uploaded.len();
+        let mut stored: Vec<_> = uploaded
+            .iter()
+            .map(|table| StoredFile { location: table.location.clone(), bytes: table.meta.bytes })
+            .collect();
         let manifest = self.manifest(about, metas, operator, uploaded);
         let bytes = manifest.encode()?;
         let config = &self.config;
@@ -540,6 +546,9 @@ impl Pipeline {
         );
         let location = config.sink.put_manifest(&name, &bytes)?;
         let handle = SnapshotHandle::new(&manifest, &bytes, &config.sink.identity(), &location)?;
+        stored.push(StoredFile { location, bytes: bytes.len() as u64 });
+        stored.sort_unstable();
+        stored.dedup();
         let mut tables_now = self.tables.lock();
         tables_now.merging.published();
         tables_now.unconfirmed.insert(snapshot, version);
@@ -551,6 +560,7 @@ impl Pipeline {
             bytes_new: uploaded_bytes + bytes.len() as u64,
             bytes_total: tables_bytes + bytes.len() as u64,
             tables,
+            files: stored.into(),
         })
     }
 
@@ -737,6 +747,7 @@ struct Published {
     bytes_new: u64,
     bytes_total: u64,
     tables: usize,
+    files: Arc<[StoredFile]>,
 }
 
 fn contents(meta: &TableMeta) -> Contents {

@@ -96,16 +96,25 @@ pub trait SnapshotSource: Send + Sync + fmt::Debug {
 }
 
 /// Keeps snapshots in an [`ObjectStore`]: tables as `tables/NAME`, manifests as
-/// `manifests/NAME`.
+/// `manifests/NAME`, in a folder if one is given. Locations are those of the whole
+/// store, so that what is new in one folder may refer to what lies in another.
 #[derive(Clone, Debug)]
 pub struct StoreSink {
     store: Arc<dyn ObjectStore>,
+    /// Empty, or ends with a slash.
+    folder: Arc<str>,
 }
 
 impl StoreSink {
     /// A sink and source over `store`.
     pub fn new(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store }
+        Self { store, folder: "".into() }
+    }
+
+    /// A sink that puts what is new into a folder of `store`, and a source of all of
+    /// it.
+    pub fn in_folder(store: Arc<dyn ObjectStore>, folder: &ObjectName) -> Self {
+        Self { store, folder: format!("{folder}/").into() }
     }
 
     /// Puts something by `create`, or finds that it is there already: after a
@@ -152,7 +161,7 @@ impl SnapshotSink for StoreSink {
         table: &TableUpload<'_>,
         keep_going: &mut dyn FnMut(u64) -> bool,
     ) -> Result<String> {
-        let name = ObjectName::new(format!("tables/{}", table.name))?;
+        let name = ObjectName::new(format!("{}tables/{}", self.folder, table.name))?;
         self.put(&name, &table.contents, || match table.local {
             Some(path) => self.store.create_from_file(&name, path, &table.contents, keep_going),
             None => self.store.create_from_source(&name, table.bytes, &table.contents, keep_going),
@@ -166,7 +175,7 @@ impl SnapshotSink for StoreSink {
     }
 
     fn put_manifest(&self, name: &str, bytes: &[u8]) -> Result<String> {
-        let name = ObjectName::new(format!("manifests/{name}"))?;
+        let name = ObjectName::new(format!("{}manifests/{name}", self.folder))?;
         self.put(&name, &Contents::of(bytes), || self.store.create(&name, bytes))?;
         Ok(name.as_str().to_owned())
     }

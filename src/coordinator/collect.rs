@@ -1,0 +1,348 @@
+//! Deleting what nobody needs: the one place of the engine that deletes in a store.
+//!
+//! A checkpoint goes in two phases. First the journal says that it is *retired*: nobody
+//! can restore it from then on. Then, if nobody pinned it before that, the files go that
+//! only it needed, tables first, since the manifests say which they are; last its
+//! metadata; and then the journal forgets it. A coordinator that crashes in between
+//! leaves a retired checkpoint, and the next one goes on.
+//!
+//! # When a file may go
+//!
+//! A shard may name in its next snapshot whatever it has uploaded and not merged since,
+//! even for a checkpoint that was given up. But a snapshot names *all* tables that the
+//! shard has, and those of a shard finish in order. So what was uploaded for snapshot
+//! *n* and is not needed by a completed checkpoint *m* > *n* will never be named again:
+//! until there is such an *m*, files of this epoch are *loose* and stay. Files of earlier
+//! epochs can only be named by snapshots that were restored from a checkpoint which is
+//! kept: what no kept one needs, goes at once. A fenced coordinator that is still
+//! deleting deletes nothing else, for the same reason.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use super::registry::{Holder, Registry, Released};
+use super::view::{self, JobView, files_of};
+use super::{Coordinator, journal, layout};
+use crate::base::{Error, ErrorKind, Result, SnapshotId};
+use crate::format::checkpoint::StoredFile;
+use crate::format::journal::CheckpointRef;
+use crate::object::{ObjectName, ObjectStore};
+use crate::restore::read_manifest;
+use crate::snapshot::sink::StoreSink;
+
+/// What a call of [`Coordinator::collect`] did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Collected {
+    /// Objects that were deleted.
+    pub deleted: usize,
+    /// Whether nothing is left that could be deleted now.
+    pub is_done: bool,
+    /// Files that are not needed and may yet be named by a snapshot.
+    pub loose: usize,
+    /// Retired checkpoints that somebody reads.
+    pub pinned: usize,
+}
+
+/// What is on its way out.
+#[derive(Default)]
+pub(super) struct Garbage {
+    /// Nobody can restore them any more; whether somebody reads them is to be seen.
+    retired: VecDeque<CheckpointRef>,
+    going: Vec<Going>,
+    /// Files, each with the last snapshot that may have uploaded it.
+    loose: BTreeMap<Arc<str>, SnapshotId>,
+    /// Names of objects to be deleted.
+    trash: Vec<Arc<str>>,
+    /// What earlier epochs left behind was looked for.
+    swept: bool,
+    /// Why nothing may be deleted.
+    unknown: Option<Arc<Error>>,
+}
+
+/// A retired checkpoint whose files are being deleted.
+struct Going {
+    reference: CheckpointRef,
+    /// In the reverse of the order in which they go.
+    files: Vec<Arc<str>>,
+}
+
+impl Garbage {
+    pub(super) fn retire(&mut self, retired: impl IntoIterator<Item = CheckpointRef>) {
+        self.retired.extend(retired);
+    }
+
+    /// Files that snapshots up to this one may have uploaded, and that nobody needs.
+    pub(super) fn add_loose(&mut self, snapshot: SnapshotId, files: Vec<Released>) {
+        for Released { location, .. } in files {
+            let mark = self.loose.entry(location).or_insert(snapshot);
+            *mark = (*mark).max(snapshot);
+        }
+    }
+
+    pub(super) fn add_trash(&mut self, name: &str) {
+        self.trash.push(name.into());
+    }
+
+    /// A checkpoint of this epoch is complete.
+    pub(super) fn completed(&mut self, id: SnapshotId) {
+        let trash = &mut self.trash;
+        self.loose.retain(|location, mark| {
+            let stays = *mark >= id;
+            if !stays {
+                trash.push(Arc::clone(location));
+            }
+            stays
+        });
+    }
+}
+
+impl Coordinator {
+    /// Why nothing is deleted, if so: a checkpoint that is kept could not be read when
+    /// the coordinator was opened, so nobody knows which files it needs.
+    pub fn deletes_nothing(&self) -> Option<&Error> {
+        self.garbage.unknown.as_deref()
+    }
+
+    /// Reads which files the checkpoints in the journal need.
+    pub(super) fn learn_files(&mut self) {
+        let entry = self.seen.clone();
+        for reference in entry.kept() {
+            if let Err(error) = self.learn(reference) {
+                tracing::error!(
+                    job = self.layout.root(), checkpoint = reference.id.0, %error,
+                    "a checkpoint that is kept cannot be read; no files are deleted"
+                );
+                self.garbage.unknown = Some(Arc::new(error));
+            }
+        }
+        for reference in &entry.retired {
+            // What is missing of it has gone already; what cannot be read for another
+            // reason is tried again by the next coordinator.
+            match self.learn(reference) {
+                Ok(()) => self.garbage.retired.push_back(reference.clone()),
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    self.garbage.retired.push_back(reference.clone());
+                }
+                Err(error) => self.garbage.unknown = Some(Arc::new(error)),
+            }
+        }
+    }
+
+    fn learn(&mut self, reference: &CheckpointRef) -> Result<()> {
+        let holder = Holder::Completed(reference.location.clone());
+        if self.registry.knows(&holder) {
+            return Ok(());
+        }
+        self.registry.hold(&holder, [(&*reference.location, reference.bytes)]);
+        let checkpoint = view::read_checkpoint(&*self.store, reference)?;
+        let source = StoreSink::new(Arc::clone(&self.store));
+        let mut outcome = Ok(());
+        for shard in &checkpoint.shards {
+            match read_manifest(&source, &shard.handle) {
+                Ok(manifest) => {
+                    let files = files_of(&manifest, &shard.handle);
+                    hold_all(&mut self.registry, &holder, &files);
+                }
+                // The others' files are known all the same.
+                Err(error) => outcome = Err(error),
+            }
+        }
+        outcome
+    }
+
+    /// Deletes up to `limit` objects that nobody needs.
+    ///
+    /// # Errors
+    /// `Closed` if another coordinator has taken over; `Unavailable` if the store fails:
+    /// what is left is tried again by the next call.
+    pub fn collect(&mut self, limit: usize) -> Result<Collected> {
+        self.settle()?;
+        let mut collected = Collected::default();
+        if self.garbage.unknown.is_some() {
+            return Ok(Collected { is_done: true, ..collected });
+        }
+        if !self.garbage.swept {
+            self.look_for_leftovers()?;
+            self.garbage.swept = true;
+        }
+        collected.pinned = self.release_retired()?;
+        while collected.deleted < limit {
+            let Some(name) = self.next_to_go() else { break };
+            if self.registry.is_held(&name) {
+                self.gone();
+                continue;
+            }
+            let object = ObjectName::new(&*name).map_err(|error| {
+                Error::corrupt("a checkpoint names something that cannot be an object")
+                    .source(error)
+            })?;
+            self.store.remove(&object)?;
+            self.gone();
+            collected.deleted += 1;
+        }
+        self.forget_those_gone()?;
+        collected.loose = self.garbage.loose.len();
+        collected.is_done = self.next_to_go().is_none();
+        Ok(collected)
+    }
+
+    /// Looks for files of this epoch that nobody needs, such as those of shards that
+    /// failed before they could acknowledge anything. They go when a checkpoint that
+    /// begins from now on is complete. Lists all objects of the epoch.
+    ///
+    /// # Errors
+    /// `Unavailable` if the store cannot be read.
+    pub fn sweep(&mut self) -> Result<usize> {
+        let prefix = format!("{}/", self.layout.epoch(self.epoch()));
+        let files = self.store.list(&prefix)?;
+        let unknown = files.iter().filter(|name| !self.registry.is_held(name.as_str()));
+        let unknown: Vec<_> =
+            unknown.map(|name| Released { location: name.as_str().into(), bytes: 0 }).collect();
+        let found = unknown.len();
+        self.garbage.add_loose(SnapshotId(self.next_id.0.saturating_sub(1)), unknown);
+        Ok(found)
+    }
+
+    /// What earlier epochs left behind.
+    fn look_for_leftovers(&mut self) -> Result<()> {
+        let (epoch, layout) = (self.epoch(), &self.layout);
+        let files = self.store.list(&layout.epochs())?;
+        let old_files = files
+            .iter()
+            .filter(|name| layout.epoch_of_file(name.as_str()).is_some_and(|of| of < epoch));
+        let metas = self.store.list(&layout.checkpoints())?;
+        let old_metas = metas
+            .iter()
+            .filter(|name| layout.epoch_of_checkpoint(name).is_some_and(|of| of < epoch));
+        let left = old_files.chain(old_metas).filter(|name| !self.registry.is_held(name.as_str()));
+        self.garbage.trash.extend(left.map(|name| Arc::from(name.as_str())));
+        Ok(())
+    }
+
+    /// Gives up the files of retired checkpoints that nobody reads. Returns how many
+    /// somebody does.
+    fn release_retired(&mut self) -> Result<usize> {
+        let mut pinned = 0;
+        for _ in 0..self.garbage.retired.len() {
+            let Some(reference) = self.garbage.retired.pop_front() else { break };
+            let own_and_last =
+                reference.epoch == self.epoch() && self.last_completed <= Some(reference.id);
+            if own_and_last || self.base.as_ref() == Some(&reference) {
+                self.garbage.retired.push_back(reference);
+                continue;
+            }
+            let pins = match self.store.list(&self.layout.pins_of(&reference)) {
+                Ok(pins) => pins,
+                Err(error) => {
+                    self.garbage.retired.push_back(reference);
+                    return Err(error);
+                }
+            };
+            if !pins.is_empty() {
+                pinned += 1;
+                self.garbage.retired.push_back(reference);
+                continue;
+            }
+            let holder = Holder::Completed(reference.location.clone());
+            let released = self.registry.release(&holder);
+            let root = self.layout.epochs();
+            // What another job wrote is that job's.
+            let own = |file: &&Released| {
+                file.location.starts_with(&root) || *file.location == *reference.location
+            };
+            let mut files: Vec<Arc<str>> =
+                released.iter().filter(own).map(|file| Arc::clone(&file.location)).collect();
+            // The metadata goes last, before it manifests, first of all tables.
+            let rank = |name: &Arc<str>| match () {
+                () if **name == *reference.location => 0,
+                () if name.contains("/manifests/") => 1,
+                () => 2,
+            };
+            files.sort_by(|a, b| (rank(a), a).cmp(&(rank(b), b)));
+            self.garbage.going.push(Going { reference, files });
+        }
+        Ok(pinned)
+    }
+
+    fn next_to_go(&self) -> Option<Arc<str>> {
+        let of_retired = self.garbage.going.iter().find_map(|going| going.files.last());
+        of_retired.or_else(|| self.garbage.trash.last()).cloned()
+    }
+
+    /// The object that `next_to_go` named has gone.
+    fn gone(&mut self) {
+        match self.garbage.going.iter_mut().find(|going| !going.files.is_empty()) {
+            Some(going) => going.files.pop(),
+            None => self.garbage.trash.pop(),
+        };
+    }
+
+    /// Has the journal forget retired checkpoints of which nothing is left.
+    fn forget_those_gone(&mut self) -> Result<()> {
+        let gone: Vec<CheckpointRef> = self
+            .garbage
+            .going
+            .iter()
+            .filter(|going| going.files.is_empty())
+            .map(|going| going.reference.clone())
+            .collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.append(|entry| entry.retired.retain(|reference| !gone.contains(reference)))?;
+        self.garbage.going.retain(|going| !going.files.is_empty());
+        Ok(())
+    }
+}
+
+fn hold_all(registry: &mut Registry, holder: &Holder, files: &[StoredFile]) {
+    registry.hold(holder, files.iter().map(|file| (&*file.location, file.bytes)));
+}
+
+/// An object that no checkpoint of its job needs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Orphan {
+    /// Its name.
+    pub name: ObjectName,
+    /// Whether it may be deleted at once: it is of an epoch that is over. Those of the
+    /// present epoch may be files of a checkpoint under way.
+    pub is_old: bool,
+}
+
+/// The objects of a job that none of its checkpoints needs, for tools. The job may run
+/// meanwhile: what is [old](Orphan::is_old) is never needed again.
+///
+/// # Errors
+/// `Unavailable` if the store cannot be read; `Corrupt` if a checkpoint that is kept
+/// cannot: then nobody knows what it needs.
+pub fn orphans(store: &Arc<dyn ObjectStore>, job: &str) -> Result<Vec<Orphan>> {
+    let Some(view) = JobView::open(Arc::clone(store), job)? else { return Ok(Vec::new()) };
+    let mut needed = BTreeSet::new();
+    for reference in view.entry().kept().chain(&view.entry().retired) {
+        match view.files(reference) {
+            Ok(files) => needed.extend(files.into_iter().map(|file| file.location)),
+            // What is retired may be gone in part; the coordinator sees to the rest.
+            Err(error) if view.entry().retired.contains(reference) => {
+                tracing::debug!(%error, "a retired checkpoint is not whole any more");
+                needed.insert(reference.location.clone());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let layout = layout::Layout::new(job)?;
+    let names = [store.list(&layout.epochs())?, store.list(&layout.checkpoints())?].concat();
+    // What was completed while all this was read is needed, too.
+    let now = journal::read_last(&**store, &layout)?;
+    let epoch = now.as_ref().map_or(0, |entry| entry.epoch.min(view.entry().epoch));
+    let mut orphans = Vec::new();
+    for name in names {
+        let of = layout.epoch_of_file(name.as_str()).or_else(|| layout.epoch_of_checkpoint(&name));
+        if let Some(of) = of
+            && !needed.contains(name.as_str())
+        {
+            orphans.push(Orphan { name, is_old: of < epoch });
+        }
+    }
+    Ok(orphans)
+}

@@ -1,0 +1,142 @@
+//! Where the objects of a job are.
+//!
+//! ```text
+//! jobs/JOB/journal/NUMBER                  what the coordinator remembers; the last counts
+//! jobs/JOB/checkpoints/ID-EPOCH            metadata of a checkpoint
+//! jobs/JOB/epochs/EPOCH/tables/FILE.table  what shards wrote in that life of the coordinator
+//! jobs/JOB/epochs/EPOCH/manifests/...
+//! jobs/JOB/pins/ID-EPOCH-RANDOM            somebody reads that checkpoint
+//! ```
+//!
+//! Numbers are decimal and padded, so that names ascend as the numbers do. The epoch in
+//! the path says to whom an object belongs: what a coordinator of an earlier epoch left
+//! behind and the journal does not need will never be needed.
+
+use std::fmt;
+
+use crate::base::{Result, SnapshotId};
+use crate::format::checkpoint::check_job_name;
+use crate::format::journal::CheckpointRef;
+use crate::object::ObjectName;
+
+/// What all jobs lie under.
+const JOBS: &str = "jobs/";
+
+/// Names the objects of one job.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Layout {
+    /// `jobs/JOB/`.
+    root: String,
+}
+
+impl Layout {
+    /// # Errors
+    /// `Invalid` if no job can have this name.
+    pub(super) fn new(job: &str) -> Result<Self> {
+        check_job_name("name of the job", job)?;
+        Ok(Self { root: format!("{JOBS}{job}/") })
+    }
+
+    /// What the name of everything that belongs to the job begins with.
+    pub(super) fn root(&self) -> &str {
+        &self.root
+    }
+
+    pub(super) fn journal(&self) -> String {
+        format!("{}journal/", self.root)
+    }
+
+    pub(super) fn entry(&self, number: u64) -> ObjectName {
+        self.name(format_args!("journal/{number:020}"))
+    }
+
+    /// The number of the journal entry of this name.
+    pub(super) fn number_of_entry(&self, name: &ObjectName) -> Option<u64> {
+        number(name.as_str().strip_prefix(&self.journal())?)
+    }
+
+    pub(super) fn checkpoints(&self) -> String {
+        format!("{}checkpoints/", self.root)
+    }
+
+    pub(super) fn checkpoint(&self, id: SnapshotId, epoch: u64) -> ObjectName {
+        self.name(format_args!("checkpoints/{:020}-{epoch:010}", id.0))
+    }
+
+    /// The epoch of the checkpoint whose metadata has this name.
+    pub(super) fn epoch_of_checkpoint(&self, name: &ObjectName) -> Option<u64> {
+        let (_, epoch) = name.as_str().strip_prefix(&self.checkpoints())?.split_once('-')?;
+        number(epoch)
+    }
+
+    pub(super) fn epochs(&self) -> String {
+        format!("{}epochs/", self.root)
+    }
+
+    pub(super) fn epoch(&self, epoch: u64) -> ObjectName {
+        self.name(format_args!("epochs/{epoch:010}"))
+    }
+
+    /// The epoch in which the table or manifest of this name was written.
+    pub(super) fn epoch_of_file(&self, name: &str) -> Option<u64> {
+        let (epoch, _) = name.strip_prefix(&self.epochs())?.split_once('/')?;
+        number(epoch)
+    }
+
+    pub(super) fn pins(&self) -> String {
+        format!("{}pins/", self.root)
+    }
+
+    pub(super) fn pins_of(&self, checkpoint: &CheckpointRef) -> String {
+        format!("{}pins/{:020}-{:010}-", self.root, checkpoint.id.0, checkpoint.epoch)
+    }
+
+    pub(super) fn pin(&self, checkpoint: &CheckpointRef, random: u64) -> ObjectName {
+        let (id, epoch) = (checkpoint.id.0, checkpoint.epoch);
+        self.name(format_args!("pins/{id:020}-{epoch:010}-{random:016x}"))
+    }
+
+    fn name(&self, rest: fmt::Arguments<'_>) -> ObjectName {
+        let name = ObjectName::new(format!("{}{rest}", self.root));
+        name.expect("a job's name is a segment, and numbers are")
+    }
+}
+
+/// The name of the job that an object belongs to.
+pub(super) fn job_of(name: &ObjectName) -> Option<&str> {
+    Some(name.as_str().strip_prefix(JOBS)?.split_once('/')?.0)
+}
+
+/// What the names of all objects of all jobs begin with.
+pub(super) fn all_jobs() -> &'static str {
+    JOBS
+}
+
+fn number(text: &str) -> Option<u64> {
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_what_they_are_of() {
+        let layout = Layout::new("flights").unwrap();
+        assert_eq!(layout.number_of_entry(&layout.entry(7)), Some(7));
+        assert_eq!(layout.epoch_of_checkpoint(&layout.checkpoint(SnapshotId(3), 9)), Some(9));
+        let file = layout.epoch(12).join("tables/x.table").unwrap();
+        assert_eq!(layout.epoch_of_file(file.as_str()), Some(12));
+        assert_eq!(job_of(&file), Some("flights"));
+        let other = Layout::new("other").unwrap();
+        assert_eq!(other.number_of_entry(&layout.entry(7)), None);
+        assert_eq!(other.epoch_of_file(file.as_str()), None);
+    }
+
+    #[test]
+    fn a_job_has_the_name_of_a_segment() {
+        for name in ["", ".", "..", "a/b", "a b", ".hidden", "ü", &"x".repeat(129)] {
+            assert!(Layout::new(name).is_err(), "{name:?}");
+        }
+    }
+}

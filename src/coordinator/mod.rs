@@ -1,0 +1,1017 @@
+//! Checkpoints of a whole job, for runtimes that have no coordinator of their own.
+//!
+//! The engine makes snapshots of shards. That those of all shards together are a
+//! *completed checkpoint*, from which a job can go on, is decided here; and which files
+//! nobody needs any more.
+//!
+//! ```text
+//! poll ----> Event::Trigger(barrier) ----> the runtime sends barriers to its shards
+//!                                          Shard::snapshot(barrier.id, ..)
+//! acknowledge <---- ShardAck <------------ the ticket's report
+//!      |
+//!      | the last one:  metadata, then one journal entry that nobody can replace
+//!      v
+//! Event::Completed ----------------------> Shard::notify_complete, sinks commit
+//! ```
+//!
+//! A [`Coordinator`] has no thread and waits for nothing but the store. The runtime
+//! calls [`poll`](Coordinator::poll) now and then (every 10 to 100 ms, or when it has
+//! something to say) and does what the [events](Coordinator::next_event) tell. Calls
+//! that reach the store block, so it belongs on a thread of its own.
+//!
+//! # What is promised
+//!
+//! - A checkpoint is completed by one create of a small object that never replaces
+//!   anything, after everything that it needs is durable (see the `journal` module). An
+//!   outcome that is not known is read back, and nothing is decided before.
+//! - Only one coordinator can complete anything for a job: whoever opens one
+//!   [fences](Coordinator::epoch) those before. A fenced one gets `Closed` and cannot
+//!   complete, delete or replace anything that counts. Acknowledgements carry the epoch
+//!   in which their snapshot was asked for; those of another one are not counted.
+//! - A file goes only when no checkpoint that is kept, no savepoint, no checkpoint under
+//!   way and nobody who [reads](JobView::pin) needs it, and after the journal says so:
+//!   a crash in between leaves work for the next coordinator, never a checkpoint with
+//!   holes. Only files of this job are deleted. What a killed coordinator and its shards
+//!   left behind goes with the first [`collect`](Coordinator::collect) of the next one.
+//! - Notifications are best effort: everything works if they are lost, late or repeated.
+
+mod collect;
+mod journal;
+mod layout;
+mod objects;
+mod pending;
+mod registry;
+mod settings;
+mod view;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+
+use self::collect::Garbage;
+pub use self::collect::{Collected, Orphan, orphans};
+use self::journal::Journal;
+use self::layout::Layout;
+use self::objects::Created;
+use self::pending::{Counted, Pending, ShardKey, key_of};
+use self::registry::{Holder, Registry};
+pub use self::settings::{CheckpointSettings, OnCancel, SavepointSchedule};
+pub use self::view::{JobView, PinGuard, RestoreFrom, jobs};
+use crate::base::limits::MAX_USER_META_BYTES;
+use crate::base::{Error, KeyGroupRange, MaxParallelism, Result, SnapshotId};
+use crate::env::Env;
+use crate::env::real::RealEnv;
+use crate::format::checkpoint::{Checkpoint, CheckpointKind, ShardAck, check_job_name};
+use crate::format::journal::{CheckpointRef, JournalEntry, MAX_TEXT_BYTES, Outcome, SavepointRef};
+use crate::object::{Contents, ObjectStore};
+use crate::snapshot::sink::StoreSink;
+
+/// One shard that has to acknowledge every checkpoint.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Participant {
+    /// Name of its operator.
+    pub operator: String,
+    /// Its key groups.
+    pub groups: KeyGroupRange,
+    /// Number of key groups of its operator.
+    pub max_parallelism: MaxParallelism,
+}
+
+impl Participant {
+    /// The shards of an operator that runs as so many subtasks.
+    ///
+    /// # Errors
+    /// `Invalid` if there are more subtasks than key groups, or none.
+    pub fn of_operator(
+        operator: &str,
+        max_parallelism: MaxParallelism,
+        parallelism: u32,
+    ) -> Result<Vec<Self>> {
+        (0..parallelism)
+            .map(|index| {
+                Ok(Self {
+                    operator: operator.to_owned(),
+                    groups: max_parallelism.range_of_subtask(index, parallelism)?,
+                    max_parallelism,
+                })
+            })
+            .collect()
+    }
+}
+
+/// How a job ends with a savepoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StopMode {
+    /// It may go on from it later: timers that are not due stay.
+    Suspend,
+    /// It is over: the runtime lets event time come to its end before the barrier, so
+    /// that all windows fire.
+    Drain,
+}
+
+/// What the runtime sends through its shards.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Barrier {
+    /// The number for [`Shard::snapshot`](crate::Shard::snapshot).
+    pub id: SnapshotId,
+    /// Goes into the acknowledgement.
+    pub epoch: u64,
+    /// Checkpoint or savepoint.
+    pub kind: CheckpointKind,
+    /// The job is to stop with it, in this way: its sources emit nothing after it.
+    pub stop: Option<StopMode>,
+}
+
+/// What the runtime is told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// Send this barrier to all shards.
+    Trigger(Barrier),
+    /// A checkpoint is complete: tell the shards
+    /// ([`notify_complete`](crate::Shard::notify_complete)), and let sinks commit what
+    /// belongs to it.
+    Completed(SnapshotId),
+    /// A savepoint is complete. Shards and sinks are not told: it may be disposed of,
+    /// and the job does not go on from it.
+    SavepointCompleted {
+        /// Its number.
+        id: SnapshotId,
+        /// Its name.
+        name: String,
+    },
+    /// The savepoint with which the job was to stop is complete: sinks commit, shards
+    /// are closed, and the coordinator has nothing more to do.
+    Stopped {
+        /// Its number.
+        id: SnapshotId,
+        /// Its name.
+        name: String,
+    },
+    /// A checkpoint was given up: tell the shards
+    /// ([`notify_aborted`](crate::Shard::notify_aborted)).
+    Aborted {
+        /// Its number.
+        id: SnapshotId,
+        /// Why.
+        reason: String,
+    },
+    /// More checkpoints failed one after the other than is tolerated: let the job fail,
+    /// and restore it.
+    TooManyFailures(usize),
+}
+
+/// What became of an acknowledgement.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Acknowledged {
+    /// It was counted.
+    Counted,
+    /// The shard had acknowledged that checkpoint before.
+    Duplicate,
+    /// The checkpoint is over, or was never begun. Its files are looked after.
+    Late,
+    /// It is of another epoch, that of a shard which should not be there any more.
+    Foreign,
+}
+
+/// What a restored savepoint is to the job from now on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ClaimMode {
+    /// It stays a savepoint, whatever becomes of the job.
+    #[default]
+    NoClaim,
+    /// It becomes a checkpoint of the job, which goes when later ones are there.
+    Claim,
+}
+
+/// Opens a [`Coordinator`]; see [`Coordinator::builder`].
+#[derive(Debug)]
+#[must_use]
+pub struct CoordinatorBuilder {
+    store: Arc<dyn ObjectStore>,
+    job: String,
+    owner: String,
+    settings: CheckpointSettings,
+    env: Option<Arc<dyn Env>>,
+}
+
+impl CoordinatorBuilder {
+    /// When checkpoints are taken, and which are kept.
+    pub fn settings(mut self, settings: CheckpointSettings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Who this is, for people: a host and a process, say. Up to 1,024 bytes.
+    pub fn owner(mut self, owner: impl Into<String>) -> Self {
+        self.owner = owner.into();
+        self
+    }
+
+    /// The world to live in, if not the real one: for simulations.
+    pub fn env(mut self, env: Arc<dyn Env>) -> Self {
+        self.env = Some(env);
+        self
+    }
+
+    /// Takes over the job: fences its coordinator before, if there was one, and reads
+    /// which files its checkpoints need (their metadata and every manifest).
+    ///
+    /// # Errors
+    /// `Invalid` if a setting or a name is; `Unavailable` if the store fails; `Corrupt`
+    /// or `Incompatible` if the journal cannot be read. A checkpoint that cannot be read
+    /// is no error here: nothing is deleted then (see
+    /// [`deletes_nothing`](Coordinator::deletes_nothing)).
+    pub fn open(self) -> Result<Coordinator> {
+        self.settings.check()?;
+        if self.owner.len() > MAX_TEXT_BYTES {
+            return Err(Error::invalid("the owner's text is too long")
+                .expected(format_args!("at most {MAX_TEXT_BYTES} bytes"))
+                .found(self.owner.len()));
+        }
+        let layout = Layout::new(&self.job)?;
+        let env = self.env.unwrap_or_else(|| Arc::new(RealEnv::new()));
+        let journal = Journal::take_over(
+            Arc::clone(&self.store),
+            Arc::clone(&env),
+            layout.clone(),
+            &self.job,
+            &self.owner,
+        )?;
+        let seen = journal.last().clone();
+        let now_ns = env.monotonic_ns();
+        let mut coordinator = Coordinator {
+            store: self.store,
+            env,
+            layout,
+            settings: self.settings,
+            next_id: seen.next_id,
+            journal,
+            seen,
+            registry: Registry::default(),
+            garbage: Garbage::default(),
+            participants: Vec::new(),
+            finished: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            last_completed: None,
+            base: None,
+            failures: 0,
+            outcomes: Vec::new(),
+            events: VecDeque::new(),
+            clock: Clock::new(now_ns),
+            catching_up: false,
+            stopping: false,
+        };
+        coordinator.learn_files();
+        Ok(coordinator)
+    }
+}
+
+/// When something was done last, on the clock that never goes back.
+struct Clock {
+    trigger_ns: u64,
+    end_ns: Option<u64>,
+    savepoint_ns: u64,
+}
+
+impl Clock {
+    fn new(now_ns: u64) -> Self {
+        Self { trigger_ns: now_ns, end_ns: None, savepoint_ns: now_ns }
+    }
+}
+
+/// Decides which snapshots make a checkpoint; see the [module
+/// documentation](self).
+pub struct Coordinator {
+    store: Arc<dyn ObjectStore>,
+    env: Arc<dyn Env>,
+    layout: Layout,
+    settings: CheckpointSettings,
+    journal: Journal,
+    /// The journal entry of which everything was done that follows from it.
+    seen: JournalEntry,
+    registry: Registry,
+    garbage: Garbage,
+    participants: Vec<Participant>,
+    /// What shards said that have come to their end.
+    finished: BTreeMap<ShardKey, ShardAck>,
+    pending: BTreeMap<SnapshotId, Pending>,
+    next_id: SnapshotId,
+    /// Of this epoch.
+    last_completed: Option<SnapshotId>,
+    /// What the shards of this epoch were restored from and may still read.
+    base: Option<CheckpointRef>,
+    /// One after the other.
+    failures: usize,
+    /// Of checkpoints that were given up, which no journal entry has yet.
+    outcomes: Vec<Outcome>,
+    events: VecDeque<Event>,
+    clock: Clock,
+    catching_up: bool,
+    stopping: bool,
+}
+
+impl Coordinator {
+    /// A coordinator for the job of this name (letters, digits, `.`, `_` and `-`),
+    /// whose checkpoints are in `store`, which it may share with other jobs.
+    pub fn builder(store: Arc<dyn ObjectStore>, job: &str) -> CoordinatorBuilder {
+        CoordinatorBuilder {
+            store,
+            job: job.to_owned(),
+            owner: String::new(),
+            settings: CheckpointSettings::default(),
+            env: None,
+        }
+    }
+
+    /// Which life of the job's coordinator this is: each one that is opened has a
+    /// higher one, and ends those before.
+    pub fn epoch(&self) -> u64 {
+        self.journal.epoch()
+    }
+
+    /// Where the shards of this epoch put their snapshots, and find those of all: for
+    /// [`BackendBuilder::sink`](crate::BackendBuilder::sink) and
+    /// [`source`](crate::BackendBuilder::source).
+    pub fn sink(&self) -> StoreSink {
+        let folder = self.layout.epoch(self.epoch());
+        StoreSink::in_folder(Arc::clone(&self.store), &folder)
+    }
+
+    /// The job as it is now.
+    pub fn view(&self) -> JobView {
+        let entry = self.journal.last().clone();
+        JobView::of(Arc::clone(&self.store), self.layout.clone(), entry)
+    }
+
+    /// Chooses what the job goes on from, and reads it; `None` if that is the
+    /// [latest](RestoreFrom::Latest) and there is none, so that the job begins. Its
+    /// files stay until [`release_base`](Self::release_base), since shards go on
+    /// reading them.
+    ///
+    /// From anything but the latest the job goes *back*: should it fail before its
+    /// next checkpoint is complete, it goes on from there again.
+    ///
+    /// # Errors
+    /// `Invalid` if there is no such checkpoint or savepoint, or shards have been
+    /// started; `Corrupt` if it cannot be read: to take an older one is the caller's
+    /// choice. `Unavailable` if the store fails.
+    pub fn restore(&mut self, from: &RestoreFrom, claim: ClaimMode) -> Result<Option<Checkpoint>> {
+        self.settle()?;
+        if !self.participants.is_empty() {
+            return Err(Error::invalid("shards have been started already")
+                .at(self.layout.root())
+                .remedy("restore first, then start; to restore again open a new coordinator"));
+        }
+        let Some(chosen) = self.view().find(from)? else { return Ok(None) };
+        let checkpoint = view::read_checkpoint(&*self.store, &chosen)?;
+        let claimed = match from {
+            RestoreFrom::Savepoint(name) if claim == ClaimMode::Claim => Some(name.clone()),
+            _ => None,
+        };
+        if claimed.is_some() || self.journal.last().resume.as_ref() != Some(&chosen) {
+            self.append(|entry| {
+                if let Some(name) = claimed {
+                    entry.savepoints.retain(|savepoint| savepoint.name != name);
+                    let is_there = entry.checkpoints.iter().any(|kept| *kept == chosen);
+                    if !is_there {
+                        entry.checkpoints.push(chosen.clone());
+                        entry.checkpoints.sort_by_key(|kept| kept.id);
+                    }
+                }
+                entry.resume = Some(chosen.clone());
+            })?;
+        }
+        self.base = Some(chosen);
+        Ok(Some(checkpoint))
+    }
+
+    /// Says that no shard reads the checkpoint any more from which the job was
+    /// restored: all are [warm](crate::ShardStats::is_warm), or have a memory budget
+    /// and took a snapshot since. Until then it is kept beside the others.
+    pub fn release_base(&mut self) {
+        self.base = None;
+    }
+
+    /// Says which shards the job has: from now on checkpoints are taken. Together they
+    /// have every key group of each operator once.
+    ///
+    /// # Errors
+    /// `Invalid` if they do not, or are started already.
+    pub fn start(&mut self, mut participants: Vec<Participant>) -> Result<()> {
+        if !self.participants.is_empty() {
+            return Err(Error::invalid("shards have been started already").at(self.layout.root()));
+        }
+        participants
+            .sort_by(|a, b| (&a.operator, a.groups.first()).cmp(&(&b.operator, b.groups.first())));
+        check_participants(&participants)?;
+        self.participants = participants;
+        self.clock = Clock::new(self.env.monotonic_ns());
+        Ok(())
+    }
+
+    /// Says whether the job works off a backlog, when other checkpoints may be wanted
+    /// ([`catching_up_interval_ms`](CheckpointSettings::catching_up_interval_ms)).
+    pub fn set_catching_up(&mut self, catching_up: bool) {
+        self.catching_up = catching_up;
+    }
+
+    /// Does what is due: gives up what took too long, completes what is ready, begins
+    /// checkpoints, deletes up to 256 files that nobody needs.
+    ///
+    /// # Errors
+    /// `Closed` if another coordinator has taken over the job: stop it. All else is
+    /// tried again with the next call, and told in events if it comes to nothing.
+    pub fn poll(&mut self) -> Result<()> {
+        const DELETES: usize = 256;
+        self.try_to_complete()?;
+        self.give_up_late_ones();
+        self.trigger_what_is_due()?;
+        match self.collect(DELETES) {
+            Err(error) if self.journal.is_fenced() => Err(error),
+            Err(error) => {
+                tracing::debug!(job = self.layout.root(), %error, "files were not deleted yet");
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// The next thing that the runtime should know, oldest first.
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Begins a checkpoint now, whatever the schedule says.
+    ///
+    /// # Errors
+    /// `Invalid` if no shards were started, or the job stops; `Closed` if another
+    /// coordinator has taken over; `Unavailable` if the store fails.
+    pub fn trigger(&mut self) -> Result<SnapshotId> {
+        self.begin(CheckpointKind::Checkpoint, None)
+    }
+
+    /// Begins a savepoint of this name now, without copying anything: it shares files
+    /// with checkpoints, and stays until it is [disposed](Self::dispose) of.
+    ///
+    /// # Errors
+    /// As [`trigger`](Self::trigger); `Invalid` if the name is taken or no name.
+    pub fn savepoint(&mut self, name: &str) -> Result<SnapshotId> {
+        self.check_new(name)?;
+        self.begin(CheckpointKind::Savepoint(name.to_owned()), None)
+    }
+
+    /// Ends the job with a savepoint. When it is complete ([`Event::Stopped`]) the job
+    /// would go on from there; if it fails the job goes on as before.
+    ///
+    /// # Errors
+    /// As [`savepoint`](Self::savepoint).
+    pub fn stop(&mut self, name: &str, mode: StopMode) -> Result<SnapshotId> {
+        self.check_new(name)?;
+        let id = self.begin(CheckpointKind::Savepoint(name.to_owned()), Some(mode))?;
+        self.stopping = true;
+        Ok(id)
+    }
+
+    /// Counts what a shard says of its part of a checkpoint. With the last one it is
+    /// completed: this call then waits for the store.
+    ///
+    /// # Errors
+    /// `Invalid` if the job has no such shard; `Closed` if another coordinator has
+    /// taken over. If the checkpoint could not be completed that is no error here:
+    /// [`poll`](Self::poll) tries again until it is too late.
+    pub fn acknowledge(&mut self, ack: ShardAck) -> Result<Acknowledged> {
+        if ack.epoch != self.epoch() {
+            return Ok(Acknowledged::Foreign);
+        }
+        let id = ack.part.handle.snapshot();
+        let holder = Holder::Pending(id);
+        let now_unix_ms = self.env.unix_time_ms();
+        let shard = format!("shard {} of {:?}", ack.part.handle.groups(), key_of(&ack).0);
+        let Some(pending) = self.pending.get_mut(&id) else {
+            self.look_after(id, &ack);
+            return Ok(Acknowledged::Late);
+        };
+        let files: Vec<_> = ack.files.clone();
+        match pending.add(ack, &self.participants, now_unix_ms) {
+            Counted::Yes => {}
+            Counted::Again => return Ok(Acknowledged::Duplicate),
+            Counted::NoShard => {
+                return Err(Error::invalid("the job has no such shard")
+                    .at(shard)
+                    .expected("one that was started")
+                    .remedy("acknowledge with the handle that the shard's report gives"));
+            }
+        }
+        self.registry.hold(&holder, files.iter().map(|file| (&*file.location, file.bytes)));
+        if self.pending.get(&id).is_some_and(Pending::is_ready) {
+            self.try_to_complete()?;
+        }
+        Ok(Acknowledged::Counted)
+    }
+
+    /// Attaches what the runtime itself needs to go on from a checkpoint under way: the
+    /// positions of its sources at the barrier, transactions of its sinks. To be called
+    /// before the last shard acknowledges. Up to 16 MiB.
+    ///
+    /// # Errors
+    /// `Invalid` if it is too long.
+    pub fn set_runtime_data(&mut self, id: SnapshotId, data: Vec<u8>) -> Result<()> {
+        if data.len() > MAX_USER_META_BYTES {
+            return Err(Error::invalid("the runtime's data is too long for a checkpoint")
+                .at(format_args!("checkpoint {id}"))
+                .expected(format_args!("at most {MAX_USER_META_BYTES} bytes"))
+                .found(data.len()));
+        }
+        if let Some(pending) = self.pending.get_mut(&id) {
+            pending.set_runtime_data(data);
+        }
+        Ok(())
+    }
+
+    /// Says that a shard cannot take part in a checkpoint, which is given up. One that
+    /// is over is not.
+    pub fn decline(&mut self, id: SnapshotId, shard: &Participant, reason: &str) {
+        let reason = format!("shard {} of {:?} declined: {reason}", shard.groups, shard.operator);
+        self.give_up(id, reason, true);
+    }
+
+    /// Gives up a checkpoint that is under way because the runtime wants it so.
+    pub fn abort(&mut self, id: SnapshotId, reason: &str) {
+        self.give_up(id, reason.to_owned(), true);
+    }
+
+    /// Says that a shard has come to the end of its input: what it says here counts for
+    /// every checkpoint that begins from now on.
+    ///
+    /// # Errors
+    /// `Invalid` if the job has no such shard, or this is of another epoch.
+    pub fn finish(&mut self, last: ShardAck) -> Result<()> {
+        let handle = &last.part.handle;
+        let known = self
+            .participants
+            .iter()
+            .any(|shard| shard.operator == handle.operator() && shard.groups == handle.groups());
+        if !known || last.epoch != self.epoch() {
+            return Err(Error::invalid("the job has no such shard")
+                .at(format_args!("shard {} of {:?}", handle.groups(), handle.operator()))
+                .expected(format_args!("one that was started in epoch {}", self.epoch()))
+                .found(format_args!("epoch {}", last.epoch)));
+        }
+        self.finished.insert(key_of(&last), last);
+        Ok(())
+    }
+
+    /// Gives up a savepoint: its files go when nobody else needs them.
+    ///
+    /// # Errors
+    /// `Invalid` if there is none of this name, or the job would go on from it;
+    /// `Closed` and `Unavailable` as always.
+    pub fn dispose(&mut self, name: &str) -> Result<()> {
+        self.settle()?;
+        let Some(savepoint) = self.journal.last().savepoint(name).cloned() else {
+            return Err(Error::invalid("the job has no savepoint of this name")
+                .at(self.layout.root())
+                .found(format_args!("{name:?}")));
+        };
+        let last = self.journal.last();
+        let is_checkpoint = last.checkpoints.contains(&savepoint.checkpoint);
+        if !is_checkpoint && last.resume.as_ref() == Some(&savepoint.checkpoint) {
+            return Err(Error::invalid("the job would go on from this savepoint")
+                .at(name)
+                .remedy("let a checkpoint complete first"));
+        }
+        self.append(|entry| {
+            entry.savepoints.retain(|savepoint| savepoint.name != name);
+            if !is_checkpoint {
+                entry.retired.push(savepoint.checkpoint);
+            }
+        })
+    }
+
+    /// Ends the job for good, or for now, after its shards were closed: what is under
+    /// way is given up, and checkpoints are kept or deleted [as
+    /// set](CheckpointSettings::on_cancel). Savepoints stay.
+    ///
+    /// # Errors
+    /// `Closed` and `Unavailable` as always; what was not deleted goes with the next
+    /// coordinator.
+    pub fn cancel(mut self) -> Result<()> {
+        let under_way: Vec<_> = self.pending.keys().copied().collect();
+        for id in under_way {
+            self.give_up(id, "the job was cancelled".to_owned(), false);
+        }
+        self.settle()?;
+        // No shard will name anything any more.
+        self.last_completed = Some(SnapshotId(u64::MAX));
+        self.garbage.completed(SnapshotId(u64::MAX));
+        if self.settings.on_cancel == OnCancel::Delete {
+            self.base = None;
+            self.participants.clear();
+            self.append(|entry| {
+                entry.resume = None;
+                retire_all_but(entry, 0);
+            })?;
+        }
+        while !self.collect(usize::MAX)?.is_done {}
+        Ok(())
+    }
+
+    /// Number of files that are needed, and their bytes.
+    pub fn files(&self) -> (usize, u64) {
+        self.registry.size()
+    }
+
+    /// The checkpoints and savepoints that are under way, with the number of shards
+    /// that have not acknowledged them.
+    pub fn under_way(&self) -> impl Iterator<Item = (&Barrier, usize)> {
+        self.pending.values().map(|pending| (&pending.barrier, pending.missing()))
+    }
+
+    fn check_new(&mut self, name: &str) -> Result<()> {
+        check_job_name("name of the savepoint", name)?;
+        self.settle()?;
+        let is_same = |kind: &CheckpointKind| *kind == CheckpointKind::Savepoint(name.to_owned());
+        let under_way = self.pending.values().any(|pending| is_same(&pending.barrier.kind));
+        if under_way || self.journal.last().savepoint(name).is_some() {
+            return Err(Error::invalid("the job has a savepoint of this name already")
+                .at(self.layout.root())
+                .found(format_args!("{name:?}"))
+                .remedy("choose another name, or dispose of the other one first"));
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, kind: CheckpointKind, stop: Option<StopMode>) -> Result<SnapshotId> {
+        self.settle()?;
+        if self.participants.is_empty() || self.stopping {
+            let what = if self.stopping { "the job is being stopped" } else { "no shards yet" };
+            return Err(Error::invalid("no checkpoint can be begun").at(what));
+        }
+        // Numbers are told in the journal before they are used, some at a time: the
+        // coordinator after this one must not use one again.
+        const RESERVED: u64 = 16;
+        let id = self.next_id;
+        if id >= self.journal.last().next_id {
+            self.append(|entry| entry.next_id = SnapshotId(id.0 + RESERVED))?;
+        }
+        self.next_id = SnapshotId(id.0 + 1);
+        let barrier = Barrier { id, epoch: self.epoch(), kind, stop };
+        let now_ns = self.env.monotonic_ns();
+        let now_unix_ms = self.env.unix_time_ms();
+        let shards = self.participants.len();
+        let mut pending = Pending::new(barrier.clone(), shards, now_unix_ms, now_ns);
+        for ack in self.finished.values() {
+            pending.add(ack.clone(), &self.participants, now_unix_ms);
+            let files = ack.files.iter().map(|file| (&*file.location, file.bytes));
+            self.registry.hold(&Holder::Pending(id), files);
+        }
+        self.pending.insert(id, pending);
+        self.events.push_back(Event::Trigger(barrier));
+        Ok(id)
+    }
+
+    fn trigger_what_is_due(&mut self) -> Result<()> {
+        if self.participants.is_empty() || self.stopping {
+            return Ok(());
+        }
+        let now_ns = self.env.monotonic_ns();
+        let passed = |since_ns: u64, ms: u64| now_ns.saturating_sub(since_ns) / 1_000_000 >= ms;
+        if let Some(schedule) = self.settings.savepoints.clone()
+            && passed(self.clock.savepoint_ns, schedule.interval_ms)
+        {
+            let name = format!("{}{}", schedule.prefix, self.next_id);
+            match self.savepoint(&name) {
+                Ok(_) => self.clock.savepoint_ns = now_ns,
+                Err(error) => return self.unless_fenced(error, "no savepoint could be begun"),
+            }
+        }
+        let under_way = |pending: &&Pending| pending.barrier.kind == CheckpointKind::Checkpoint;
+        let is_free =
+            self.pending.values().filter(under_way).count() < self.settings.max_concurrent;
+        let rested = self.clock.end_ns.is_none_or(|end| passed(end, self.settings.min_pause_ms));
+        if let Some(interval_ms) = self.settings.interval(self.catching_up)
+            && is_free
+            && rested
+            && passed(self.clock.trigger_ns, interval_ms)
+        {
+            match self.trigger() {
+                Ok(_) => self.clock.trigger_ns = now_ns,
+                Err(error) => return self.unless_fenced(error, "no checkpoint could be begun"),
+            }
+        }
+        Ok(())
+    }
+
+    /// What another coordinator has to do with ends this one; the rest is tried again.
+    fn unless_fenced(&self, error: Error, what: &'static str) -> Result<()> {
+        if self.journal.is_fenced() {
+            return Err(error);
+        }
+        tracing::warn!(job = self.layout.root(), %error, "{what}");
+        Ok(())
+    }
+
+    fn give_up_late_ones(&mut self) {
+        let now_ns = self.env.monotonic_ns();
+        let timeout_ms = self.settings.timeout_ms;
+        let is_late = |pending: &&Pending| {
+            now_ns.saturating_sub(pending.triggered_ns) / 1_000_000 >= timeout_ms
+        };
+        let late: Vec<_> = self
+            .pending
+            .values()
+            .filter(is_late)
+            .map(|pending| (pending.id(), pending.missing()))
+            .collect();
+        for (id, missing) in late {
+            let reason = match missing {
+                0 => format!("not written to the store within {timeout_ms} ms"),
+                _ => format!("{missing} shards did not acknowledge it within {timeout_ms} ms"),
+            };
+            self.give_up(id, reason, true);
+        }
+    }
+
+    /// Gives up a checkpoint that is under way, unless it may be complete.
+    fn give_up(&mut self, id: SnapshotId, mut reason: String, is_failure: bool) {
+        // The entry in doubt may say that it is complete.
+        if self.journal.is_in_doubt() {
+            return;
+        }
+        let Some(pending) = self.pending.remove(&id) else { return };
+        cut(&mut reason, MAX_TEXT_BYTES);
+        let now_ns = self.env.monotonic_ns();
+        self.outcomes.push(pending.outcome(now_ns, Some(reason.clone())));
+        let released = self.registry.release(&Holder::Pending(id));
+        self.garbage.add_loose(id, released);
+        if pending.meta_written {
+            self.garbage.add_trash(self.layout.checkpoint(id, self.epoch()).as_str());
+        }
+        self.stopping &= pending.barrier.stop.is_none();
+        self.clock.end_ns = Some(now_ns);
+        tracing::warn!(job = self.layout.root(), checkpoint = id.0, reason, "checkpoint given up");
+        self.events.push_back(Event::Aborted { id, reason });
+        if is_failure && pending.barrier.kind == CheckpointKind::Checkpoint {
+            self.failures += 1;
+            if self.failures > self.settings.tolerable_failures {
+                self.events.push_back(Event::TooManyFailures(self.failures));
+            }
+        }
+    }
+
+    /// Completes what all shards have acknowledged, the newest first: it makes older
+    /// checkpoints needless.
+    fn try_to_complete(&mut self) -> Result<()> {
+        if let Err(error) = self.settle() {
+            return self.unless_fenced(error, "the journal cannot be written");
+        }
+        let ready: Vec<_> =
+            self.pending.values().filter(|p| p.is_ready()).map(Pending::id).collect();
+        for id in ready.into_iter().rev() {
+            if let Err(error) = self.complete(id) {
+                return self.unless_fenced(error, "a checkpoint could not be completed yet");
+            }
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self, id: SnapshotId) -> Result<()> {
+        let Some(pending) = self.pending.get_mut(&id) else { return Ok(()) };
+        let checkpoint = pending.checkpoint(&self.seen.job);
+        let bytes = checkpoint.encode()?;
+        let name = self.layout.checkpoint(id, checkpoint.epoch);
+        pending.meta_written = true;
+        let created = objects::create(&*self.store, &name, &bytes);
+        if let Created::Others(_) = created.map_err(|error| error.at(&name))? {
+            return Err(Error::corrupt("the metadata of a new checkpoint is there already")
+                .at(&name)
+                .remedy("find out who else writes into this folder of the store"));
+        }
+        let Contents { bytes, hash } = Contents::of(&bytes);
+        let location = name.as_str().to_owned();
+        let reference = CheckpointRef { id, epoch: checkpoint.epoch, location, bytes, hash };
+        let stops = pending.barrier.stop.is_some();
+        let mut outcome = pending.outcome(self.env.monotonic_ns(), None);
+        outcome.bytes_new += bytes;
+        outcome.bytes_total += bytes;
+        let kind = checkpoint.kind;
+        let completed_unix_ms = checkpoint.completed_unix_ms;
+        let (retained, base) = (self.settings.retained, self.base.clone());
+        let schedule = self.settings.savepoints.clone();
+        self.append(move |entry| {
+            entry.outcomes.push(outcome);
+            if let CheckpointKind::Savepoint(name) = &kind {
+                let savepoint = SavepointRef {
+                    name: name.clone(),
+                    created_unix_ms: completed_unix_ms,
+                    checkpoint: reference.clone(),
+                };
+                let at = entry.savepoints.partition_point(|other| other.name < *name);
+                entry.savepoints.insert(at, savepoint);
+                if let Some(schedule) = schedule {
+                    dispose_of_old(entry, &schedule);
+                }
+            }
+            if kind == CheckpointKind::Checkpoint || stops {
+                let at = entry.checkpoints.partition_point(|other| other.id < id);
+                entry.checkpoints.insert(at, reference.clone());
+                entry.resume = Some(reference);
+                let base = base.filter(|base| entry.checkpoints.contains(base));
+                entry.checkpoints.retain(|kept| Some(kept) != base.as_ref());
+                retire_all_but(entry, retained);
+                if let Some(base) = base {
+                    let at = entry.checkpoints.partition_point(|other| other.id < base.id);
+                    entry.checkpoints.insert(at, base);
+                }
+            }
+        })
+    }
+
+    /// Writes a change of the journal, and does what follows from it.
+    fn append(&mut self, change: impl FnOnce(&mut JournalEntry)) -> Result<()> {
+        self.settle()?;
+        let history = self.settings.history;
+        let outcomes = self.outcomes.clone();
+        let written = outcomes.len();
+        let next_id = self.next_id;
+        let appended = self.journal.append(|entry| {
+            entry.next_id = entry.next_id.max(next_id);
+            entry.outcomes.extend(outcomes);
+            change(entry);
+            let over = entry.outcomes.len().saturating_sub(history);
+            entry.outcomes.drain(..over);
+        });
+        if appended.is_ok() || self.journal.is_in_doubt() {
+            // They are in the entry, which is written or will be.
+            self.outcomes.drain(..written);
+        }
+        self.absorb();
+        appended
+    }
+
+    /// Finds out what came of an entry in doubt.
+    fn settle(&mut self) -> Result<()> {
+        self.journal.settle()?;
+        self.absorb();
+        Ok(())
+    }
+
+    /// Does what follows from the last journal entry.
+    fn absorb(&mut self) {
+        let last = self.journal.last().clone();
+        if last.number == self.seen.number {
+            return;
+        }
+        let before = std::mem::replace(&mut self.seen, last);
+        let new: Vec<_> = self
+            .seen
+            .kept()
+            .filter(|kept| kept.epoch == self.seen.epoch)
+            .filter(|kept| !before.kept().any(|other| other == *kept))
+            .cloned()
+            .collect();
+        for reference in new {
+            self.completed(&reference);
+        }
+        let retired: Vec<_> =
+            self.seen.retired.iter().filter(|r| !before.retired.contains(r)).cloned().collect();
+        self.garbage.retire(retired);
+    }
+
+    /// A checkpoint is in the journal.
+    fn completed(&mut self, reference: &CheckpointRef) {
+        let id = reference.id;
+        let Some(pending) = self.pending.remove(&id) else { return };
+        let holder = Holder::Completed(reference.location.clone());
+        self.registry.hand_over(&Holder::Pending(id), holder.clone());
+        self.registry.hold(&holder, [(&*reference.location, reference.bytes)]);
+        self.last_completed = self.last_completed.max(Some(id));
+        self.garbage.completed(id);
+        self.clock.end_ns = Some(self.env.monotonic_ns());
+        match pending.barrier.kind {
+            CheckpointKind::Savepoint(name) if pending.barrier.stop.is_some() => {
+                self.subsume(id);
+                self.events.push_back(Event::Stopped { id, name });
+            }
+            CheckpointKind::Savepoint(name) => {
+                self.events.push_back(Event::SavepointCompleted { id, name });
+            }
+            CheckpointKind::Checkpoint => {
+                self.failures = 0;
+                self.subsume(id);
+                self.events.push_back(Event::Completed(id));
+            }
+        }
+    }
+
+    /// Gives up checkpoints that were begun before one that is complete.
+    fn subsume(&mut self, completed: SnapshotId) {
+        let older: Vec<_> = self
+            .pending
+            .range(..completed)
+            .filter(|(_, pending)| pending.barrier.kind == CheckpointKind::Checkpoint)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in older {
+            self.give_up(id, format!("checkpoint {completed} was completed before it"), false);
+        }
+    }
+
+    /// Takes note of the files of a snapshot whose checkpoint is over.
+    fn look_after(&mut self, id: SnapshotId, ack: &ShardAck) {
+        let unknown = ack.files.iter().filter(|file| !self.registry.is_held(&file.location));
+        let unknown: Vec<_> = unknown
+            .map(|file| registry::Released {
+                location: (&*file.location).into(),
+                bytes: file.bytes,
+            })
+            .collect();
+        self.garbage.add_loose(id, unknown);
+        if let Some(last) = self.last_completed {
+            self.garbage.completed(last);
+        }
+    }
+}
+
+impl fmt::Debug for Coordinator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Coordinator({:?}, {} under way)", self.journal, self.pending.len())
+    }
+}
+
+/// Retires the oldest checkpoints until so many are left.
+fn retire_all_but(entry: &mut JournalEntry, retained: usize) {
+    let over = entry.checkpoints.len().saturating_sub(retained);
+    for gone in entry.checkpoints.drain(..over).collect::<Vec<_>>() {
+        // As a savepoint it stays.
+        if !entry.kept().any(|kept| kept.location == gone.location) {
+            entry.retired.push(gone);
+        }
+    }
+}
+
+/// Disposes of the oldest savepoints of a schedule until so many are left.
+fn dispose_of_old(entry: &mut JournalEntry, schedule: &SavepointSchedule) {
+    let is_of_schedule = |savepoint: &&SavepointRef| {
+        let rest = savepoint.name.strip_prefix(&schedule.prefix);
+        rest.is_some_and(|rest| rest == savepoint.checkpoint.id.to_string())
+    };
+    let mut ids: Vec<_> =
+        entry.savepoints.iter().filter(is_of_schedule).map(|s| s.checkpoint.id).collect();
+    ids.sort_unstable();
+    ids.truncate(ids.len().saturating_sub(schedule.retained));
+    for id in ids {
+        let resume = entry.resume.as_ref().map(|resume| resume.id);
+        let at = entry.savepoints.iter().position(|s| is_of_schedule(&s) && s.checkpoint.id == id);
+        if let Some(at) = at
+            && resume != Some(id)
+        {
+            let gone = entry.savepoints.remove(at).checkpoint;
+            if !entry.kept().any(|kept| kept.location == gone.location) {
+                entry.retired.push(gone);
+            }
+        }
+    }
+}
+
+/// Shortens a text to at most so many bytes, between characters.
+fn cut(text: &mut String, most: usize) {
+    let mut end = most.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+}
+
+fn check_participants(participants: &[Participant]) -> Result<()> {
+    let wrong = |at: &Participant, expected: String| {
+        Err(Error::invalid("the shards do not have every key group of an operator once")
+            .at(format_args!("operator {:?}", at.operator))
+            .expected(expected)
+            .found(format_args!("a shard with {}", at.groups)))
+    };
+    if participants.is_empty() {
+        return Err(Error::invalid("a job without shards has nothing to check point"));
+    }
+    for (index, shard) in participants.iter().enumerate() {
+        let all = shard.max_parallelism.all_groups();
+        let before = index.checked_sub(1).map(|before| &participants[before]);
+        let first = match before.filter(|before| before.operator == shard.operator) {
+            None => 0,
+            Some(before) if before.max_parallelism != shard.max_parallelism => {
+                return wrong(shard, format!("{} key groups, as before", before.max_parallelism));
+            }
+            Some(before) => u32::from(before.groups.last().0) + 1,
+        };
+        if u32::from(shard.groups.first().0) != first {
+            return wrong(shard, format!("one that begins with group {first}"));
+        }
+        let is_last =
+            participants.get(index + 1).is_none_or(|next| next.operator != shard.operator);
+        if is_last && shard.groups.last() != all.last() {
+            return wrong(shard, format!("the last one to end with {}", all.last()));
+        }
+    }
+    Ok(())
+}
