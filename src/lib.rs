@@ -97,6 +97,7 @@ pub use crate::base::{
     Error, ErrorKind, KeyGroup, KeyGroupRange, MaxParallelism, Result, SnapshotId, TimeDomain,
 };
 pub use crate::codec::KeyRef;
+pub use crate::coordinator::Coordinator;
 pub use crate::format::{OperatorStateMode, SnapshotHandle, StateKind};
 pub use crate::memtable::ValueMut;
 pub use crate::shard::operator::store::{

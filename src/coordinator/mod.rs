@@ -61,10 +61,13 @@ use crate::base::limits::MAX_USER_META_BYTES;
 use crate::base::{Error, KeyGroupRange, MaxParallelism, Result, SnapshotId};
 use crate::env::Env;
 use crate::env::real::RealEnv;
-use crate::format::checkpoint::{Checkpoint, CheckpointKind, ShardAck, check_job_name};
+use crate::format::checkpoint::{
+    Checkpoint, CheckpointKind, ShardAck, ShardCosts, ShardPart, check_job_name,
+};
 use crate::format::journal::{CheckpointRef, JournalEntry, MAX_TEXT_BYTES, Outcome, SavepointRef};
 use crate::object::{Contents, ObjectStore};
 use crate::snapshot::sink::StoreSink;
+use crate::snapshot::ticket::SnapshotReport;
 
 /// One shard that has to acknowledge every checkpoint.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -96,6 +99,22 @@ impl Participant {
                 })
             })
             .collect()
+    }
+}
+
+impl ShardAck {
+    /// What a shard says in answer to a barrier of this epoch, when its snapshot is
+    /// durable.
+    pub fn of(epoch: u64, report: &SnapshotReport) -> Self {
+        let costs = ShardCosts {
+            pause_ns: report.pause_ns,
+            duration_ns: report.duration_ns,
+            bytes_new: report.bytes_new,
+            bytes_total: report.bytes_total,
+            records_new: report.records_new,
+        };
+        let part = ShardPart { handle: report.handle.clone(), costs };
+        Self { epoch, part, files: report.files.to_vec() }
     }
 }
 

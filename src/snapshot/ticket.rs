@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::base::{Error, Result, SnapshotId};
 use crate::env::executor::Executor;
 use crate::env::sync::{AtomicBool, AtomicU8, AtomicU64, Condvar, Mutex, Ordering};
-use crate::format::checkpoint::{ShardAck, ShardCosts, ShardPart, StoredFile};
+use crate::format::checkpoint::StoredFile;
 use crate::format::handle::SnapshotHandle;
 
 /// What came of a snapshot.
@@ -41,27 +41,6 @@ pub struct SnapshotReport {
     /// Every file that the snapshot needs, its manifest included, each once, ascending
     /// by location.
     pub files: Arc<[StoredFile]>,
-}
-
-impl SnapshotReport {
-    /// What the shard says to the job's coordinator, in answer to a
-    /// [barrier](crate::coordinator::Barrier) of this epoch.
-    pub fn ack(&self, epoch: u64) -> ShardAck {
-        ShardAck {
-            epoch,
-            part: ShardPart {
-                handle: self.handle.clone(),
-                costs: ShardCosts {
-                    pause_ns: self.pause_ns,
-                    duration_ns: self.duration_ns,
-                    bytes_new: self.bytes_new,
-                    bytes_total: self.bytes_total,
-                    records_new: self.records_new,
-                },
-            },
-            files: self.files.to_vec(),
-        }
-    }
 }
 
 /// How far a snapshot is.

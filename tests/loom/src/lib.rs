@@ -30,6 +30,13 @@ pub use alluvium::base;
 
 /// What the ticket's report carries. No model looks inside.
 pub mod format {
+    /// Stands for `src/format/checkpoint.rs`.
+    pub mod checkpoint {
+        /// A file that is nowhere.
+        #[derive(Clone, Debug)]
+        pub struct StoredFile;
+    }
+
     /// Stands for `src/format/handle.rs`.
     pub mod handle {
         /// A handle that leads nowhere.
