@@ -57,7 +57,7 @@ pub(super) struct Garbage {
     /// What earlier epochs left behind was looked for.
     swept: bool,
     /// Why nothing may be deleted.
-    unknown: Option<Arc<Error>>,
+    pub(super) unknown: Option<Arc<Error>>,
 }
 
 /// A retired checkpoint whose files are being deleted.
@@ -129,7 +129,7 @@ impl Coordinator {
         }
     }
 
-    fn learn(&mut self, reference: &CheckpointRef) -> Result<()> {
+    pub(super) fn learn(&mut self, reference: &CheckpointRef) -> Result<()> {
         let holder = Holder::Completed(reference.location.clone());
         if self.registry.knows(&holder) {
             return Ok(());
@@ -182,6 +182,7 @@ impl Coordinator {
             collected.deleted += 1;
         }
         self.forget_those_gone()?;
+        self.return_what_is_borrowed()?;
         collected.loose = self.garbage.loose.len();
         collected.is_done = self.next_to_go().is_none();
         Ok(collected)

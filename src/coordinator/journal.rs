@@ -111,6 +111,7 @@ impl Journal {
                 checkpoints: Vec::new(),
                 savepoints: Vec::new(),
                 retired: Vec::new(),
+                borrowed: Vec::new(),
                 outcomes: Vec::new(),
             });
             let epoch = entry.epoch + 1;

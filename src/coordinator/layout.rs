@@ -34,7 +34,7 @@ impl Layout {
     /// `Invalid` if no job can have this name.
     pub(super) fn new(job: &str) -> Result<Self> {
         check_job_name("name of the job", job)?;
-        Ok(Self { root: format!("{JOBS}{job}/") })
+        Ok(Self { root: root_of(job) })
     }
 
     /// What the name of everything that belongs to the job begins with.
@@ -100,6 +100,11 @@ impl Layout {
         let name = ObjectName::new(format!("{}{rest}", self.root));
         name.expect("a job's name is a segment, and numbers are")
     }
+}
+
+/// What the names of all objects of a job begin with.
+pub(super) fn root_of(job: &str) -> String {
+    format!("{JOBS}{job}/")
 }
 
 /// The name of the job that an object belongs to.

@@ -36,12 +36,14 @@
 //! - Notifications are best effort: everything works if they are lost, late or repeated.
 
 mod collect;
+mod fork;
 mod journal;
 mod layout;
 mod objects;
 mod pending;
 mod registry;
 mod settings;
+mod verify;
 mod view;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -56,6 +58,7 @@ use self::objects::Created;
 use self::pending::{Counted, Pending, ShardKey, key_of};
 use self::registry::{Holder, Registry};
 pub use self::settings::{CheckpointSettings, OnCancel, SavepointSchedule};
+pub use self::verify::{Depth, Problem, Verified, is_damaged, verify};
 pub use self::view::{JobView, PinGuard, RestoreFrom, jobs};
 use crate::base::limits::MAX_USER_META_BYTES;
 use crate::base::{Error, KeyGroupRange, MaxParallelism, Result, SnapshotId};

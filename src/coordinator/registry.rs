@@ -124,6 +124,11 @@ impl Registry {
         self.numbers.contains_key(location)
     }
 
+    /// Whether anybody needs a file whose location begins so. Looks at all files.
+    pub(super) fn holds_any_in(&self, prefix: &str) -> bool {
+        self.numbers.keys().any(|location| location.starts_with(prefix))
+    }
+
     /// Whether this holder is known.
     pub(super) fn knows(&self, holder: &Holder) -> bool {
         self.held.contains_key(holder)

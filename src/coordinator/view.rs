@@ -206,6 +206,17 @@ pub struct PinGuard {
 }
 
 impl PinGuard {
+    /// The name of the pin.
+    pub fn name(&self) -> &ObjectName {
+        &self.name
+    }
+
+    /// Leaves the pin in the store for whoever has its name.
+    pub(super) fn leave(mut self) -> ObjectName {
+        self.released = true;
+        self.name.clone()
+    }
+
     /// Ends the pin.
     ///
     /// # Errors

@@ -8,7 +8,8 @@
 //!             | job | owner | resume u8: 0, or 1 and | reference |
 //!             | checkpoint count | reference ... |
 //!             | savepoint count | name | created_unix_ms u64 | reference | ... |
-//!             | retired count | reference ... | outcome count | outcome ... |
+//!             | retired count | reference ... | borrowed count | job, pin | ... |
+//!             | outcome count | outcome ... |
 //! reference:  | id u64 | epoch u64 | location | bytes u64 | hash u128 |
 //! outcome:    | id u64 | epoch u64 | kind | triggered_unix_ms u64 |
 //!             | duration_ms | pause_ns | bytes_new | bytes_total | failure |
@@ -45,6 +46,8 @@ pub const MAX_TEXT_BYTES: usize = 1024;
 const MIN_REFERENCE_BYTES: usize = 8 + 8 + 2 + 8 + 16;
 /// Fewest bytes of a savepoint: a name of one byte, its length, a time, a reference.
 const MIN_SAVEPOINT_BYTES: usize = 2 + 8 + MIN_REFERENCE_BYTES;
+/// Fewest bytes of what is borrowed: two texts of one byte, their lengths.
+const MIN_BORROWED_BYTES: usize = 4;
 /// Fewest bytes of an outcome: three numbers, the kind, four measures, no failure.
 const MIN_OUTCOME_BYTES: usize = 3 * 8 + 1 + 4 + 1;
 
@@ -100,6 +103,15 @@ pub struct Outcome {
     pub failure: Option<String>,
 }
 
+/// Another job, of whose files some are needed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Borrowed {
+    /// Name of that job.
+    pub job: String,
+    /// Object name of the pin that keeps it from deleting them.
+    pub pin: String,
+}
+
 /// What a coordinator remembers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct JournalEntry {
@@ -127,6 +139,8 @@ pub struct JournalEntry {
     pub savepoints: Vec<SavepointRef>,
     /// What is no longer to be restored: its files may be gone.
     pub retired: Vec<CheckpointRef>,
+    /// Other jobs whose files this one needs.
+    pub borrowed: Vec<Borrowed>,
     /// What came of the last checkpoints, oldest first.
     pub outcomes: Vec<Outcome>,
 }
@@ -232,6 +246,11 @@ impl JournalEntry {
                 savepoint.checkpoint.encode(out);
             }
             encode_all(&self.retired, out);
+            varint::put_u64(out, self.borrowed.len() as u64);
+            for borrowed in &self.borrowed {
+                encode_bytes(borrowed.job.as_bytes(), out);
+                encode_bytes(borrowed.pin.as_bytes(), out);
+            }
             varint::put_u64(out, self.outcomes.len() as u64);
             for outcome in &self.outcomes {
                 outcome.encode(out);
@@ -271,6 +290,15 @@ impl JournalEntry {
             })
             .collect::<Result<_>>()?;
         let retired = decode_all("retired count", &mut reader)?;
+        let borrowed = reader.count("borrowed count", MAX_KEPT, MIN_BORROWED_BYTES)?;
+        let borrowed = (0..borrowed)
+            .map(|_| {
+                Ok(Borrowed {
+                    job: reader.str("job that is borrowed from", MAX_JOB_NAME_BYTES)?.to_owned(),
+                    pin: reader.str("pin", MAX_LOCATION_BYTES)?.to_owned(),
+                })
+            })
+            .collect::<Result<_>>()?;
         let outcomes = reader.count("outcome count", MAX_OUTCOMES, MIN_OUTCOME_BYTES)?;
         let outcomes =
             (0..outcomes).map(|_| Outcome::decode(&mut reader)).collect::<Result<_>>()?;
@@ -287,6 +315,7 @@ impl JournalEntry {
             checkpoints,
             savepoints,
             retired,
+            borrowed,
             outcomes,
         };
         entry.check().map_err(|broken| broken.error(ErrorKind::Corrupt, ENTRY.what))?;
@@ -309,6 +338,7 @@ impl JournalEntry {
         check_len("number of checkpoints", self.checkpoints.len(), 0, MAX_KEPT)?;
         check_len("number of savepoints", self.savepoints.len(), 0, MAX_KEPT)?;
         check_len("number of retired checkpoints", self.retired.len(), 0, MAX_KEPT)?;
+        check_len("number of jobs borrowed from", self.borrowed.len(), 0, MAX_KEPT)?;
         check_len("number of outcomes", self.outcomes.len(), 0, MAX_OUTCOMES)?;
         for savepoint in &self.savepoints {
             check_name("name of a savepoint", &savepoint.name)?;
@@ -335,6 +365,10 @@ impl JournalEntry {
         };
         if let Some(retired) = self.retired.iter().find(is_kept) {
             return broken("retired checkpoints", "none that is kept", &retired.location);
+        }
+        for borrowed in &self.borrowed {
+            check_name("name of a job borrowed from", &borrowed.job)?;
+            check_len("name of a pin", borrowed.pin.len(), 1, MAX_LOCATION_BYTES)?;
         }
         for outcome in &self.outcomes {
             let text = outcome.failure.as_deref().unwrap_or("-");

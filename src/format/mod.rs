@@ -50,7 +50,7 @@ pub use checkpoint::{Checkpoint, CheckpointKind, ShardAck, ShardCosts, ShardPart
 pub use collection::Placement;
 pub use frame::Compression;
 pub use handle::SnapshotHandle;
-pub use journal::{CheckpointRef, JournalEntry, Outcome, Pin, SavepointRef};
+pub use journal::{Borrowed, CheckpointRef, JournalEntry, Outcome, Pin, SavepointRef};
 pub use manifest::{Manifest, StateKind, StateMeta, TableRef, TtlMeta};
 pub use operator_state::{Items, OperatorPart, OperatorState, OperatorStateMode};
 pub use table::TableMeta;

@@ -8,7 +8,9 @@
 //!
 //! - [`LocalStore`]: a directory, on a local disk or a shared file system.
 //! - [`MemoryStore`]: a map, for tests and examples.
+//! - [`FolderStore`]: a part of another store.
 
+mod folder;
 mod local;
 mod memory;
 mod name;
@@ -17,6 +19,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use folder::FolderStore;
 pub use local::LocalStore;
 pub use memory::MemoryStore;
 pub use name::{MAX_NAME_BYTES, MAX_SEGMENT_BYTES, ObjectName};
@@ -147,6 +150,33 @@ fn missing(name: &ObjectName, store: &dyn ObjectStore) -> Error {
     Error::corrupt("an object that should exist is missing")
         .at(format_args!("{name} in {}", store.identity()))
         .remedy("put it back from a backup, or restore a checkpoint that does not need it")
+}
+
+/// Whether an object is what it should be, judged by all its bytes.
+///
+/// # Errors
+/// `Unavailable` if it cannot be read.
+pub(crate) fn holds(
+    store: &dyn ObjectStore,
+    name: &ObjectName,
+    contents: &Contents,
+) -> Result<bool> {
+    if store.len_of(name)? != Some(contents.bytes) {
+        return Ok(false);
+    }
+    let object = store.open(name)?;
+    let mut hasher = ContentHasher::new();
+    let mut buffer = vec![0; contents.bytes.min(COPY_STEP_BYTES as u64) as usize];
+    let mut done = 0;
+    while done < contents.bytes {
+        let step = (contents.bytes - done).min(buffer.len() as u64) as usize;
+        object
+            .read_at(done, &mut buffer[..step])
+            .map_err(|source| Error::io("an object could not be read back", source).at(name))?;
+        hasher.update(&buffer[..step]);
+        done += step as u64;
+    }
+    Ok(hasher.finish() == contents.hash)
 }
 
 fn cancelled(name: &ObjectName, done: u64) -> Error {

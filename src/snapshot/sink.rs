@@ -10,10 +10,9 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::base::checksum::ContentHasher;
 use crate::base::{Error, ErrorKind, Result};
 use crate::env::ReadAt;
-use crate::object::{COPY_STEP_BYTES, Contents, ObjectName, ObjectStore};
+use crate::object::{Contents, ObjectName, ObjectStore, holds};
 
 /// A finished, immutable table on its way into a store.
 #[derive(Clone, Copy)]
@@ -128,26 +127,7 @@ impl StoreSink {
     ) -> Result<()> {
         let Err(error) = create() else { return Ok(()) };
         let exists = error.kind() == ErrorKind::Invalid || error.may_have_happened();
-        if exists && self.is_stored(name, contents)? { Ok(()) } else { Err(error) }
-    }
-
-    fn is_stored(&self, name: &ObjectName, contents: &Contents) -> Result<bool> {
-        if self.store.len_of(name)? != Some(contents.bytes) {
-            return Ok(false);
-        }
-        let object = self.store.open(name)?;
-        let mut hasher = ContentHasher::new();
-        let mut buffer = vec![0; contents.bytes.min(COPY_STEP_BYTES as u64) as usize];
-        let mut done = 0;
-        while done < contents.bytes {
-            let step = (contents.bytes - done).min(buffer.len() as u64) as usize;
-            object
-                .read_at(done, &mut buffer[..step])
-                .map_err(|source| Error::io("an object could not be read back", source).at(name))?;
-            hasher.update(&buffer[..step]);
-            done += step as u64;
-        }
-        Ok(hasher.finish() == contents.hash)
+        if exists && holds(&*self.store, name, contents)? { Ok(()) } else { Err(error) }
     }
 }
 
