@@ -17,8 +17,8 @@ terminal, plain lines otherwise).
 Exit status: 0 if everything equals the plain computation, 1 if something does \
 not or the run failed, 2 if an option was wrong.";
 
-/// Follows a year of real flights with Alluvium, is killed on the way, and
-/// recovers on another number of shards.
+/// Follows a year of real flights with Alluvium, is killed on the way, recovers on
+/// another number of shards, and is rolled back to a savepoint.
 #[derive(Parser, Debug)]
 #[command(name = "flights", args_conflicts_with_subcommands = true)]
 #[command(disable_help_subcommand = true, after_help = AFTER_HELP)]
@@ -70,6 +70,14 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FRACTION", default_value_t = 0.5, value_parser = fraction)]
     pub(crate) kill_at: f64,
 
+    /// Take a savepoint at this fraction of the input, from 0 to 1
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.25, value_parser = fraction)]
+    pub(crate) savepoint_at: f64,
+
+    /// Do not roll the job back to the savepoint at the end
+    #[arg(long)]
+    pub(crate) no_rollback: bool,
+
     /// Let the job run to its end undisturbed
     #[arg(long, conflicts_with_all = ["kill_at", "rescale_to"])]
     pub(crate) no_kill: bool,
@@ -113,6 +121,12 @@ pub(crate) struct JobOptions {
     /// Start from the latest completed checkpoint, which must exist.
     #[arg(long)]
     pub(crate) restore: bool,
+    /// Start from the savepoint of this name, which must exist.
+    #[arg(long)]
+    pub(crate) rollback_to: Option<String>,
+    /// Take a savepoint when so many records have been read.
+    #[arg(long)]
+    pub(crate) savepoint_at_record: Option<u64>,
     /// At the end of the input, go on with checkpoints until killed, so that
     /// a small input cannot escape the kill by ending first.
     #[arg(long)]
@@ -142,6 +156,14 @@ impl JobOptions {
         for (flag, number) in self.rules.to_words() {
             words.push(flag.into());
             words.push(number.to_string().into());
+        }
+        if let Some(name) = &self.rollback_to {
+            words.push("--rollback-to".into());
+            words.push(name.into());
+        }
+        if let Some(record) = self.savepoint_at_record {
+            words.push("--savepoint-at-record".into());
+            words.push(record.to_string().into());
         }
         for (flag, wanted) in [
             ("--spread", self.spread),

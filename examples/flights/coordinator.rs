@@ -1,113 +1,144 @@
-//! The coordinator: makes checkpoints of the whole job out of snapshots of its
-//! shards and parts of its results.
+//! The job's coordinating thread: carries Alluvium's barriers to the source, and what
+//! the shards say back to Alluvium's [`Coordinator`], which decides when a checkpoint is
+//! complete.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use alluvium::base::{Error, Result, SnapshotId};
+use alluvium::coordinator::{Barrier, Coordinator, Event as Told, Participant};
+use alluvium::format::{CheckpointKind, ShardAck};
+use alluvium::{Error, Result, SnapshotId};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 
-use super::checkpoint_file::{self, CompletedCheckpoint, Costs, JobIdentity, Position};
 use super::cli::JobOptions;
 use super::event::{CheckpointLine, Event};
-use super::job::{Directories, MAX_PARALLELISM, Message, Report, panicked};
+use super::job::{Directories, Message, Report, panicked};
+use super::job_data::{JobData, JobIdentity, Position};
 use super::results::{self, Part};
-use super::store::Ticket;
+use super::store::{self, Ticket};
 
-/// Completed checkpoints that are kept.
-const RETAINED_CHECKPOINTS: u64 = 2;
+/// How often Alluvium's coordinator is asked whether something is due.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// Checkpoints that may fail one after the other before the job does.
-const TOLERATED_FAILURES: u32 = 3;
-
-/// Makes checkpoints out of snapshots.
-pub(crate) struct Coordinator<'a> {
+/// Carries messages between the job and the coordinator of its checkpoints.
+pub(crate) struct Coordination<'a> {
     pub(crate) options: &'a JobOptions,
     pub(crate) directories: &'a Directories,
     pub(crate) job: JobIdentity,
     pub(crate) began: Instant,
-    pub(crate) next_id: SnapshotId,
+    pub(crate) checkpoints: Coordinator,
+    pub(crate) shards: Vec<Participant>,
     pub(crate) triggers: Sender<SnapshotId>,
     pub(crate) reports: Receiver<Report>,
     pub(crate) workers: Vec<Sender<Message>>,
+    /// Records that the source has read.
+    pub(crate) offset: &'a AtomicU64,
     pub(crate) input_ended: bool,
-    /// Failed checkpoints since the last one that completed.
-    pub(crate) failures: u32,
+    /// The checkpoint with which the job ends.
+    pub(crate) last: Option<SnapshotId>,
+    pub(crate) savepoint_taken: bool,
 }
 
-impl Coordinator<'_> {
+impl Coordination<'_> {
     pub(crate) fn run(&mut self) -> Result<()> {
-        let interval = Duration::from_millis(self.options.interval_ms);
-        let mut next = Instant::now() + interval;
         loop {
-            let is_last = self.wait_until(next)?;
-            next = Instant::now() + interval;
-            self.checkpoint(is_last)?;
-            if is_last {
-                return Ok(());
+            self.begin_what_is_due()?;
+            self.checkpoints.poll()?;
+            while let Some(told) = self.checkpoints.next_event() {
+                if self.do_what_is_told(told)? {
+                    return Ok(());
+                }
             }
-        }
-    }
-
-    /// Waits for the time of the next checkpoint; true if it is the last,
-    /// because the input has ended.
-    fn wait_until(&mut self, time: Instant) -> Result<bool> {
-        loop {
-            if self.input_ended && !self.options.await_kill {
-                return Ok(true);
-            }
-            match self.reports.recv_deadline(time) {
-                Ok(Report::InputEnded) => self.input_ended = true,
-                Ok(Report::Failed(error)) => return Err(error),
-                Ok(Report::Frozen { id, .. }) => return Err(unasked_snapshot(id)),
-                Err(RecvTimeoutError::Timeout) => return Ok(false),
+            match self.reports.recv_timeout(POLL_INTERVAL) {
+                Ok(report) => self.hear(report)?,
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(panicked("source")),
             }
         }
     }
 
-    fn checkpoint(&mut self, is_last: bool) -> Result<()> {
-        let id = self.next_id;
-        self.next_id = SnapshotId(id.0 + 1);
-        let triggered = Instant::now();
+    /// Begins the savepoint that was asked for, and the last checkpoint when the input
+    /// has ended; Alluvium begins all others.
+    fn begin_what_is_due(&mut self) -> Result<()> {
+        if let Some(at) = self.options.savepoint_at_record
+            && !self.savepoint_taken
+            && self.offset.load(Ordering::Relaxed) >= at
+        {
+            self.checkpoints.savepoint(store::SAVEPOINT)?;
+            self.savepoint_taken = true;
+        }
+        let is_over = self.input_ended && !self.options.await_kill;
+        if is_over && self.last.is_none() && self.checkpoints.under_way().next().is_none() {
+            self.last = Some(self.checkpoints.trigger()?);
+        }
+        Ok(())
+    }
+
+    /// True if the job is at its end.
+    fn do_what_is_told(&mut self, told: Told) -> Result<bool> {
+        match told {
+            Told::Trigger(barrier) => self.answer(&barrier)?,
+            Told::Completed(id) => {
+                self.tell_workers(|| Message::Completed(id));
+                self.report(id)?;
+                return Ok(self.last == Some(id));
+            }
+            Told::SavepointCompleted { id, .. } => self.report(id)?,
+            Told::Aborted { id, reason } => {
+                self.tell_workers(|| Message::Aborted(id));
+                if self.last == Some(id) {
+                    return Err(Error::unavailable("the last checkpoint came to nothing")
+                        .found(reason)
+                        .remedy("start the job again from the checkpoint before"));
+                }
+                Event::Aborted { id: id.0, reason }.send()?;
+            }
+            Told::TooManyFailures(failures) => {
+                return Err(Error::unavailable("checkpoints fail one after the other")
+                    .found(format_args!("{failures} in a row"))
+                    .remedy("see the reasons above; then start the job again"));
+            }
+            // The job asks for nothing else.
+            _ => {}
+        }
+        Ok(false)
+    }
+
+    /// Sends a barrier through the job, and what comes of it to Alluvium.
+    fn answer(&mut self, barrier: &Barrier) -> Result<()> {
+        let id = barrier.id;
         // If the source has gone, its report says why.
         let _ = self.triggers.send(id);
-
         let Collected { position, tickets, parts } = self.collect(id)?;
-        if is_last {
+        if self.last == Some(id) {
             Event::Applied {
                 offset: position.offset,
                 elapsed_us: self.began.elapsed().as_micros() as u64,
             }
             .send()?;
         }
-
         // While the snapshots are written. A failure of this kind ends the job:
         // what the parts hold is not known then, and only a restart from the
         // last checkpoint writes them anew.
         results::make_durable(&self.directories.results, parts)?;
 
+        let data = JobData { job: self.job, position };
+        self.checkpoints.set_runtime_data(id, data.to_bytes())?;
         // Every ticket is waited for, even after one has failed: a snapshot
-        // must not be under way any more when its checkpoint is aborted.
-        let snapshots: Vec<_> = tickets.into_iter().map(Ticket::wait).collect();
-        let snapshots: Result<Vec<_>> = snapshots.into_iter().collect();
-        let completed = snapshots.and_then(|shards| {
-            let checkpoint = CompletedCheckpoint {
-                id,
-                max_parallelism: MAX_PARALLELISM.get(),
-                job: self.job,
-                position,
-                shards,
-            };
-            checkpoint.publish(&self.directories.completed)?;
-            Ok(checkpoint)
-        });
-        match completed {
-            Ok(checkpoint) => {
-                let duration_ns = triggered.elapsed().as_nanos() as u64;
-                self.complete(&checkpoint, duration_ns)
+        // must not be under way any more when its checkpoint is given up.
+        let reports: Vec<_> = tickets.into_iter().map(Ticket::wait).collect();
+        for (report, shard) in reports.into_iter().zip(&self.shards) {
+            match report {
+                Ok(report) => {
+                    self.checkpoints.acknowledge(ShardAck::of(barrier.epoch, &report))?;
+                }
+                Err(error) if error.is_retryable() => {
+                    self.checkpoints.decline(id, shard, &error.to_string());
+                }
+                Err(error) => return Err(error),
             }
-            Err(error) => self.abort(id, error, is_last),
         }
+        Ok(())
     }
 
     /// A ticket from each worker, in the order of the shards, and the parts that
@@ -123,9 +154,7 @@ impl Coordinator<'_> {
                     parts.extend(part);
                     barrier_at = position;
                 }
-                Ok(Report::Frozen { id: of, .. }) => return Err(unasked_snapshot(of)),
-                Ok(Report::InputEnded) => self.input_ended = true,
-                Ok(Report::Failed(error)) => return Err(error),
+                Ok(report) => self.hear(report)?,
                 Err(_) => return Err(panicked("worker")),
             }
         }
@@ -133,30 +162,23 @@ impl Coordinator<'_> {
         Ok(Collected { position: barrier_at, tickets, parts })
     }
 
-    fn complete(&mut self, checkpoint: &CompletedCheckpoint, duration_ns: u64) -> Result<()> {
-        self.failures = 0;
-        // Their records only: Alluvium never deletes a snapshot that it has
-        // handed out, and this job does not either.
-        let first_kept = checkpoint.id.0.saturating_sub(RETAINED_CHECKPOINTS - 1);
-        checkpoint_file::forget_before(&self.directories.completed, SnapshotId(first_kept))?;
-        self.tell_workers(|| Message::Completed(checkpoint.id));
-        let costs = Costs { duration_ns, ..Costs::of_all(&checkpoint.shards) };
-        Event::Checkpoint(CheckpointLine {
-            id: checkpoint.id.0,
-            shards: checkpoint.shards.len() as u32,
-            offset: checkpoint.position.offset,
-            costs,
-        })
-        .send()
+    fn hear(&mut self, report: Report) -> Result<()> {
+        match report {
+            Report::InputEnded => self.input_ended = true,
+            Report::Failed(error) => return Err(error),
+            Report::Frozen { id, .. } => {
+                return Err(Error::internal("a worker took a snapshot that nobody is waiting for")
+                    .found(format_args!("snapshot {id}"))
+                    .remedy("please report it"));
+            }
+        }
+        Ok(())
     }
 
-    fn abort(&mut self, id: SnapshotId, error: Error, is_last: bool) -> Result<()> {
-        self.failures += 1;
-        if is_last || !error.is_retryable() || self.failures > TOLERATED_FAILURES {
-            return Err(error);
-        }
-        self.tell_workers(|| Message::Aborted(id));
-        Event::Aborted { id: id.0, reason: error.to_string() }.send()
+    /// Tells the supervisor of a completed checkpoint, from what Alluvium has recorded.
+    fn report(&self, id: SnapshotId) -> Result<()> {
+        let line = CheckpointLine::read(&self.checkpoints.view(), id)?;
+        line.map_or(Ok(()), |line| Event::Checkpoint(line).send())
     }
 
     fn tell_workers(&self, message: impl Fn() -> Message) {
@@ -174,8 +196,10 @@ struct Collected {
     parts: Vec<Part>,
 }
 
-fn unasked_snapshot(id: SnapshotId) -> Error {
-    Error::internal("a worker took a snapshot that nobody is waiting for")
-        .found(format_args!("snapshot {id}"))
-        .remedy("please report it")
+/// The name of a savepoint; empty for a checkpoint.
+pub(crate) fn name_of(kind: &CheckpointKind) -> String {
+    match kind {
+        CheckpointKind::Checkpoint => String::new(),
+        CheckpointKind::Savepoint(name) => name.clone(),
+    }
 }

@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
-use alluvium::base::{Error, Result};
+use alluvium::coordinator::JobView;
+use alluvium::format::ShardCosts;
+use alluvium::{Error, Result, SnapshotId};
 
-use super::checkpoint_file::Costs;
+use super::job_data::JobData;
 
 /// Something that happened in the job.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,21 +36,42 @@ pub(crate) enum Event {
 }
 
 /// Where a restarted job goes on from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Restored {
     pub(crate) checkpoint: u64,
+    /// The name of the savepoint, if it is one; else empty.
+    pub(crate) savepoint: String,
     pub(crate) from_shards: u32,
     /// From the start of the process's work to open shards.
     pub(crate) restore_us: u64,
 }
 
 /// A completed checkpoint, as the final table shows it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct CheckpointLine {
     pub(crate) id: u64,
+    /// The name of the savepoint, if it is one; else empty.
+    pub(crate) savepoint: String,
     pub(crate) shards: u32,
     pub(crate) offset: u64,
-    pub(crate) costs: Costs,
+    pub(crate) costs: ShardCosts,
+}
+
+impl CheckpointLine {
+    /// What Alluvium has recorded of a checkpoint; nothing if it is gone again.
+    pub(crate) fn read(view: &JobView, id: SnapshotId) -> Result<Option<Self>> {
+        let Some(reference) = view.entry().kept().find(|kept| kept.id == id) else {
+            return Ok(None);
+        };
+        let checkpoint = view.read(reference)?;
+        Ok(Some(Self {
+            id: id.0,
+            savepoint: super::coordinator::name_of(&checkpoint.kind),
+            shards: checkpoint.shards.len() as u32,
+            offset: JobData::from_bytes(&checkpoint.runtime)?.position.offset,
+            costs: checkpoint.costs(),
+        }))
+    }
 }
 
 /// How the results of one kind compare with the plain computation.
@@ -98,6 +121,7 @@ impl Event {
                     None => line,
                     Some(r) => line
                         .number("checkpoint", r.checkpoint)
+                        .text("savepoint", &r.savepoint)
                         .number("from_shards", r.from_shards)
                         .number("restore_us", r.restore_us),
                 }
@@ -107,6 +131,7 @@ impl Event {
             }
             Self::Checkpoint(c) => Line::new("checkpoint")
                 .number("id", c.id)
+                .text("savepoint", &c.savepoint)
                 .number("shards", c.shards)
                 .number("offset", c.offset)
                 .number("pause_ns", c.costs.pause_ns)
@@ -148,6 +173,7 @@ impl Event {
                     false => None,
                     true => Some(Restored {
                         checkpoint: fields.number("checkpoint")?,
+                        savepoint: fields.text("savepoint")?.to_owned(),
                         from_shards: fields.number_u32("from_shards")?,
                         restore_us: fields.number("restore_us")?,
                     }),
@@ -159,9 +185,10 @@ impl Event {
             },
             "checkpoint" => Self::Checkpoint(CheckpointLine {
                 id: fields.number("id")?,
+                savepoint: fields.text("savepoint")?.to_owned(),
                 shards: fields.number_u32("shards")?,
                 offset: fields.number("offset")?,
-                costs: Costs {
+                costs: ShardCosts {
                     pause_ns: fields.number("pause_ns")?,
                     duration_ns: fields.number("duration_ns")?,
                     bytes_new: fields.number("bytes_new")?,

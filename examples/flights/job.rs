@@ -7,14 +7,16 @@
 //!    holds the source back. Watermarks travel with them, to all shards.
 //! 2. A *worker* per shard gives them to its operators (`operators`), which
 //!    alone touch its shard, and whose results go to a file (`results`).
-//! 3. The *coordinator* (`coordinator`) begins a checkpoint by asking the source
-//!    for barriers. The source sends what it has batched, then the barrier, to
-//!    every worker, and reads on. The barrier carries the position in the input.
+//! 3. Alluvium's coordinator says when a checkpoint begins; the thread that polls it
+//!    (`coordinator`) asks the source for barriers. The source sends what it has
+//!    batched, then the barrier, to every worker, and reads on. The barrier carries the
+//!    position in the input.
 //! 4. A worker that meets the barrier freezes its shard, closes its part of the
-//!    results, hands both to the coordinator and goes on at once.
-//! 5. The coordinator waits until every shard's snapshot and every part is
-//!    durable, records the checkpoint as completed (see `checkpoint_file`), and
-//!    only then tells the workers, through the same channels.
+//!    results, hands both to that thread and goes on at once.
+//! 5. The thread waits until every shard's snapshot and every part is durable, and
+//!    acknowledges them, with what the job itself has to remember (`job_data`).
+//!    Alluvium's coordinator then completes the checkpoint, and the workers hear of it
+//!    through the same channels.
 //!
 //! There is one source, so a worker has one input, its barriers need no
 //! aligning, and the watermark of the source is that of every worker. There is
@@ -28,16 +30,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use alluvium::base::{Error, MaxParallelism, Result, SnapshotId};
+use alluvium::coordinator::{ClaimMode, Coordinator, Participant, RestoreFrom};
+use alluvium::format::Checkpoint;
+use alluvium::{Error, MaxParallelism, Result, SnapshotId};
 use crossbeam::channel::{Receiver, RecvTimeoutError, SendError, Sender, bounded, unbounded};
 
-use super::checkpoint_file::{self, CompletedCheckpoint, JobIdentity, Position};
 use super::cli::JobOptions;
-use super::coordinator::Coordinator;
+use super::coordinator::{self, Coordination};
 use super::event::{Event, Restored};
+use super::job_data::{JobData, JobIdentity, Position};
 use super::results::{self, Part, Results};
 use super::source::{Batch, Input, Source};
-use super::store::{ShardStore, Store, Ticket};
+use super::store::{self, ShardStore, Store, Ticket};
 use super::survey::InputIdentity;
 use super::verify;
 
@@ -53,10 +57,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(20);
 pub(crate) struct Directories {
     /// Alluvium's working files.
     pub(crate) state: PathBuf,
-    /// Alluvium's snapshots.
-    pub(crate) snapshots: PathBuf,
-    /// The job's records of completed checkpoints.
-    pub(crate) completed: PathBuf,
+    /// Alluvium's checkpoints and savepoints.
+    pub(crate) checkpoints: PathBuf,
     /// What the job says.
     pub(crate) results: PathBuf,
 }
@@ -65,8 +67,7 @@ impl Directories {
     pub(crate) fn below(dir: &Path) -> Self {
         Self {
             state: dir.join("state"),
-            snapshots: dir.join("snapshots"),
-            completed: dir.join("completed"),
+            checkpoints: dir.join("checkpoints"),
             results: dir.join("results"),
         }
     }
@@ -90,73 +91,75 @@ pub(crate) fn run_as_child(options: &JobOptions) -> Result<bool> {
 fn run(options: &JobOptions) -> Result<bool> {
     let began = Instant::now();
     let directories = Directories::below(&options.dir);
-    for dir in [&directories.completed, &directories.results] {
-        std::fs::create_dir_all(dir).map_err(|e| {
-            Error::io("cannot create a directory of the job", e)
-                .at(dir.display())
-                .remedy("check the directory given with --dir and its permissions")
-        })?;
-    }
+    std::fs::create_dir_all(&directories.results).map_err(|e| {
+        Error::io("cannot create a directory of the job", e)
+            .at(directories.results.display())
+            .remedy("check the directory given with --dir and its permissions")
+    })?;
     let job = JobIdentity {
         input: InputIdentity::of_file(&options.input)?,
         repeat: options.repeat,
         spread: options.spread,
         rules: options.rules,
     };
-    let latest = match options.restore {
-        true => Some(checkpoint_to_restore(&directories.completed, &job)?),
-        false => None,
-    };
+    let mut checkpoints = store::coordinator(&directories.checkpoints, options.interval_ms)?;
+    let restored = restore(&mut checkpoints, options, &job)?;
 
-    let store = Store::open(&directories.state, &directories.snapshots, MAX_PARALLELISM)?;
-    let next_id = SnapshotId(latest.as_ref().map_or(1, |latest| latest.id.0 + 1));
+    let store = Store::open(&directories.state, &checkpoints, MAX_PARALLELISM)?;
+    let next_id = SnapshotId(restored.as_ref().map_or(1, |(from, _)| from.id.0 + 1));
     results::discard_after(&directories.results, SnapshotId(next_id.0 - 1))?;
-    let shards = open_shards(&store, options, &directories, latest.as_ref(), next_id)?;
-    let start = latest.as_ref().map_or(Position::default(), |latest| latest.position);
+    let shards = open_shards(&store, options, &directories, restored.as_ref(), next_id)?;
+    let start = restored.as_ref().map_or(Position::default(), |(_, data)| data.position);
     Event::Started {
         shards: options.shards,
         offset: start.offset,
-        restored: latest.as_ref().map(|latest| Restored {
-            checkpoint: latest.id.0,
-            from_shards: latest.shards.len() as u32,
+        restored: restored.as_ref().map(|(from, _)| Restored {
+            checkpoint: from.id.0,
+            savepoint: coordinator::name_of(&from.kind),
+            from_shards: from.shards.len() as u32,
             restore_us: began.elapsed().as_micros() as u64,
         }),
     }
     .send()?;
 
-    let mut shards = process(options, &directories, job, shards, start, next_id)?;
+    let (mut shards, last) = process(options, &directories, job, checkpoints, shards, start)?;
 
     let mut right = true;
-    for verdict in verify::against_plain_computation(options, &directories, &mut shards)? {
+    for verdict in verify::against_plain_computation(options, &directories, last, &mut shards)? {
         right &= verdict.is_right();
         Event::Verified(verdict).send()?;
     }
     Ok(right)
 }
 
-fn checkpoint_to_restore(completed: &Path, job: &JobIdentity) -> Result<CompletedCheckpoint> {
-    let latest = checkpoint_file::latest_completed(completed)?.ok_or_else(|| {
+/// What the job goes on from, and what it kept with that; nothing if it begins.
+fn restore(
+    checkpoints: &mut Coordinator,
+    options: &JobOptions,
+    job: &JobIdentity,
+) -> Result<Option<(Checkpoint, JobData)>> {
+    let from = match &options.rollback_to {
+        Some(name) => RestoreFrom::Savepoint(name.clone()),
+        None if options.restore => RestoreFrom::Latest,
+        None => return Ok(None),
+    };
+    let restored = checkpoints.restore(&from, ClaimMode::NoClaim)?.ok_or_else(|| {
         Error::invalid("there is no completed checkpoint to restart from")
-            .at(completed.display())
+            .at(options.dir.display())
             .remedy("start the job anew")
     })?;
-    if latest.job != *job {
+    let at = format!("{from} in {}", options.dir.display());
+    let data = JobData::from_bytes(&restored.runtime).map_err(|error| error.at(&at))?;
+    if data.job != *job {
         return Err(Error::incompatible(
             "the checkpoint was taken over another input, or by other rules",
         )
-        .at(completed.display())
-        .expected(format_args!("{:?}", latest.job))
+        .at(at)
+        .expected(format_args!("{:?}", data.job))
         .found(format_args!("{job:?}"))
         .remedy("continue with the same --input and the same options"));
     }
-    if latest.max_parallelism != MAX_PARALLELISM.get() {
-        return Err(Error::incompatible("the checkpoint has another number of key groups")
-            .at(completed.display())
-            .expected(MAX_PARALLELISM)
-            .found(latest.max_parallelism)
-            .remedy("start the job anew"));
-    }
-    Ok(latest)
+    Ok(Some((restored, data)))
 }
 
 /// Opens every shard: empty, or with its part of the restored state.
@@ -164,11 +167,11 @@ fn open_shards(
     store: &Store,
     options: &JobOptions,
     directories: &Directories,
-    restored: Option<&CompletedCheckpoint>,
+    restored: Option<&(Checkpoint, JobData)>,
     next_id: SnapshotId,
 ) -> Result<Vec<ShardStore>> {
     let snapshots = match restored {
-        Some(checkpoint) => store.snapshots_of(checkpoint)?,
+        Some((checkpoint, data)) => store.snapshots_of(checkpoint, data.position)?,
         None => Vec::new(),
     };
     let count = options.shards;
@@ -181,21 +184,26 @@ fn open_shards(
         .collect()
 }
 
-/// Reads the input from `start` to its end and gives the shards back.
+/// Reads the input from `start` to its end and gives the shards back, and the number of
+/// the last checkpoint.
 fn process(
     options: &JobOptions,
     directories: &Directories,
     job: JobIdentity,
+    mut checkpoints: Coordinator,
     shards: Vec<ShardStore>,
     start: Position,
-    next_id: SnapshotId,
-) -> Result<Vec<ShardStore>> {
+) -> Result<(Vec<ShardStore>, SnapshotId)> {
     let began = Instant::now();
     let offset = AtomicU64::new(start.offset);
     let (reports, reports_of_all) = unbounded();
     let (triggers, triggers_of_source) = bounded(1);
     let (senders, receivers): (Vec<_>, Vec<_>) =
         shards.iter().map(|_| bounded::<Message>(CHANNEL_BATCHES)).unzip();
+
+    let participants =
+        Participant::of_operator(store::SHARD_OPERATOR, MAX_PARALLELISM, options.shards)?;
+    checkpoints.start(participants.clone())?;
 
     thread::scope(|scope| {
         let mut workers = Vec::new();
@@ -211,22 +219,26 @@ fn process(
         let source =
             spawn(scope, "source".into(), move || reports.of(|reports| source.run(reports)))?;
 
-        let mut coordinator = Coordinator {
+        let mut coordination = Coordination {
             options,
             directories,
             job,
             began,
-            next_id,
+            checkpoints,
+            shards: participants,
             triggers,
             reports: reports_of_all,
             workers: senders,
+            offset: &offset,
             input_ended: false,
-            failures: 0,
+            last: None,
+            savepoint_taken: false,
         };
         let (done, until_done) = bounded::<()>(0);
         let coordinator = spawn(scope, "coordinator".into(), move || {
             let _done = done;
-            coordinator.run()
+            coordination.run()?;
+            coordination.last.ok_or_else(|| panicked("coordinator"))
         })?;
 
         while until_done.recv_timeout(PROGRESS_INTERVAL) == Err(RecvTimeoutError::Timeout) {
@@ -245,9 +257,9 @@ fn process(
         let read = source.join().ok().flatten();
         let shards: Option<Vec<_>> =
             workers.into_iter().map(|worker| worker.join().ok().flatten()).collect();
-        coordinated?;
+        let last = coordinated?;
         read.ok_or_else(|| panicked("source"))?;
-        shards.ok_or_else(|| panicked("worker"))
+        Ok((shards.ok_or_else(|| panicked("worker"))?, last))
     })
 }
 

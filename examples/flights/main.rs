@@ -10,10 +10,11 @@
 //! results that the job has said until then.
 //!
 //! The process that you start is the *supervisor*. It runs the job as a child
-//! of itself, kills the child with SIGKILL on the way, starts it again on a
-//! different number of shards from the latest completed checkpoint, and prints
-//! whether every total and every result equals a plain computation over the
-//! same file.
+//! of itself, which takes a savepoint on the way; kills the child with SIGKILL, and
+//! starts it again on a different number of shards from the latest completed
+//! checkpoint. When that has come to its end it rolls the job back to the savepoint and
+//! runs it once more from there. Both times it prints whether every total and every
+//! result equals a plain computation over the same file.
 //!
 //! ```text
 //!                 supervisor  (supervise, view, report)
@@ -25,7 +26,7 @@
 //!              ^                                           coordinator
 //!              +---- "begin checkpoint 7" ------------------------+
 //!                                                                 v
-//!                                          completed checkpoints (checkpoint_file)
+//!                                             Alluvium's coordinator (+ job_data)
 //!
 //!  at the end: oracle, the same without any of the above, and verify
 //! ```
@@ -40,7 +41,6 @@
 )]
 
 // Not private: `tests/flights_job` looks into them.
-pub(crate) mod checkpoint_file;
 pub(crate) mod cli;
 pub(crate) mod coordinator;
 pub(crate) mod cursor;
@@ -48,6 +48,7 @@ pub(crate) mod departure;
 pub(crate) mod event;
 pub(crate) mod input;
 pub(crate) mod job;
+pub(crate) mod job_data;
 pub(crate) mod operators;
 pub(crate) mod oracle;
 pub(crate) mod report;

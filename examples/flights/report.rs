@@ -25,9 +25,12 @@ pub(crate) fn print(run: &Run, out: &mut impl Write) -> io::Result<()> {
     writeln!(out)?;
     for attempt in &run.attempts {
         print_attempt(run, attempt, out)?;
+        if !attempt.verdicts.is_empty() {
+            writeln!(out)?;
+            print_verdicts(&attempt.verdicts, out)?;
+            writeln!(out)?;
+        }
     }
-    writeln!(out)?;
-    print_verdicts(&run.verdicts, out)?;
     let answer = if run.is_right() { "yes" } else { "NO" };
     writeln!(out, "everything equals a plain computation over the file: {answer}")
 }
@@ -36,7 +39,11 @@ fn print_attempt(run: &Run, attempt: &Attempt, out: &mut impl Write) -> io::Resu
     if let Some(restored) = &attempt.restored {
         writeln!(
             out,
-            "restarted    from checkpoint {} at record {}, {} -> {} shards, in {}",
+            "{} {} at record {}, {} -> {} shards, in {}",
+            match restored.savepoint.as_str() {
+                "" => "restarted    from checkpoint".to_owned(),
+                name => format!("rolled back  to savepoint {name:?}, checkpoint"),
+            },
             restored.checkpoint,
             thousands(attempt.first_offset),
             restored.from_shards,
@@ -47,8 +54,9 @@ fn print_attempt(run: &Run, attempt: &Attempt, out: &mut impl Write) -> io::Resu
     if let Some(replayed) = attempt.replayed {
         writeln!(
             out,
-            "replayed     at least {} records that the killed process had read after that checkpoint",
+            "replayed     at least {} records that the {} process had read after that checkpoint",
             thousands(replayed),
+            if restored_name(attempt).is_empty() { "killed" } else { "last" },
         )?;
     }
     writeln!(
@@ -70,6 +78,11 @@ fn print_attempt(run: &Run, attempt: &Attempt, out: &mut impl Write) -> io::Resu
     Ok(())
 }
 
+/// The name of the savepoint that a process was restored from; empty if it was none.
+fn restored_name(attempt: &Attempt) -> &str {
+    attempt.restored.as_ref().map_or("", |restored| restored.savepoint.as_str())
+}
+
 fn print_checkpoints(checkpoints: &[CheckpointLine], out: &mut impl Write) -> io::Result<()> {
     writeln!(
         out,
@@ -86,7 +99,7 @@ fn print_checkpoints(checkpoints: &[CheckpointLine], out: &mut impl Write) -> io
     for line in checkpoints {
         writeln!(
             out,
-            "{:>10}  {:>6}  {:>12}  {:>10}  {:>10}  {:>11}  {:>11}  {:>12}",
+            "{:>10}  {:>6}  {:>12}  {:>10}  {:>10}  {:>11}  {:>11}  {:>12}{}",
             line.id,
             line.shards,
             thousands(line.offset),
@@ -95,6 +108,10 @@ fn print_checkpoints(checkpoints: &[CheckpointLine], out: &mut impl Write) -> io
             thousands(line.costs.records_new),
             bytes(line.costs.bytes_new),
             bytes(line.costs.bytes_total),
+            match line.savepoint.as_str() {
+                "" => String::new(),
+                name => format!("  savepoint {name:?}"),
+            },
         )?;
     }
     let pauses = Spread::of(checkpoints.iter().map(|line| line.costs.pause_ns));

@@ -7,8 +7,8 @@
 //!    and shard, `results/part-0000000007-002.csv`.
 //! 2. At the barrier of checkpoint 7 it closes the part and hands it to the
 //!    coordinator with its ticket. It does not wait for the disk.
-//! 3. The coordinator makes the parts durable before it records the checkpoint
-//!    as completed. That record commits them: **a part counts exactly if a
+//! 3. The coordinator makes the parts durable before the checkpoint is completed.
+//!    Its completion commits them: **a part counts exactly if a
 //!    checkpoint of its number, or of a later one, is completed.** (A later
 //!    one, since an aborted checkpoint loses nothing: what came before its
 //!    barrier came before that of the next one too.)
@@ -143,7 +143,18 @@ pub(crate) fn make_durable(dir: &Path, parts: Vec<Part>) -> Result<()> {
     for Part { path, file } in parts {
         file.sync_all().map_err(|e| cannot_write(&path, e))?;
     }
-    super::checkpoint_file::sync_dir(dir).map_err(|e| cannot_write(dir, e))
+    sync_dir(dir).map_err(|e| cannot_write(dir, e))
+}
+
+#[cfg(unix)]
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(not(unix))]
+fn sync_dir(_dir: &Path) -> io::Result<()> {
+    // Elsewhere a directory cannot be opened; names become durable by themselves.
+    Ok(())
 }
 
 /// Removes the parts that no completed checkpoint commits.

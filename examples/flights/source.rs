@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use alluvium::base::SnapshotId;
 use crossbeam::channel::{Receiver, Sender, TryRecvError};
 
-use super::checkpoint_file::Position;
 use super::cli::JobOptions;
 use super::departure::{self, Departure, KeyedBy};
 use super::input::{Flight, FlightReader};
 use super::job::{Halt, MAX_PARALLELISM, Message, Report};
+use super::job_data::Position;
 use super::time::{EventTime, Watermarks};
 
 /// Elements that travel together. Larger: cheaper sending, longer waits at a

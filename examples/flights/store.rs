@@ -2,21 +2,51 @@
 //! worker one shard with the states of all operators in it.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use alluvium::coordinator::{CheckpointSettings, Coordinator};
+use alluvium::env::RealEnv;
+use alluvium::format::Checkpoint;
+use alluvium::object::{LocalStore, ObjectStore};
 use alluvium::{
     Backend, Error, KeyGroupRange, MaxParallelism, Result, Shard, SnapshotHandle, SnapshotId,
-    SnapshotTicket,
+    SnapshotReport, SnapshotTicket,
 };
 
-use super::checkpoint_file::{CompletedCheckpoint, Costs, Position, ShardSnapshot};
 use super::departure::{Departure, KeyedBy};
+use super::job_data::Position;
 use super::operators::{Context, Operators};
 use super::results::{Part, Results};
 use super::rules::Rules;
 use super::time::EventTime;
 
+/// The name under which Alluvium knows the job.
+pub(crate) const JOB: &str = "flights";
 /// The name under which Alluvium knows the job's shards.
-const SHARD_OPERATOR: &str = "flights";
+pub(crate) const SHARD_OPERATOR: &str = "flights";
+/// The name of the savepoint that is taken on the way.
+pub(crate) const SAVEPOINT: &str = "on-the-way";
+
+/// Completed checkpoints that are kept.
+const RETAINED_CHECKPOINTS: usize = 2;
+/// Checkpoints that may fail one after the other before the job does.
+const TOLERATED_FAILURES: usize = 3;
+
+/// The directory in which checkpoints are.
+pub(crate) fn object_store(dir: &Path) -> Result<Arc<dyn ObjectStore>> {
+    Ok(Arc::new(LocalStore::open(Arc::new(RealEnv::new()), dir.to_owned())?))
+}
+
+/// Takes over the checkpoints of the job: a killed process that is not quite dead can
+/// complete none any more.
+pub(crate) fn coordinator(dir: &Path, interval_ms: u64) -> Result<Coordinator> {
+    let mut settings = CheckpointSettings::default();
+    settings.interval_ms = Some(interval_ms);
+    settings.retained = RETAINED_CHECKPOINTS;
+    settings.tolerable_failures = TOLERATED_FAILURES;
+    let owner = format!("process {}", std::process::id());
+    Coordinator::builder(object_store(dir)?, JOB).settings(settings).owner(owner).open()
+}
 
 /// The state of this process.
 pub(crate) struct Store {
@@ -24,62 +54,50 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Opens Alluvium with its working files in `dir` and its snapshots in
-    /// `snapshots`. The working files of a killed process are removed; its lock
+    /// Opens Alluvium with its working files in `dir` and its snapshots where the
+    /// coordinator says. The working files of a killed process are removed; its lock
     /// on `dir` fell with it.
     pub(crate) fn open(
         dir: &Path,
-        snapshots: &Path,
+        coordinator: &Coordinator,
         max_parallelism: MaxParallelism,
     ) -> Result<Self> {
+        let sink = Arc::new(coordinator.sink());
         let backend = Backend::builder(dir)
-            .checkpoint_dir(snapshots)
+            .sink(Arc::clone(&sink) as _)
+            .source(sink)
             .max_parallelism(max_parallelism)
             .open()?;
         Ok(Self { backend })
     }
 
     /// The snapshots of a checkpoint, after a look at whether they belong
-    /// together: each carries its number and the position of its barrier, and
-    /// both must be those that the job has recorded.
+    /// together: each carries the position of its barrier, which must be the one that
+    /// the job has kept with the checkpoint.
     ///
     /// # Errors
-    /// `Corrupt` if they are not, or a handle or manifest is damaged.
+    /// `Corrupt` if they are not, or a manifest is damaged.
     pub(crate) fn snapshots_of(
         &self,
-        checkpoint: &CompletedCheckpoint,
+        checkpoint: &Checkpoint,
+        position: Position,
     ) -> Result<Vec<SnapshotHandle>> {
-        let mut handles = Vec::with_capacity(checkpoint.shards.len());
-        for (index, shard) in checkpoint.shards.iter().enumerate() {
-            let handle = SnapshotHandle::decode(&shard.handle)
-                .and_then(|handle| self.check_origin(&handle, checkpoint).map(|()| handle))
-                .map_err(|e| e.at(format_args!("shard {index} of checkpoint {}", checkpoint.id)))?;
-            handles.push(handle);
+        let handles = checkpoint.handles(SHARD_OPERATOR);
+        for handle in &handles {
+            let at = || format!("shard {} of checkpoint {}", handle.groups(), checkpoint.id);
+            let found = self.backend.snapshot_meta(handle).and_then(|b| Position::from_bytes(&b));
+            let found = found.map_err(|error| error.at(at()))?;
+            if found != position {
+                return Err(Error::corrupt(
+                    "a snapshot does not belong to the checkpoint that names it",
+                )
+                .at(at())
+                .expected(format_args!("one taken at {position}"))
+                .found(format_args!("one taken at {found}"))
+                .remedy("restore the directory from a copy, or start the job anew"));
+            }
         }
         Ok(handles)
-    }
-
-    fn check_origin(
-        &self,
-        handle: &SnapshotHandle,
-        checkpoint: &CompletedCheckpoint,
-    ) -> Result<()> {
-        let foreign = || {
-            Error::corrupt("a snapshot does not belong to the checkpoint that names it")
-                .remedy("restore the directory from a copy, or start the job anew")
-        };
-        if handle.snapshot() != checkpoint.id {
-            return Err(foreign()
-                .expected(format_args!("snapshot {}", checkpoint.id))
-                .found(handle.snapshot()));
-        }
-        let position = Position::from_bytes(&self.backend.snapshot_meta(handle)?)?;
-        if position != checkpoint.position {
-            return Err(foreign()
-                .expected(format_args!("one taken at {}", checkpoint.position))
-                .found(format_args!("one taken at {position}")));
-        }
-        Ok(())
     }
 
     /// Opens the shard that owns `groups`: empty, or with its part of a
@@ -167,17 +185,7 @@ pub(crate) struct Ticket(SnapshotTicket);
 
 impl Ticket {
     /// Blocks until the snapshot is durable.
-    pub(crate) fn wait(self) -> Result<ShardSnapshot> {
-        let report = self.0.wait()?;
-        Ok(ShardSnapshot {
-            costs: Costs {
-                pause_ns: report.pause_ns,
-                duration_ns: report.duration_ns,
-                bytes_new: report.bytes_new,
-                bytes_total: report.bytes_total,
-                records_new: report.records_new,
-            },
-            handle: report.handle.encode(),
-        })
+    pub(crate) fn wait(self) -> Result<SnapshotReport> {
+        self.0.wait()
     }
 }

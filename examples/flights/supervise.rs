@@ -6,13 +6,14 @@ use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
-use alluvium::base::{Error, Result};
+use alluvium::coordinator::{JobView, RestoreFrom};
+use alluvium::{Error, Result};
 
-use super::checkpoint_file::{self, Costs};
 use super::cli::{JobOptions, Options};
 use super::event::{CheckpointLine, Event, Restored, Verdict};
 use super::job::Directories;
 use super::report::{self, counted, percent, thousands};
+use super::store;
 use super::survey::Extent;
 use super::time::EventTime;
 use super::view::View;
@@ -28,15 +29,19 @@ pub(crate) struct Run {
     pub(crate) kept_dir: Option<PathBuf>,
     pub(crate) attempts: Vec<Attempt>,
     pub(crate) checkpoints: Vec<CheckpointLine>,
-    pub(crate) verdicts: Vec<Verdict>,
 }
 
 impl Run {
     /// Whether the job came to its end and everything is right.
     pub(crate) fn is_right(&self) -> bool {
-        self.attempts.last().is_some_and(|last| last.finished)
-            && !self.verdicts.is_empty()
-            && self.verdicts.iter().all(Verdict::is_right)
+        let unharmed = |attempt: &&Attempt| !attempt.killed;
+        let mut verified = self.attempts.iter().filter(unharmed).peekable();
+        verified.peek().is_some()
+            && verified.all(|attempt| {
+                attempt.finished
+                    && !attempt.verdicts.is_empty()
+                    && attempt.verdicts.iter().all(Verdict::is_right)
+            })
     }
 }
 
@@ -53,6 +58,8 @@ pub(crate) struct Attempt {
     pub(crate) elapsed_us: u64,
     pub(crate) killed: bool,
     pub(crate) finished: bool,
+    /// How what it had at its end compares with the plain computation.
+    pub(crate) verdicts: Vec<Verdict>,
 }
 
 impl Attempt {
@@ -104,6 +111,8 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         spread: options.spread,
         rules: options.rules,
         restore: false,
+        rollback_to: None,
+        savepoint_at_record: Some((total as f64 * options.savepoint_at).ceil() as u64),
         await_kill: !options.no_kill,
     };
     let mut supervisor = Supervisor {
@@ -117,7 +126,6 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
             kept_dir: options.dir.clone(),
             attempts: Vec::new(),
             checkpoints: Vec::new(),
-            verdicts: Vec::new(),
         },
     };
     let outcome = supervisor.run_job(options, job);
@@ -142,12 +150,14 @@ fn prepare(dir: &Path) -> Result<PathBuf> {
     if fs::read_dir(dir).map_err(unusable)?.next().is_none() {
         return dir.canonicalize().map_err(unusable);
     }
-    let completed = Directories::below(dir).completed;
-    let found = match completed.try_exists().map_err(unusable)? {
+    let checkpoints = Directories::below(dir).checkpoints;
+    let found = match checkpoints.try_exists().map_err(unusable)? {
         false => "other files".to_owned(),
-        true => match checkpoint_file::completed_ids(&completed)?.last() {
+        true => match JobView::open(store::object_store(&checkpoints)?, store::JOB)?
+            .and_then(|job| job.entry().resume.clone())
+        {
             None => "an earlier run without a completed checkpoint".to_owned(),
-            Some(id) => format!("an earlier run with a completed checkpoint {id}"),
+            Some(latest) => format!("an earlier run with a completed checkpoint {}", latest.id),
         },
     };
     Err(Error::invalid("the directory for state and checkpoints is not empty")
@@ -176,6 +186,7 @@ impl Supervisor {
             self.note_unreported_checkpoint(&job.dir)?;
             job.restore = true;
             job.await_kill = false;
+            job.savepoint_at_record = None;
             job.shards = options.rescale_to;
         }
         self.view.say(&format!(
@@ -187,7 +198,20 @@ impl Supervisor {
             },
             counted(job.shards.into(), "shard"),
         ));
-        self.attempt(&job, None)
+        self.attempt(&job, None)?;
+        if !options.no_rollback {
+            job.restore = false;
+            job.rollback_to = Some(store::SAVEPOINT.to_owned());
+            job.savepoint_at_record = None;
+            job.shards = options.shards;
+            self.view.say(&format!(
+                "rolling back to savepoint {:?}, on {}",
+                store::SAVEPOINT,
+                counted(job.shards.into(), "shard"),
+            ));
+            self.attempt(&job, None)?;
+        }
+        Ok(())
     }
 
     /// Runs one child, to its end or until it is killed at `kill_at`.
@@ -195,7 +219,9 @@ impl Supervisor {
         let (mut child, mut lines) = Running::start(job)?;
         let mut attempt = Attempt { shards: job.shards, ..Attempt::default() };
         let mut failure = None;
+        // What has to be seen before the kill.
         let mut completed = false;
+        let mut savepoint_due = job.savepoint_at_record.is_some();
         let mut line = String::new();
         loop {
             line.clear();
@@ -223,7 +249,7 @@ impl Supervisor {
                     }
                     self.view.progress(offset, self.run.checkpoints.len());
                     let due = kill_at.is_some_and(|kill_at| offset >= kill_at);
-                    if due && completed && !attempt.killed {
+                    if due && completed && !savepoint_due && !attempt.killed {
                         child.kill()?;
                         attempt.killed = true;
                         let done = percent(offset, self.run.total);
@@ -234,7 +260,10 @@ impl Supervisor {
                     }
                 }
                 Event::Checkpoint(checkpoint) => {
-                    completed = true;
+                    match checkpoint.savepoint.is_empty() {
+                        true => completed = true,
+                        false => savepoint_due = false,
+                    }
                     self.run.checkpoints.push(checkpoint);
                 }
                 Event::Aborted { id, reason } => {
@@ -246,7 +275,7 @@ impl Supervisor {
                     self.view.progress(offset, self.run.checkpoints.len());
                     self.view.say("end of input; one more checkpoint, then the comparison");
                 }
-                Event::Verified(verdict) => self.run.verdicts.push(verdict),
+                Event::Verified(verdict) => attempt.verdicts.push(verdict),
                 Event::Finished { right: _ } => attempt.finished = true,
                 Event::Failed { message } => failure = Some(message),
             }
@@ -268,7 +297,7 @@ impl Supervisor {
 
     /// Works out what has to be read again, and says so.
     fn say_restored(&self, attempt: &mut Attempt) {
-        let Some(restored) = &attempt.restored else {
+        let Some(restored) = attempt.restored.clone() else {
             return;
         };
         let offset = attempt.first_offset;
@@ -276,7 +305,8 @@ impl Supervisor {
             self.run.attempts.last().map_or(0, |killed| killed.last_offset.saturating_sub(offset));
         attempt.replayed = Some(replayed);
         self.view.say(&format!(
-            "restored checkpoint {} at record {}, {} -> {} shards; replaying {} records, {} to go",
+            "restored {} {} at record {}, {} -> {} shards; replaying {} records, {} to go",
+            if restored.savepoint.is_empty() { "checkpoint" } else { "savepoint" },
             restored.checkpoint,
             thousands(offset),
             restored.from_shards,
@@ -289,17 +319,11 @@ impl Supervisor {
     /// A checkpoint may have become complete in the last moment of a killed
     /// process, too late for it to say so.
     fn note_unreported_checkpoint(&mut self, dir: &Path) -> Result<()> {
-        let Some(latest) = checkpoint_file::latest_completed(&Directories::below(dir).completed)?
-        else {
-            return Ok(());
-        };
+        let checkpoints = store::object_store(&Directories::below(dir).checkpoints)?;
+        let Some(view) = JobView::open(checkpoints, store::JOB)? else { return Ok(()) };
+        let Some(latest) = view.find(&RestoreFrom::Latest)? else { return Ok(()) };
         if self.run.checkpoints.iter().all(|known| known.id < latest.id.0) {
-            self.run.checkpoints.push(CheckpointLine {
-                id: latest.id.0,
-                shards: latest.shards.len() as u32,
-                offset: latest.position.offset,
-                costs: Costs::of_all(&latest.shards),
-            });
+            self.run.checkpoints.extend(CheckpointLine::read(&view, latest.id)?);
         }
         Ok(())
     }

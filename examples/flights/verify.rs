@@ -4,10 +4,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 
-use alluvium::base::{Error, Result, SnapshotId};
+use alluvium::base::{Result, SnapshotId};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::checkpoint_file;
 use super::cli::JobOptions;
 use super::departure::{repetition_suffix, shard_of_key};
 use super::event::Verdict;
@@ -18,16 +17,13 @@ use super::results::{self, Kind};
 use super::store::ShardStore;
 use super::time::EventTime;
 
-/// Compares all there is.
+/// Compares all there is, `last` being the last completed checkpoint.
 pub(crate) fn against_plain_computation(
     options: &JobOptions,
     directories: &Directories,
+    last: SnapshotId,
     shards: &mut [ShardStore],
 ) -> Result<Vec<Verdict>> {
-    let completed = checkpoint_file::completed_ids(&directories.completed)?;
-    let last = completed.last().copied().ok_or_else(|| {
-        Error::internal("the job has ended without a completed checkpoint").remedy("report it")
-    })?;
     // Three readings that have nothing to do with each other.
     let (totals, answered, said) = std::thread::scope(|scope| {
         let totals = scope.spawn(|| PlainTotals::single_pass(&options.input));
