@@ -24,13 +24,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-use alluvium::base::SnapshotId;
 use alluvium::base::checksum::ContentHash;
+use alluvium::coordinator::{JobView, RestoreFrom};
+use alluvium::format::{Checkpoint, CheckpointRef};
 
-use crate::example::checkpoint_file::{
-    CompletedCheckpoint, Costs, JobIdentity, Position, ShardSnapshot,
-};
+use crate::example::job_data::{JobData, JobIdentity, Position};
 use crate::example::rules::Rules;
+use crate::example::store;
 use crate::example::survey::InputIdentity;
 use crate::example::time::EventTime;
 
@@ -48,13 +48,9 @@ const RULES: Rules = Rules {
     top: 3,
 };
 
-/// A checkpoint with two shards, one of them with an empty handle.
-fn sample(id: u64) -> CompletedCheckpoint {
-    let costs =
-        Costs { pause_ns: 10, duration_ns: 20, bytes_new: 30, bytes_total: 40, records_new: 5 };
-    CompletedCheckpoint {
-        id: SnapshotId(id),
-        max_parallelism: 128,
+/// What the job keeps with some checkpoint.
+fn sample() -> JobData {
+    JobData {
         job: JobIdentity {
             input: InputIdentity { file_bytes: 1234, hash: ContentHash(u128::MAX / 3) },
             repeat: 20,
@@ -62,16 +58,21 @@ fn sample(id: u64) -> CompletedCheckpoint {
             rules: Rules { top: 7, ..RULES },
         },
         position: Position {
-            offset: 1000 * id,
+            offset: 9000,
             repetition: 3,
             record: 17,
             latest: EventTime::from_minutes(-4),
         },
-        shards: vec![
-            ShardSnapshot { costs, handle: vec![7; 33] },
-            ShardSnapshot { costs: Costs::default(), handle: Vec::new() },
-        ],
     }
+}
+
+/// The checkpoint that the job in this directory would go on from.
+fn latest(kept: &Path) -> (CheckpointRef, Checkpoint) {
+    let checkpoints = store::object_store(&kept.join("checkpoints")).expect("a directory");
+    let view = JobView::open(checkpoints, store::JOB).expect("readable").expect("a job");
+    let latest = view.find(&RestoreFrom::Latest).expect("readable").expect("one was completed");
+    let checkpoint = view.read(&latest).expect("whole");
+    (latest, checkpoint)
 }
 
 /// The example's program, brought up to date first: `cargo test` has just

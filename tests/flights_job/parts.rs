@@ -1,17 +1,19 @@
 //! Parts of the job: state, results, time, completed checkpoints, events.
 
 use std::fs;
+use std::path::Path;
 
 use alluvium::base::{ErrorKind, MaxParallelism, SnapshotId};
 use alluvium::codec::Codec;
+use alluvium::format::{Checkpoint, CheckpointKind, ShardCosts, ShardPart};
 
-use crate::example::checkpoint_file::{self, CompletedCheckpoint, Costs};
 use crate::example::departure::{self, Departure, KeyedBy};
 use crate::example::event::{CheckpointLine, Event, Restored, Verdict};
 use crate::example::input::{Date, Flight, FlightReader};
+use crate::example::job_data::JobData;
 use crate::example::operators::{Grouping, SessionSet, SessionSetCodec, Totals, TotalsCodec};
 use crate::example::results::{self, Kind, Results};
-use crate::example::store::{ShardStore, Store};
+use crate::example::store::{self, ShardStore, Store};
 use crate::example::time::{EventTime, Watermarks};
 use crate::{HEADER, ON_TIME, RULES, Random, sample, write_lines};
 
@@ -40,8 +42,7 @@ fn totals_survive_its_44_bytes_and_no_other_number_of_them() {
 fn a_shard_takes_the_keys_that_are_routed_to_it_and_refuses_all_others() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let max = MaxParallelism::DEFAULT;
-    let store = Store::open(&dir.path().join("state"), &dir.path().join("snapshots"), max)
-        .expect("a new directory");
+    let store = open_store(dir.path());
     let (_, flight) = a_flight(dir.path());
     for count in [1, 2, 3, 7] {
         let mut shards: Vec<ShardStore> = (0..count)
@@ -66,18 +67,27 @@ fn a_shard_takes_the_keys_that_are_routed_to_it_and_refuses_all_others() {
 fn only_snapshots_of_the_recorded_checkpoint_and_position_are_restored() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let max = MaxParallelism::DEFAULT;
-    let store = Store::open(&dir.path().join("state"), &dir.path().join("snapshots"), max)
-        .expect("a new directory");
+    let store = open_store(dir.path());
     let results = || Results::new(dir.path(), 0, SnapshotId(9));
     let mut shard = store.shard(max.all_groups(), &[], &RULES, results()).expect("empty");
     let (_, flight) = a_flight(dir.path());
     shard.process(KeyedBy::Aircraft, "N14228", &flight).expect("in memory");
 
-    let mut checkpoint = sample(9);
-    let (ticket, part) = shard.snapshot(checkpoint.id, checkpoint.position).expect("frozen");
+    let position = sample().position;
+    let (ticket, part) = shard.snapshot(SnapshotId(9), position).expect("frozen");
     assert!(part.is_some(), "the aircraft has come into service");
-    checkpoint.shards = vec![ticket.wait().expect("durable")];
-    let snapshots = store.snapshots_of(&checkpoint).expect("they belong together");
+    let handle = ticket.wait().expect("durable").handle;
+    let checkpoint = Checkpoint {
+        id: SnapshotId(9),
+        epoch: 1,
+        job: "flights".into(),
+        kind: CheckpointKind::Checkpoint,
+        triggered_unix_ms: 0,
+        completed_unix_ms: 0,
+        shards: vec![ShardPart { handle, costs: ShardCosts::default() }],
+        runtime: Vec::new(),
+    };
+    let snapshots = store.snapshots_of(&checkpoint, position).expect("they belong together");
     let mut restored =
         store.shard(max.all_groups(), &snapshots, &RULES, results()).expect("restored");
     let mut totals = |grouping| {
@@ -88,91 +98,48 @@ fn only_snapshots_of_the_recorded_checkpoint_and_position_are_restored() {
     assert_eq!(found, Some((1, 1400)));
     assert_eq!(totals(Grouping::Route), None);
 
-    let mut elsewhere = checkpoint.clone();
-    elsewhere.position.record += 1;
-    let mut another = checkpoint.clone();
-    another.id = SnapshotId(10);
-    let mut damaged = checkpoint;
-    damaged.shards[0].handle[30] ^= 1;
-    for (wrong, facts) in [
-        (elsewhere, ["does not belong", "taken at record 9000", "shard 0 of checkpoint 9"]),
-        (another, ["does not belong", "found 9", "shard 0 of checkpoint 10"]),
-        (damaged, ["", "", "shard 0 of checkpoint 9"]),
-    ] {
-        let error = store.snapshots_of(&wrong).expect_err("one of them is not what it should be");
-        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
-        for fact in facts {
-            assert!(error.to_string().contains(fact), "no `{fact}` in {error}");
-        }
+    let mut elsewhere = position;
+    elsewhere.record += 1;
+    let error = store.snapshots_of(&checkpoint, elsewhere).expect_err("taken at another place");
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    for fact in ["does not belong", "taken at record 9000", "of checkpoint 9"] {
+        assert!(error.to_string().contains(fact), "no `{fact}` in {error}");
     }
 }
 
-#[test]
-fn a_completed_checkpoint_reads_back_as_written() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    assert_eq!(checkpoint_file::latest_completed(dir.path()).expect("empty"), None);
-    for id in [1, 2, 10] {
-        sample(id).publish(dir.path()).expect("published");
-    }
-    let latest = checkpoint_file::latest_completed(dir.path()).expect("readable");
-    assert_eq!(latest, Some(sample(10)));
-
-    let twice = sample(10).publish(dir.path()).expect_err("ten exists already");
-    assert!(twice.to_string().contains("already complete"), "{twice}");
-
-    checkpoint_file::forget_before(dir.path(), SnapshotId(10)).expect("removed");
-    assert_eq!(checkpoint_file::completed_ids(dir.path()).expect("readable"), [SnapshotId(10)]);
+fn open_store(dir: &Path) -> Store {
+    let checkpoints = store::coordinator(&dir.join("checkpoints"), 1000).expect("a new directory");
+    Store::open(&dir.join("state"), &checkpoints, MaxParallelism::DEFAULT).expect("a new directory")
 }
 
 #[test]
-fn an_unfinished_checkpoint_is_none_and_a_missing_directory_is_an_error() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    sample(4).publish(dir.path()).expect("published");
-    let half = dir.path().join("checkpoint-0000000005.unfinished");
-    fs::write(half, &sample(5).encode()[..40]).expect("a file");
-    let latest = checkpoint_file::latest_completed(dir.path()).expect("readable");
-    assert_eq!(latest, Some(sample(4)));
-
-    let missing = checkpoint_file::latest_completed(&dir.path().join("missing"));
-    assert_eq!(missing.expect_err("not the same as none").kind(), ErrorKind::Unavailable);
-}
-
-#[test]
-fn a_damaged_latest_checkpoint_is_an_error_and_never_an_older_checkpoint() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    sample(6).publish(dir.path()).expect("published");
-    sample(7).publish(dir.path()).expect("published");
-    let path = checkpoint_file::path_of(dir.path(), SnapshotId(7));
-    let whole = fs::read(&path).expect("a file");
-
-    for len in 0..whole.len() {
-        let error = CompletedCheckpoint::decode(&whole[..len]).expect_err("cut short");
+fn what_the_job_keeps_with_a_checkpoint_reads_back_as_written_and_nothing_else_does() {
+    let bytes = sample().to_bytes();
+    assert_eq!(JobData::from_bytes(&bytes).expect("sound"), sample());
+    for len in 0..bytes.len() {
+        let error = JobData::from_bytes(&bytes[..len]).expect_err("cut short");
         assert_eq!(error.kind(), ErrorKind::Corrupt, "cut at {len}: {error}");
     }
-    for bit in 0..whole.len() * 8 {
-        let mut damaged = whole.clone();
-        damaged[bit / 8] ^= 1 << (bit % 8);
-        let error = CompletedCheckpoint::decode(&damaged).expect_err("damaged");
-        let of_version = (8..12).contains(&(bit / 8));
-        let expected = if of_version { ErrorKind::Incompatible } else { ErrorKind::Corrupt };
-        assert_eq!(error.kind(), expected, "bit {bit}: {error}");
-    }
-
-    fs::write(&path, &whole[..whole.len() - 1]).expect("a file");
-    let error = checkpoint_file::latest_completed(dir.path()).expect_err("7 is damaged");
-    assert_eq!(error.kind(), ErrorKind::Corrupt);
-    assert!(error.to_string().contains("checkpoint-0000000007.completed"), "{error}");
-
-    fs::write(&path, sample(8).encode()).expect("a file");
-    let error = checkpoint_file::latest_completed(dir.path()).expect_err("7 holds 8");
-    assert!(error.to_string().contains("the name of another one"), "{error}");
+    let longer = [&bytes[..], &[0]].concat();
+    assert!(JobData::from_bytes(&longer).is_err());
+    let mut newer = bytes;
+    newer[0] += 1;
+    let error = JobData::from_bytes(&newer).expect_err("another version");
+    assert_eq!(error.kind(), ErrorKind::Incompatible, "{error}");
 }
 
 #[test]
 fn every_event_survives_its_line() {
-    let costs =
-        Costs { pause_ns: 1, duration_ns: 2, bytes_new: 3, bytes_total: u64::MAX, records_new: 4 };
-    let restored = Restored { checkpoint: 9, from_shards: 2, restore_us: 77 };
+    let costs = ShardCosts {
+        pause_ns: 1,
+        duration_ns: 2,
+        bytes_new: 3,
+        bytes_total: u64::MAX,
+        records_new: 4,
+    };
+    let savepoint = "on \"the\" way".to_owned();
+    let restored =
+        Restored { checkpoint: 9, savepoint: savepoint.clone(), from_shards: 2, restore_us: 77 };
     let verdict = Verdict {
         what: "carrier and day".into(),
         keys: 5,
@@ -185,7 +152,7 @@ fn every_event_survives_its_line() {
         Event::Started { shards: 3, offset: 0, restored: None },
         Event::Started { shards: 3, offset: 12, restored: Some(restored) },
         Event::Progress { offset: 1, elapsed_us: 2 },
-        Event::Checkpoint(CheckpointLine { id: 7, shards: 3, offset: 8, costs }),
+        Event::Checkpoint(CheckpointLine { id: 7, savepoint, shards: 3, offset: 8, costs }),
         Event::Aborted { id: 7, reason: "disk\nfull\t\u{1}".into() },
         Event::Applied { offset: 1, elapsed_us: 2 },
         Event::Verified(verdict),

@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use crate::example::checkpoint_file;
+use crate::example::job_data::JobData;
 use crate::{
-    CANCELLED, HEADER, ON_TIME, Random, assert_fails_saying, both, cut, flights, stdout, str,
-    write_lines,
+    CANCELLED, HEADER, ON_TIME, Random, assert_fails_saying, both, cut, flights, latest, stdout,
+    str, write_lines,
 };
 
 #[test]
@@ -51,6 +51,7 @@ fn every_total_and_result_is_right_after_sigkill_on_another_number_of_shards() {
             format!(", {shards} -> {rescale_to} shards, "),
             format!("700 flights x {repeat} = "),
             "records that the killed process had read after that checkpoint".to_owned(),
+            "rolled back  to savepoint \"on-the-way\", checkpoint ".to_owned(),
         ] {
             assert!(text.contains(&expected), "{case}\nno `{expected}` in\n{}", both(&output));
         }
@@ -127,10 +128,9 @@ fn a_job_left_alone_is_right_and_ends_with_a_checkpoint_of_the_whole_input() {
     assert_eq!(output.status.code(), Some(0), "{}", both(&output));
     assert!(!stdout(&output).contains("killed"), "{}", both(&output));
 
-    let latest = checkpoint_file::latest_completed(&kept.join("completed"))
-        .expect("the kept directory is readable")
-        .expect("a checkpoint was completed");
-    assert_eq!(latest.position.offset, 900);
+    let (_, latest) = latest(&kept);
+    let data = JobData::from_bytes(&latest.runtime).expect("what the job wrote");
+    assert_eq!(data.position.offset, 900);
     assert_eq!(latest.shards.len(), 2);
 }
 
@@ -142,15 +142,14 @@ fn a_used_directory_is_refused_and_left_as_it_is() {
     let words = ["--input", str(&input), "--repeat=2", "--interval-ms=5", "--dir", str(&kept)];
     let first = flights(words);
     assert_eq!(first.status.code(), Some(0), "{}", both(&first));
-    let before = checkpoint_file::latest_completed(&kept.join("completed")).expect("readable");
+    let before = latest(&kept);
 
     let second = flights(words);
     assert_fails_saying(
         &second,
         &[str(&kept), "not empty", "an earlier run with a completed checkpoint", "--dir"],
     );
-    let after = checkpoint_file::latest_completed(&kept.join("completed")).expect("readable");
-    assert_eq!(before, after);
+    assert_eq!(before, latest(&kept));
 }
 
 #[test]
@@ -211,9 +210,7 @@ fn a_restart_never_passes_over_a_damaged_latest_checkpoint() {
     let words = ["--input", str(&input), "--repeat=2", "--interval-ms=5", "--dir", str(&kept)];
     let output = flights(words);
     assert_eq!(output.status.code(), Some(0), "{}", both(&output));
-    let completed = kept.join("completed");
-    let ids = checkpoint_file::completed_ids(&completed).expect("readable");
-    assert!(ids.len() > 1, "one completed checkpoint only: {ids:?}");
+    let (first, _) = latest(&kept);
 
     let restart = |input: &Path, more: &[&str]| {
         let options = ["--shards=2", "--interval-ms=5", "--repeat=2", "--span-days=1", "--restore"];
@@ -233,17 +230,19 @@ fn a_restart_never_passes_over_a_damaged_latest_checkpoint() {
     assert_eq!(foreign.status.code(), Some(1), "{}", both(&foreign));
     assert!(stdout(&foreign).contains("by other rules"), "{}", both(&foreign));
 
-    let latest =
-        *checkpoint_file::completed_ids(&completed).expect("readable").last().expect("one");
-    let path = checkpoint_file::path_of(&completed, latest);
+    let (latest, _) = latest(&kept);
+    assert!(latest.id > first.id, "an older one is there as well");
+    let path = kept.join("checkpoints").join(&latest.location);
     let mut bytes = fs::read(&path).expect("a file");
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
+    fs::remove_file(&path).expect("a file");
     fs::write(&path, &bytes).expect("a file");
     let damaged = restart(&input, &[]);
     assert_eq!(damaged.status.code(), Some(1), "{}", both(&damaged));
     let text = stdout(&damaged);
-    for expected in ["checksum", str(path.file_name().expect("a name").as_ref()), "remove it"] {
+    let name = str(path.file_name().expect("a name").as_ref());
+    for expected in ["hash", name, "restore another checkpoint"] {
         assert!(text.contains(expected), "no `{expected}` in {}", both(&damaged));
     }
 }
@@ -261,6 +260,8 @@ fn every_option_is_explained() {
         "--repeat <N>",
         "--spread",
         "--kill-at <FRACTION>",
+        "--savepoint-at <FRACTION>",
+        "--no-rollback",
         "--no-kill",
         "--out-of-orderness-min <MINUTES>",
         "--lateness-min <MINUTES>",
