@@ -28,7 +28,8 @@
 //!    bytes of its delta (or of the usual one, if that is larger), and at least a
 //!    quarter of a partition. A step is taken when what was granted covers what it reads; what it writes is
 //!    taken off again. Up to half of a grant goes to what 3. does during a cycle, and
-//!    the rest leaves a quarter for it, so that neither waits for the other for ever.
+//!    the rest leaves a quarter for it. If it took what the next step of the cycle
+//!    needed, it waits until that was taken: so neither waits for the other for ever.
 //!    Grants are saved up, but no more than one, or one and a half partitions, so that
 //!    no snapshot ever uploads more of merged tables than that. (A single group that
 //!    is larger waits until as much is saved up as may be, and the rest is owed.)
@@ -137,6 +138,10 @@ pub(crate) struct MergePlanner {
     /// What of it may go to urgent steps: the others must get on, too, since they
     /// put an end to what makes those urgent.
     urgent: i64,
+    /// Whether an urgent step was taken since the last grant.
+    urgent_taken: bool,
+    /// Urgent steps wait for one of the cycle, from which they took what it needed.
+    is_turn_of_cycle: bool,
     cycle: Option<Cycle>,
     /// Tables that cannot be merged with later ones.
     apart: BTreeSet<FileId>,
@@ -232,6 +237,8 @@ impl MergePlanner {
             most,
             ration: limits.partition_bytes / 4,
             urgent: most / 2,
+            urgent_taken: false,
+            is_turn_of_cycle: false,
             cycle: None,
             apart: BTreeSet::new(),
         }
@@ -250,6 +257,7 @@ impl MergePlanner {
         let ration = usual.max(bytes).saturating_mul(RATION).max(self.limits.partition_bytes / 4);
         self.ration = ration;
         self.urgent = i64::try_from(ration / 2).unwrap_or(i64::MAX);
+        self.urgent_taken = false;
         self.most = i64::try_from(ration.max(self.limits.saved_bytes())).unwrap_or(i64::MAX);
         self.granted = self.granted.saturating_add_unsigned(ration).min(self.most);
     }
@@ -327,8 +335,9 @@ impl MergePlanner {
         };
         // Where it is urgent, all that is granted; otherwise something is left for
         // what will be.
-        let urgent = self.runs_step(version, &tables, more, few);
-        if let Some(plan) = urgent.filter(|plan| self.urgent > 0 && self.is_granted(plan, 0)) {
+        let may_be_urgent = self.urgent > 0 && !(self.is_turn_of_cycle && self.cycle.is_some());
+        let urgent = self.runs_step(version, &tables, more, few).filter(|_| may_be_urgent);
+        if let Some(plan) = urgent.filter(|plan| self.is_granted(plan, 0)) {
             return Some(MergePlan { is_urgent: true, ..plan });
         }
         let plan = if self.cycle.is_some() {
@@ -340,7 +349,11 @@ impl MergePlanner {
                 self.plan(version, &newest, self.cut(&newest, hull(&newest)?))
             })
         };
-        plan.filter(|plan| self.is_granted(plan, self.ration / 4))
+        let granted = plan.as_ref().is_some_and(|plan| self.is_granted(plan, self.ration / 4));
+        // No more is saved up than for a step, so there would never be enough of it.
+        let is_kept_waiting = !granted && plan.as_ref().is_some_and(|plan| plan.of_cycle);
+        self.is_turn_of_cycle |= is_kept_waiting && self.urgent_taken;
+        plan.filter(|_| granted)
     }
 
     /// Whether a step is granted that is to leave so many bytes to others.
@@ -497,10 +510,12 @@ impl MergePlanner {
         let added = result.bytes.min(plan.adds_bytes);
         self.granted = self.granted.saturating_sub_unsigned(added);
         if plan.is_urgent {
+            self.urgent_taken = true;
             self.urgent = self.urgent.saturating_sub_unsigned(added);
         }
         self.apart.extend(result.left_out);
         if let Some(cycle) = self.cycle.as_mut().filter(|_| plan.of_cycle) {
+            self.is_turn_of_cycle = false;
             cycle.next = u32::from(plan.groups.last().0) + 1;
         }
     }
