@@ -175,7 +175,7 @@ impl Plan {
                 .map_err(|error| error.at(place()))?;
             check_schemas(&self.states, &reader, &table.dropped)
                 .map_err(|error| error.at(place()))?;
-            let states = reader.states().iter().map(|state| state.name.clone()).collect();
+            let states = reader.states().to_vec();
             let dropped = Arc::from(table.dropped.clone());
             let reader = Arc::new(reader);
             base.push(BaseTable { reader: Arc::clone(&reader), slice, dropped });

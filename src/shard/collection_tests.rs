@@ -242,7 +242,9 @@ impl Shard {
         assert_eq!(delta.records(), layer.len() as u64);
         assert_eq!(delta.raw_bytes(), raw_bytes as u64);
         delta.sort(1, || {});
-        delta.write(self.env.fs(), path, file, max_parallelism(), self.options, || {})
+        let (meta, _) =
+            delta.write(self.env.fs(), path, file, max_parallelism(), self.options, || {})?;
+        Ok(meta)
     }
 
     /// Makes one table of some neighbours.
@@ -273,8 +275,7 @@ impl Shard {
         assert_eq!(meta.is_some(), !expected.is_empty());
         let table = meta.map(|Merged { meta, states }| {
             let reader = self.open(&path, &meta);
-            let held: Vec<_> = reader.states().iter().map(|state| &*state.name).collect();
-            assert_eq!(states, held);
+            assert_eq!(states, reader.states());
             let mut found = Layer::new();
             let mut scan = reader.scan(meta.groups);
             while let Some(record) = scan.next().unwrap() {

@@ -14,11 +14,12 @@ use std::sync::Arc;
 
 use crate::base::{Error, FileId, MaxParallelism, Result};
 use crate::env::Fs;
+use crate::format::properties::StateProperties;
 use crate::format::table::TableMeta;
 use crate::table::{TableOptions, TableWriter};
 use crate::version::merge::{MergeScan, MergeSource, MergedRecord};
 
-use super::migration::{Form, Migration, MigrationsNow};
+use super::migration::{Form, Migration, MigrationsNow, NewestStamp};
 
 /// Records merged between two breaths.
 const BREATH_RECORDS: u64 = 2048;
@@ -34,8 +35,8 @@ pub(crate) struct Output {
 #[derive(Debug)]
 pub(crate) struct Merged {
     pub(crate) meta: TableMeta,
-    /// Names of the states in it, ascending.
-    pub(crate) states: Vec<String>,
+    /// What it holds of each state, in the order of their names.
+    pub(crate) states: Vec<StateProperties>,
 }
 
 /// Why there is no merged table.
@@ -113,10 +114,10 @@ pub(crate) fn merge(
 ) -> Result<Option<Merged>, Failure> {
     let mut scan = MergeScan::new(inputs)?;
     let mut writer: Option<TableWriter> = None;
-    let mut states = Vec::new();
     let mut current: Option<Current<'_>> = None;
     // The state that the writer was told of last.
     let mut begun: Option<Arc<str>> = None;
+    let mut newest = NewestStamp::default();
     let (mut migrated, mut left) = (Vec::new(), Vec::new());
     let mut seen = 0_u64;
     while let Some(record) = scan.next()? {
@@ -164,14 +165,27 @@ pub(crate) fn merge(
             )?),
         };
         if begun.as_ref() != Some(&of_state.state) {
+            if begun.is_some() {
+                writer.set_newest_stamp(newest.get())?;
+            }
+            newest = NewestStamp::default();
             writer.begin_placed_state(record.state, record.placement)?;
             writer.set_value_schema(of_state.form.schema)?;
             writer.set_stamps(of_state.form.stamps)?;
-            states.push(record.state.to_owned());
             begun = Some(Arc::clone(&of_state.state));
+        }
+        if let Some(value) = value.filter(|_| of_state.form.stamps.is_some()) {
+            match of_state.migration {
+                _ if record.is_only_for_older_tables()? => {}
+                Some(migration) => newest.note(migration.is_of_lists(), value),
+                // Only who registers a state says of which kind its values are.
+                None => newest.note_table(record.newest_stamp),
+            }
         }
         writer.add(record.group, record.hash, record.key, record.namespace, value)?;
     }
-    let Some(writer) = writer else { return Ok(None) };
-    Ok(Some(Merged { meta: writer.finish()?, states }))
+    let Some(mut writer) = writer else { return Ok(None) };
+    writer.set_newest_stamp(newest.get())?;
+    let (meta, states) = writer.finish_with_states()?;
+    Ok(Some(Merged { meta, states }))
 }

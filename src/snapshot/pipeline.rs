@@ -43,6 +43,7 @@ use crate::env::executor::{Executor, Priority};
 use crate::env::{Env, ReadAt};
 use crate::format::handle::SnapshotHandle;
 use crate::format::manifest::{Manifest, StateMeta, TableRef};
+use crate::format::properties::StateProperties;
 use crate::format::table::TableMeta;
 use crate::object::Contents;
 use crate::shard::FrozenShard;
@@ -496,14 +497,14 @@ impl Pipeline {
                 self.config.table_options,
                 || self.breathe(),
             );
-            let meta = match written {
-                Ok(meta) => meta,
+            let (meta, states) = match written {
+                Ok(written) => written,
                 Err(error) => {
                     self.remove_local(&path);
                     return Err(error);
                 }
             };
-            let table = self.own_table(meta, delta.states(), path);
+            let table = self.own_table(meta, states, path);
             let mut tables = self.tables.lock();
             tables.merging.delta_written(table.meta.bytes);
             tables.version = tables.version.with_delta(table);
@@ -680,7 +681,12 @@ impl Pipeline {
         self.config.executor.spawn(Priority::Normal, move || this.write_all());
     }
 
-    fn own_table(&self, meta: TableMeta, states: Vec<String>, path: PathBuf) -> Arc<TableEntry> {
+    fn own_table(
+        &self,
+        meta: TableMeta,
+        states: Vec<StateProperties>,
+        path: PathBuf,
+    ) -> Arc<TableEntry> {
         let places = Places { local: Some(path), ..Places::default() };
         TableEntry::new(meta, meta.groups, states, &[], places)
     }

@@ -254,6 +254,24 @@ impl TableWriter {
         }
     }
 
+    /// Says what stamp none of the values of the state is above, when all of them have
+    /// been added; nothing is known of that if nothing is said, or `None`.
+    ///
+    /// # Errors
+    /// `Internal` if the values of the state have no stamps.
+    pub fn set_newest_stamp(&mut self, newest: Option<u64>) -> Result<()> {
+        match self.states.last_mut().filter(|state| state.stamps.is_some() || newest.is_none()) {
+            Some(state) => {
+                state.newest_stamp = newest;
+                Ok(())
+            }
+            None => {
+                Err(Error::internal("a newest stamp came to a table for values without stamps")
+                    .at(format_args!("file {}", self.file)))
+            }
+        }
+    }
+
     /// Says whether the records of the state go into the filter of the table;
     /// they do if nothing is said, unless the table has none
     /// ([`filter_bits_per_key`](TableOptions::filter_bits_per_key)).
@@ -334,7 +352,12 @@ impl TableWriter {
     /// # Errors
     /// `Invalid` if the table has no records. Any error of the file; after a
     /// failed sync the file must not be used, whatever it seems to hold.
-    pub fn finish(mut self) -> Result<TableMeta> {
+    pub fn finish(self) -> Result<TableMeta> {
+        Ok(self.finish_with_states()?.0)
+    }
+
+    /// As [`finish`](Self::finish), and what the table holds of each state.
+    pub(crate) fn finish_with_states(mut self) -> Result<(TableMeta, Vec<StateProperties>)> {
         self.check_open()?;
         let Some((smallest, largest)) = self.groups else {
             return Err(Error::invalid("a table needs at least one record")
@@ -367,7 +390,7 @@ impl TableWriter {
                 .at(format_args!("file {}", self.file))
                 .remedy("check the disk's free space and health; the table is written again, as another file, by the next attempt")
         })?;
-        Ok(TableMeta {
+        let meta = TableMeta {
             file: self.file,
             bytes: self.written,
             hash: self.content.finish(),
@@ -375,7 +398,8 @@ impl TableWriter {
             tombstones: properties.total(|state| state.tombstones),
             raw_bytes: properties.total(StateProperties::raw_bytes),
             groups,
-        })
+        };
+        Ok((meta, properties.states))
     }
 
     fn check_open(&self) -> Result<()> {

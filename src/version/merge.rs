@@ -51,6 +51,8 @@ pub(crate) struct MergedRecord<'a> {
     pub(crate) value_schema: u64,
     /// Which time the stamps in front of the values are of.
     pub(crate) stamps: Option<TimeDomain>,
+    /// What its table says that none of its stamps is above.
+    pub(crate) newest_stamp: Option<u64>,
     pub(crate) group: KeyGroup,
     pub(crate) hash: u64,
     pub(crate) key: &'a [u8],
@@ -137,6 +139,7 @@ impl Source {
             placement: state.placement,
             value_schema: state.value_schema,
             stamps: state.stamps,
+            newest_stamp: state.newest_stamp,
             group: KeyGroup(head.group),
             hash: head.hash,
             key: &head.key,

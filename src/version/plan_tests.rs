@@ -14,6 +14,7 @@ use super::{Places, Stored, TableEntry, TableFile, Version};
 use crate::base::checksum::ContentHash;
 use crate::base::{FileId, KeyGroup, KeyGroupRange};
 use crate::env::sim::SimRng;
+use crate::format::properties::StateProperties;
 use crate::format::table::TableMeta;
 
 const RECORD_BYTES: u64 = 100;
@@ -40,6 +41,11 @@ struct World {
     files: u64,
     drops_one_in: u64,
     checkpoint: u64,
+    /// By the checkpoints: when their changes were made, by a clock that may jump.
+    stamps: Vec<u64>,
+    /// Of state "a": what was written up to this has expired; and the highest so far.
+    cutoff: u64,
+    most_cutoff: u64,
     /// What is true: the last change of each record.
     model: Content,
     /// Bytes of the deltas, and of everything that was uploaded.
@@ -81,6 +87,9 @@ impl World {
             files: 0,
             drops_one_in: 0,
             checkpoint: 0,
+            stamps: vec![0],
+            cutoff: 0,
+            most_cutoff: 0,
             model: Content::new(),
             dirty_bytes: 0,
             uploaded_bytes: 0,
@@ -115,8 +124,15 @@ impl World {
             raw_bytes: 0,
             groups,
         };
-        let states: BTreeSet<_> = content.keys().map(|&record| state_of(record)).collect();
-        let states = states.into_iter().map(str::to_owned).collect();
+        let mut states: BTreeMap<_, StateProperties> = BTreeMap::new();
+        for (&record, &(at, alive)) in &content {
+            let state = states.entry(state_of(record)).or_default();
+            state.name = state_of(record).to_owned();
+            state.records += 1;
+            state.tombstones += u64::from(!alive);
+            state.newest_stamp = state.newest_stamp.max(alive.then(|| self.stamp(at)));
+        }
+        let states = states.into_values().collect();
         self.contents.insert(file, content);
         Some(TableEntry::new(meta, groups, states, &[], Places::default()))
     }
@@ -136,6 +152,9 @@ impl World {
         let mut merged = Content::new();
         for input in &plan.inputs {
             merged.extend(self.within(input, plan.groups));
+        }
+        for (&record, (at, alive)) in &mut merged {
+            *alive &= !self.is_expired(record, *at, self.cutoff);
         }
         if plan.to_the_bottom {
             merged.retain(|_, (_, alive)| *alive);
@@ -166,6 +185,19 @@ impl World {
         for file in files.iter().filter(|file| file.meta.file.number > self.restored) {
             assert!(self.gone.insert(file.meta.file), "a file is given up twice");
         }
+    }
+
+    fn is_expired(&self, record: u32, at: u64, cutoff: u64) -> bool {
+        cutoff > 0 && state_of(record) == "a" && self.stamp(at) <= cutoff
+    }
+
+    fn stamp(&self, checkpoint: u64) -> u64 {
+        self.stamps.get(checkpoint as usize).copied().unwrap_or(0)
+    }
+
+    fn come_to(&mut self, cutoff: u64) {
+        self.cutoff = cutoff;
+        self.most_cutoff = self.most_cutoff.max(cutoff);
     }
 
     /// All that was written of a state by now is gone.
@@ -199,6 +231,9 @@ impl World {
     fn checkpoint(&mut self, changes: &BTreeMap<u32, bool>, published: bool) {
         self.checkpoint += 1;
         let at = self.checkpoint;
+        // Usually a step of ten, and never up to what has expired.
+        let now = self.cutoff + 50 + 10 * (at * 7 % 3);
+        self.stamps.push(now);
         let delta: Content =
             changes.iter().map(|(&record, &alive)| (record, (at, alive))).collect();
         self.model.extend(delta.iter());
@@ -221,6 +256,14 @@ impl World {
             self.uploaded_bytes += uploaded;
             self.most_uploaded = self.most_uploaded.max(uploaded);
             self.planner.published();
+        }
+        let cutoff = self.cutoff;
+        let have_expired = |state: &StateProperties| {
+            state.name == "a" && state.newest_stamp.is_some_and(|newest| newest <= cutoff)
+        };
+        if let Some((version, gone)) = self.version.without_spent(have_expired) {
+            self.give_up(version.files_gone(&gone));
+            self.version = version;
         }
         self.planner.begin(&self.version);
         while let Some(plan) = self.planner.step(&self.version) {
@@ -247,11 +290,16 @@ impl World {
     }
 
     /// What a reader finds, table by table in the order of age, is what was written
-    /// last, and nothing that was deleted.
+    /// last, and nothing that was deleted. What had expired some day may be there, as it
+    /// was written last, or not.
     fn check(&self) {
         let mut expected = self.model.clone();
         expected.retain(|_, (_, alive)| *alive);
-        assert_eq!(self.read(&self.version), expected, "checkpoint {}", self.checkpoint);
+        let found = self.read(&self.version);
+        expected.retain(|record, (at, _)| {
+            found.contains_key(record) || !self.is_expired(*record, *at, self.most_cutoff)
+        });
+        assert_eq!(found, expected, "checkpoint {}", self.checkpoint);
     }
 
     fn read(&self, version: &Version) -> Content {
@@ -489,7 +537,14 @@ fn every_group_is_read_from_the_right_tables_in_the_order_of_age() {
         };
         let mut world = World::new(seed, groups, 1 + rng.below(6) as u32, limits);
         world.drops_one_in = [0, 10][rng.below(2) as usize];
+        let expires = rng.one_in(2);
         for _ in 0..40 {
+            if expires {
+                // Forward; and now and then far ahead, or back.
+                let by = if rng.one_in(10) { rng.below(200) } else { 10 };
+                let now = if rng.one_in(12) { world.cutoff / 2 } else { world.cutoff + by };
+                world.come_to(now);
+            }
             if world.rng.one_in(12) {
                 world.drop_state();
                 if let Some((version, dropped)) = world.version.without_dropped() {

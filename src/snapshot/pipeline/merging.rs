@@ -6,6 +6,10 @@
 //! end of the queue, so that shards take turns. A step that fails leaves everything
 //! as it was, and the next snapshot tries again.
 //!
+//! Before that, what is spent leaves the version, unread: tables of deletions with
+//! nothing beneath, and of values that have all expired
+//! ([`Version::without_spent`](crate::version::Version::without_spent)).
+//!
 //! What a step may do to values goes by the newest snapshot that was done when it
 //! was planned (see [`MigrationsNow`](crate::shard::migration::MigrationsNow)).
 //!
@@ -97,20 +101,31 @@ impl Pipeline {
 
     /// Queues the next step, unless there is none or one is under way.
     fn take_next_step(self: &Arc<Self>) {
-        let step = {
+        let (step, is_changed) = {
             let tables = &mut *self.tables.lock();
             let merging = &mut tables.merging;
             if merging.busy {
                 return;
             }
             let Some(after) = merging.newest_done.clone() else { return };
+            let mut is_changed = false;
             if std::mem::take(&mut merging.due) {
+                let migrations = self.config.migrations.since(&after.migrations, after.watermark);
+                let spent = tables.version.without_spent(|state| migrations.have_expired(state));
+                if let Some((version, gone)) = spent {
+                    tables.replaced.extend(version.files_gone(&gone));
+                    tables.version = version;
+                    is_changed = true;
+                }
                 merging.planner.begin(&tables.version);
             }
             let plan = merging.planner.step(&tables.version);
             merging.busy = plan.is_some();
-            plan.map(|plan| Step { plan, after })
+            (plan.map(|plan| Step { plan, after }), is_changed)
         };
+        if is_changed {
+            self.publish_view(Ok(()));
+        }
         let Some(step) = step else { return };
         let this = Arc::clone(self);
         self.config.executor.spawn(Priority::Idle, move || {
