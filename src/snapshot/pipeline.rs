@@ -255,6 +255,15 @@ impl Pipeline {
         self.config.executor.spawn(Priority::Urgent, move || this.extract_next());
     }
 
+    /// Whether something could not be written, and nobody is about to try again.
+    pub(super) fn is_left_unwritten(&self) -> bool {
+        let is_idle = {
+            let writing = self.writing.lock();
+            !writing.busy && writing.queue.is_empty()
+        };
+        is_idle && !self.tables.lock().waiting.is_empty()
+    }
+
     /// Tries to write what could not be written.
     pub(super) fn write_again(self: &Arc<Self>) {
         // Whoever is at it has tried since.

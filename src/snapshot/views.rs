@@ -147,7 +147,15 @@ impl Tables for ShardTables {
             }
         }
         match views.take_failure() {
-            None => Ok(()),
+            None => {
+                // The failure may have been told to somebody else, or have been followed
+                // by a merge that went well.
+                if self.newest() == seen && self.0.is_left_unwritten() {
+                    let pipeline = Arc::clone(&self.0);
+                    executor.spawn(Priority::Normal, move || pipeline.write_again());
+                }
+                Ok(())
+            }
             Some(failure) => {
                 // Somebody has to try again, or nothing will ever be written.
                 let pipeline = Arc::clone(&self.0);

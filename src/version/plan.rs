@@ -34,6 +34,12 @@
 //!    no snapshot ever uploads more of merged tables than that. (A single group that
 //!    is larger waits until as much is saved up as may be, and the rest is owed.)
 //!    Whole tables that no store has yet are merged for nothing.
+//! 6. A shard is *behind* where a key group is in more than [`BEHIND`] times
+//!    `max_tables`: deltas that are small beside a partition, each with every key
+//!    group, come faster than steps do that must have saved up a partition. Then
+//!    nothing of a grant is left unused: a step is taken as soon as anything is
+//!    granted, and the rest is owed. What 3. does begins where the most tables are, and
+//!    takes turns with the cycle, byte for byte.
 //!
 //! Everything but the position of a cycle follows from the version alone. After a
 //! restore it is forgotten, and the next cycle passes over what is merged already.
@@ -57,6 +63,8 @@ const EARLY_PERCENT: u64 = 60;
 const LEAST_PERCENT: u64 = 20;
 /// Bytes that merges may add to a snapshot for each byte of a delta.
 const RATION: u64 = 7;
+/// Times as many tables as there may be, above which a shard is behind.
+const BEHIND: usize = 2;
 /// A shard with less than a partition divided by this is merged only for the
 /// number of its tables: there is nothing to be gained.
 const SMALL_FRACTION: u64 = 32;
@@ -142,6 +150,9 @@ pub(crate) struct MergePlanner {
     urgent_taken: bool,
     /// Urgent steps wait for one of the cycle, from which they took what it needed.
     is_turn_of_cycle: bool,
+    /// Bytes that urgent steps have added and the cycle has not, since the shard is
+    /// behind; less than none the other way round.
+    ahead_of_cycle: i64,
     cycle: Option<Cycle>,
     /// Tables that cannot be merged with later ones.
     apart: BTreeSet<FileId>,
@@ -239,6 +250,7 @@ impl MergePlanner {
             urgent: most / 2,
             urgent_taken: false,
             is_turn_of_cycle: false,
+            ahead_of_cycle: 0,
             cycle: None,
             apart: BTreeSet::new(),
         }
@@ -329,14 +341,32 @@ impl MergePlanner {
         let most = self.limits.max_tables;
         let more = most.saturating_add((most / 2).max(1));
         let all = u64::from(hull(&tables)?.count());
+        let ration = self.ration;
         let few = |bytes: &[u64], groups: KeyGroupRange| {
-            let most_bytes = self.ration.saturating_mul(4) / all;
+            let most_bytes = ration.saturating_mul(4) / all;
             newest_of(bytes, more, most_bytes.saturating_mul(u64::from(groups.count())))
         };
+        let pieces = pieces(&tables, 0);
+        let deepest = pieces.iter().map(|piece| piece.tables.len()).max().unwrap_or(0);
+        let is_behind = deepest > most.saturating_mul(BEHIND);
+        let urgent = self.runs_step(version, &tables, more, is_behind, few);
+        if is_behind && self.cycle.is_some() {
+            if self.granted <= 0 {
+                return None;
+            }
+            let cycle = |this: &mut Self| this.cycle_step(version, &tables);
+            let urgent = urgent.map(|plan| MergePlan { is_urgent: true, ..plan });
+            return if self.ahead_of_cycle > 0 {
+                cycle(self).or(urgent)
+            } else {
+                urgent.or_else(|| cycle(self))
+            };
+        }
+        self.ahead_of_cycle = 0;
         // Where it is urgent, all that is granted; otherwise something is left for
         // what will be.
         let may_be_urgent = self.urgent > 0 && !(self.is_turn_of_cycle && self.cycle.is_some());
-        let urgent = self.runs_step(version, &tables, more, few).filter(|_| may_be_urgent);
+        let urgent = urgent.filter(|_| may_be_urgent);
         if let Some(plan) = urgent.filter(|plan| self.is_granted(plan, 0)) {
             return Some(MergePlan { is_urgent: true, ..plan });
         }
@@ -344,7 +374,7 @@ impl MergePlanner {
             self.cycle_step(version, &tables)
         } else {
             let by_size = |bytes: &[u64], _| newest_of(bytes, most, u64::MAX);
-            self.runs_step(version, &tables, most, by_size).or_else(|| {
+            self.runs_step(version, &tables, most, is_behind, by_size).or_else(|| {
                 let newest = self.newest_small(&tables).filter(|_| self.are_many(&tables))?;
                 self.plan(version, &newest, self.cut(&newest, hull(&newest)?))
             })
@@ -363,16 +393,20 @@ impl MergePlanner {
     }
 
     /// A step that merges the newest tables of the first groups that are in more than
-    /// `limit`: from the one on that `oldest` tells, given the bytes of all and the groups.
+    /// `limit`, or of those that are in the most: from the one on that `oldest` tells,
+    /// given the bytes of all and the groups.
     fn runs_step(
         &self,
         version: &Version,
         tables: &[&Arc<TableEntry>],
         limit: usize,
+        deepest_first: bool,
         oldest: impl Fn(&[u64], KeyGroupRange) -> Option<usize>,
     ) -> Option<MergePlan> {
         let pieces = pieces(tables, 0);
-        let first = pieces.iter().position(|piece| piece.tables.len() > limit)?;
+        let deepest = pieces.iter().map(|piece| piece.tables.len()).max()?;
+        let limit_of_first = if deepest_first { limit.max(deepest - 1) } else { limit };
+        let first = pieces.iter().position(|piece| piece.tables.len() > limit_of_first)?;
         let mut inputs: BTreeSet<*const TableEntry> = BTreeSet::new();
         let mut groups: Option<KeyGroupRange> = None;
         for (at, piece) in pieces.iter().enumerate().skip(first) {
@@ -512,6 +546,9 @@ impl MergePlanner {
         if plan.is_urgent {
             self.urgent_taken = true;
             self.urgent = self.urgent.saturating_sub_unsigned(added);
+            self.ahead_of_cycle = self.ahead_of_cycle.saturating_add_unsigned(added);
+        } else if plan.of_cycle {
+            self.ahead_of_cycle = self.ahead_of_cycle.saturating_sub_unsigned(added);
         }
         self.apart.extend(result.left_out);
         if let Some(cycle) = self.cycle.as_mut().filter(|_| plan.of_cycle) {
