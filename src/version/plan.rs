@@ -379,11 +379,22 @@ impl MergePlanner {
                 self.plan(version, &newest, self.cut(&newest, hull(&newest)?))
             })
         };
+        let plan = plan.or_else(|| self.deletions_step(version, &tables));
         let granted = plan.as_ref().is_some_and(|plan| self.is_granted(plan, self.ration / 4));
         // No more is saved up than for a step, so there would never be enough of it.
         let is_kept_waiting = !granted && plan.as_ref().is_some_and(|plan| plan.of_cycle);
         self.is_turn_of_cycle |= is_kept_waiting && self.urgent_taken;
         plan.filter(|_| granted)
+    }
+
+    /// A step that writes a table of deletions anew without them: what they deleted went
+    /// unread, and nothing is left beneath.
+    fn deletions_step(&self, version: &Version, tables: &[&Arc<TableEntry>]) -> Option<MergePlan> {
+        let plan = |table: &&Arc<TableEntry>| {
+            self.plan(version, &[*table], self.cut(&[*table], table.slice))
+        };
+        let of_deletions = tables.iter().filter(|table| is_of_deletions(table));
+        of_deletions.filter_map(plan).find(|plan| plan.to_the_bottom)
     }
 
     /// Whether a step is granted that is to leave so many bytes to others.
@@ -517,7 +528,8 @@ impl MergePlanner {
     ) -> Option<MergePlan> {
         let inputs = tables.iter().filter(|table| table.slice.intersection(groups).is_some());
         let inputs: Vec<_> = inputs.copied().cloned().collect();
-        if inputs.len() < 2 && !inputs.iter().any(|table| table.has_dropped()) {
+        let gains = |table: &Arc<TableEntry>| table.has_dropped() || is_of_deletions(table);
+        if inputs.len() < 2 && !inputs.iter().any(gains) {
             return None;
         }
         // What no store has and is used up need not be uploaded any more.
@@ -556,6 +568,11 @@ impl MergePlanner {
             cycle.next = u32::from(plan.groups.last().0) + 1;
         }
     }
+}
+
+/// Whether half of its records, or more, are deletions.
+fn is_of_deletions(table: &TableEntry) -> bool {
+    table.meta.tombstones > 0 && table.meta.tombstones >= table.meta.records / 2
 }
 
 /// What lies above the bottom in `groups`, per hundred bytes of what is alive there.

@@ -260,3 +260,37 @@ fn a_shard_with_a_budget_reads_on_when_tables_have_gone() {
         assert!(kept.len() <= 11 && kept.last() == Some(&round), "{kept:?} in {round}");
     }
 }
+
+#[test]
+fn merges_know_the_newest_stamp_whether_the_state_is_registered_or_not() {
+    for registered in [true, false] {
+        for spec in specs(Some(ttl(10_000))) {
+            let what = format!("{:?}, {registered}", spec.kind());
+            let another = StateSpec::value("another");
+            let mut job = Job::with_tables(false, 1);
+            for number in 0..3_u8 {
+                write(job.shard(), &spec, &[number], b"v");
+                job.pass_ms(1000);
+                job.snapshot();
+            }
+            job.restart();
+            if registered {
+                job.shard().register(spec.clone()).unwrap();
+            }
+            for number in 0..3_u8 {
+                write(job.shard(), &another, &[number], b"v");
+                job.snapshot();
+            }
+            assert_eq!(job.shard().stats().tables, 1, "{what}: all in one");
+            job.shard().register(spec.clone()).unwrap();
+            job.shard().drop_state("another").unwrap();
+            job.pass_ms(7_000);
+            job.snapshot();
+            assert_eq!(job.shard().stats().tables, 1, "{what}: one lives");
+            assert!(read(job.shard(), &spec, &[2]).is_some(), "{what}");
+            job.pass_ms(3_000);
+            job.snapshot();
+            assert_eq!(job.shard().stats().tables, 0, "{what}");
+        }
+    }
+}
