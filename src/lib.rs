@@ -91,7 +91,7 @@ pub mod state;
 pub mod table;
 mod version;
 
-pub use crate::backend::{Backend, BackendBuilder, Shard, ShardBuilder, ShardStats};
+pub use crate::backend::{Backend, BackendBuilder, LocalDirStats, Shard, ShardBuilder, ShardStats};
 pub use crate::base::{
     Error, ErrorKind, KeyGroup, KeyGroupRange, MaxParallelism, Result, SnapshotId, TimeDomain,
 };

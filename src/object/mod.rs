@@ -72,6 +72,12 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     /// object in one is the object of that name in the other.
     fn identity(&self) -> String;
 
+    /// Whether objects are read over a network, so that copies on a disk of this
+    /// machine would be faster.
+    fn is_remote(&self) -> bool {
+        false
+    }
+
     /// Creates `name` from bytes: afterwards it exists whole, or not at all.
     ///
     /// # Errors

@@ -10,7 +10,8 @@
 //! 2. records that tables have are [evicted](crate::memtable::Evicted), a few with each
 //!    operation, state after state;
 //! 3. if writing does not keep up, operations wait for it a little, and longer the
-//!    more there is to be written; in the end until there is room.
+//!    more there is to be written; in the end until there is room. They wait a little,
+//!    too, while the local directory has more than it may and nothing can leave it.
 //!
 //! # What the writer reads
 //!
@@ -49,7 +50,8 @@ const HEADROOM: u64 = 32;
 const BUCKETS: usize = 24;
 /// The longest wait for a piece of what is still to be written, while there is room.
 const LONGEST_WAIT: Duration = Duration::from_millis(2);
-/// The longest wait for a piece while there are too many tables.
+/// The longest wait for a piece while there are too many tables, or too many bytes of
+/// them in the local directory.
 const LONGEST_WAIT_FOR_MERGES: Duration = Duration::from_millis(10);
 /// How long to wait at once when there is none.
 const WAIT: Duration = Duration::from_millis(20);
@@ -72,6 +74,10 @@ pub(crate) trait Tables: Send {
 
     /// The newest view.
     fn view(&self) -> Arc<View>;
+
+    /// How far the local directory is above its limit with what cannot leave it: from 0,
+    /// if it is not, to 1, if far.
+    fn space_shortage(&self) -> f64;
 
     /// Has a frozen shard written as a table. Does not block.
     fn write(&self, frozen: FrozenShard);
@@ -97,7 +103,8 @@ pub(super) struct Spill {
     state: usize,
     /// Tables of the view that a look-up meets at most.
     tables_met: usize,
-    /// Bytes that were changed in all, roughly, when an operation waited last.
+    /// Bytes that were changed in all, roughly, when an operation waited last, or was
+    /// seen to have no reason to.
     waited_at: u64,
     /// Bytes that were changed up to the last freeze.
     frozen_bytes: u64,
@@ -126,7 +133,8 @@ impl Spill {
         }
         let over = self.tables_met.saturating_sub(MANY_TABLES) as u64;
         let full = (TOO_MANY_TABLES - MANY_TABLES) as u64;
-        patience.max(LONGEST_WAIT_FOR_MERGES.mul_f64(share(over, full)))
+        let short = share(over, full).max(self.tables.space_shortage());
+        patience.max(LONGEST_WAIT_FOR_MERGES.mul_f64(short))
     }
 
     /// The number that the chunks of lists have which the first freeze has.
@@ -290,14 +298,16 @@ impl ShardCore {
                 self.wait_for_tables()?;
                 continue;
             }
-            // A little for each piece that was changed since the last wait.
+            // A little for each piece that was changed since.
             let changed = spill.frozen_bytes + dirty;
-            let patience = spill.patience(allowed, unwritten);
-            if !patience.is_zero() && changed >= spill.waited_at + allowed / PIECE {
+            if changed >= spill.waited_at + allowed / PIECE {
                 spill.waited_at = changed;
-                // What cannot be written is a reason to fail when there is no room.
-                let _ = spill.tables.wait(spill.seen, patience);
-                self.take_view();
+                let patience = spill.patience(allowed, unwritten);
+                if !patience.is_zero() {
+                    // What cannot be written is a reason to fail when there is no room.
+                    let _ = spill.tables.wait(spill.seen, patience);
+                    self.take_view();
+                }
             }
             return Ok(());
         }
@@ -445,5 +455,59 @@ impl fmt::Debug for Spill {
             .field("seen", &self.seen)
             .field("in_flight", &self.in_flight)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::budget::MemoryBudget;
+
+    /// A directory that is so far above its limit.
+    struct Short(f64);
+
+    impl Tables for Short {
+        fn newest(&self) -> u64 {
+            0
+        }
+
+        fn view(&self) -> Arc<View> {
+            Arc::default()
+        }
+
+        fn space_shortage(&self) -> f64 {
+            self.0
+        }
+
+        fn write(&self, _: FrozenShard) {}
+
+        fn wait(&self, _: u64, _: Duration) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn operations_wait_for_the_local_directory_the_longer_the_more_it_has() {
+        let patience = |shortage: f64| {
+            let budget = Arc::new(MemoryBudget::new(16 << 20));
+            let account = budget.open_account();
+            let spill = Spill {
+                tables: Box::new(Short(shortage)),
+                account,
+                first_delta: 1,
+                seen: 0,
+                in_flight: VecDeque::new(),
+                state: 0,
+                tables_met: 0,
+                waited_at: 0,
+                frozen_bytes: 0,
+                evicted_records: 0,
+                early_writes: 0,
+            };
+            spill.patience(1 << 20, 0)
+        };
+        assert_eq!(patience(0.0), Duration::ZERO);
+        assert_eq!(patience(0.5), LONGEST_WAIT_FOR_MERGES / 2);
+        assert_eq!(patience(1.0), LONGEST_WAIT_FOR_MERGES);
     }
 }

@@ -28,19 +28,19 @@
 
 mod merging;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use crossbeam::queue::SegQueue;
 use parking_lot::Mutex;
 
-use crate::base::{Error, FileId, KeyGroupRange, MaxParallelism, Result, SnapshotId};
+use crate::base::{Error, ErrorKind, FileId, KeyGroupRange, MaxParallelism, Result, SnapshotId};
+use crate::env::Env;
 use crate::env::budget::MemoryBudget;
 use crate::env::executor::{Executor, Priority};
-use crate::env::{Env, ReadAt};
+use crate::env::local_files::LocalFile;
 use crate::format::handle::SnapshotHandle;
 use crate::format::manifest::{Manifest, StateMeta, TableRef};
 use crate::format::properties::StateProperties;
@@ -55,7 +55,9 @@ use crate::version::plan::MergeLimits;
 use crate::version::{DroppedStates, Places, Stored, TableEntry, TableFile, Version};
 
 use self::merging::Merging;
+use super::local::LocalDir;
 use super::sink::{SnapshotSink, TableUpload};
+use super::stores::Stores;
 use super::ticket::{Promise, SnapshotPhase, SnapshotReport, SnapshotTicket};
 use super::views::Views;
 
@@ -90,9 +92,11 @@ pub(crate) struct PipelineConfig {
     pub(crate) env: Arc<dyn Env>,
     pub(crate) executor: Executor,
     pub(crate) files: Arc<FileNumbers>,
-    /// Directory of the tables that this process writes.
-    pub(crate) local_dir: PathBuf,
+    /// Directory of the tables that this process writes, and of copies of others.
+    pub(crate) local: Arc<LocalDir>,
     pub(crate) sink: Arc<dyn SnapshotSink>,
+    /// Where tables that are not in the local directory are read.
+    pub(crate) stores: Stores,
     pub(crate) table_options: TableOptions,
     /// What merges go by.
     pub(crate) merge_limits: MergeLimits,
@@ -168,8 +172,9 @@ struct Tables {
     /// Records, and their bytes, in deltas that were written since the last snapshot
     /// that somebody asked for.
     early: (u64, u64),
-    /// What published snapshots were made of, until they are confirmed.
-    unconfirmed: BTreeMap<SnapshotId, Version>,
+    /// What published snapshots were made of, until they are confirmed. What has been
+    /// merged since need not stay for them: the store has it.
+    unconfirmed: BTreeMap<SnapshotId, Vec<Weak<TableFile>>>,
     /// Files that the version has no more, which can go once nobody uses them.
     replaced: Vec<Arc<TableFile>>,
     merging: Merging,
@@ -204,7 +209,7 @@ impl Pipeline {
             replaced: Vec::new(),
             merging: Merging::new(config.merge_limits),
         };
-        Arc::new(Self {
+        let this = Arc::new(Self {
             config,
             extracting: SegQueue::new(),
             extractor,
@@ -212,7 +217,9 @@ impl Pipeline {
             tables: Mutex::new(tables),
             broken: AtomicBool::new(false),
             views: Views::new(),
-        })
+        });
+        this.config.local.add_shard(&this);
+        this
     }
 
     /// Fails if an earlier failure makes further snapshots impossible.
@@ -277,6 +284,7 @@ impl Pipeline {
         let _busy = Busy(self);
         let written = self.write_waiting(|| Ok(()));
         self.publish_view(written);
+        self.config.local.tables_changed();
         let more = {
             let mut writing = self.writing.lock();
             writing.busy = false;
@@ -290,13 +298,15 @@ impl Pipeline {
     /// The runtime has completed the checkpoint of this snapshot.
     pub(crate) fn confirm(&self, snapshot: SnapshotId) {
         let mut tables = self.tables.lock();
-        if let Some(version) = tables.unconfirmed.remove(&snapshot) {
-            for table in version.tables() {
-                table.confirm();
+        if let Some(files) = tables.unconfirmed.remove(&snapshot) {
+            for file in files.iter().filter_map(Weak::upgrade) {
+                file.confirm();
             }
             // Earlier ones that were not confirmed by now were subsumed.
             tables.unconfirmed = tables.unconfirmed.split_off(&snapshot);
         }
+        drop(tables);
+        self.config.local.look_later();
     }
 
     /// The runtime has given up the checkpoint of this snapshot.
@@ -379,6 +389,7 @@ impl Pipeline {
             let Some(extracted) = next else { return };
             let (then, watermark) = (Arc::clone(&extracted.migrations), extracted.watermark);
             self.finish(extracted);
+            self.tables_changed();
             self.merge_if_needed(then, watermark);
         }
     }
@@ -496,11 +507,10 @@ impl Pipeline {
             let Some(delta) = front else {
                 return Ok(());
             };
-            let file = self.config.files.next();
-            let path = self.local_path(file);
+            let (file, local) = self.config.local.new_file();
             let written = delta.write(
                 self.config.env.fs(),
-                &path,
+                local.path(),
                 file,
                 self.config.max_parallelism,
                 self.config.table_options,
@@ -509,11 +519,11 @@ impl Pipeline {
             let (meta, states) = match written {
                 Ok(written) => written,
                 Err(error) => {
-                    self.remove_local(&path);
+                    self.config.local.abandon(local);
                     return Err(error);
                 }
             };
-            let table = self.own_table(meta, states, path);
+            let table = own_table(meta, states, local);
             let mut tables = self.tables.lock();
             tables.merging.delta_written(table.meta.bytes);
             tables.version = tables.version.with_delta(table);
@@ -552,7 +562,8 @@ impl Pipeline {
         let handle = SnapshotHandle::new(&manifest, &bytes, &config.sink.identity(), &location)?;
         let mut tables_now = self.tables.lock();
         tables_now.merging.published();
-        tables_now.unconfirmed.insert(snapshot, version);
+        let files = version.tables().iter().map(|table| Arc::downgrade(table.file()));
+        tables_now.unconfirmed.insert(snapshot, files.collect());
         while tables_now.unconfirmed.len() > UNCONFIRMED_KEPT {
             tables_now.unconfirmed.pop_first();
         }
@@ -580,14 +591,13 @@ impl Pipeline {
         promise.set_upload_bytes(missing.iter().map(|table| table.meta.bytes).sum());
         let mut uploaded_bytes = 0;
         for table in missing {
-            let places = table.places();
-            let bytes = self.open_bytes(table)?;
-            let location = sink
-                .put_table(
+            let location = loop {
+                let (bytes, local) = self.open_bytes(table)?;
+                let put = sink.put_table(
                     &TableUpload {
                         name: &format!("{}.table", table.meta.file),
                         contents: contents(&table.meta),
-                        local: places.local.as_deref(),
+                        local: local.as_ref().map(|file| file.path()),
                         bytes: &*bytes,
                     },
                     &mut |done| {
@@ -595,8 +605,15 @@ impl Pipeline {
                         self.breathe();
                         !promise.is_cancelled()
                     },
-                )
-                .map_err(|error| error.at(format_args!("table {}", table.meta.file)))?;
+                );
+                match (put, local) {
+                    (Err(error), Some(file)) if error.kind() == ErrorKind::Corrupt => {
+                        self.give_up_local(table, &file, error)?;
+                    }
+                    (put, _) => break put,
+                }
+            }
+            .map_err(|error| error.at(format_args!("table {}", table.meta.file)))?;
             table.set_stored(Stored { store: store.clone(), location, confirmed: false });
             uploaded_bytes += table.meta.bytes;
             promise.set_uploaded_bytes(uploaded_bytes);
@@ -677,6 +694,23 @@ impl Pipeline {
         &self.config.executor
     }
 
+    pub(super) fn local(&self) -> &Arc<LocalDir> {
+        &self.config.local
+    }
+
+    pub(super) fn stores(&self) -> &Stores {
+        &self.config.stores
+    }
+
+    pub(super) fn env(&self) -> &dyn Env {
+        &*self.config.env
+    }
+
+    /// Whether no delta waits to be written.
+    pub(super) fn is_all_written(&self) -> bool {
+        self.tables.lock().waiting.is_empty()
+    }
+
     /// The version, and how many of the shard's freezes are in it.
     pub(super) fn version_now(&self) -> (Version, u64) {
         let tables = self.tables.lock();
@@ -688,39 +722,6 @@ impl Pipeline {
     fn write_all_later(self: &Arc<Self>) {
         let this = Arc::clone(self);
         self.config.executor.spawn(Priority::Normal, move || this.write_all());
-    }
-
-    fn own_table(
-        &self,
-        meta: TableMeta,
-        states: Vec<StateProperties>,
-        path: PathBuf,
-    ) -> Arc<TableEntry> {
-        let places = Places { local: Some(path), ..Places::default() };
-        TableEntry::new(meta, meta.groups, states, &[], places)
-    }
-
-    fn local_path(&self, file: FileId) -> PathBuf {
-        self.config.local_dir.join(format!("{file}.table"))
-    }
-
-    pub(super) fn open_bytes(&self, table: &TableEntry) -> Result<Arc<dyn ReadAt>> {
-        let places = table.places();
-        if let Some(restored) = places.restored {
-            return Ok(restored);
-        }
-        let path = places.local.expect("a table is either restored or our own");
-        self.config.env.fs().open(&path).map_err(|source| {
-            Error::io("a table of the shard could not be opened", source)
-                .at(path.display())
-                .remedy("leave the backend's directory alone while it is open")
-        })
-    }
-
-    /// Removes a local file that nobody needs. It is not worth failing for:
-    /// what stays behind goes when the directory is opened next.
-    fn remove_local(&self, path: &Path) {
-        let _ = self.config.env.fs().remove_file(path);
     }
 }
 
@@ -738,12 +739,12 @@ impl fmt::Debug for Pipeline {
 
 impl Drop for Pipeline {
     fn drop(&mut self) {
+        // The files of tables go with them, and with the views that have them open.
         let tables = self.tables.get_mut();
-        let files = tables.version.tables().iter().map(|table| table.file());
-        let paths = files.chain(&tables.replaced).filter_map(|file| file.places().local);
-        for path in paths.collect::<BTreeSet<_>>() {
-            self.remove_local(&path);
-        }
+        tables.version = Version::default();
+        tables.replaced.clear();
+        self.views = Views::new();
+        self.config.local.sweep();
     }
 }
 
@@ -752,6 +753,17 @@ struct Published {
     bytes_new: u64,
     bytes_total: u64,
     tables: usize,
+}
+
+/// A table that this process wrote into its local directory.
+fn own_table(
+    meta: TableMeta,
+    states: Vec<StateProperties>,
+    file: Arc<LocalFile>,
+) -> Arc<TableEntry> {
+    file.set_bytes(meta.bytes);
+    let places = Places { local: Some(file), ..Places::default() };
+    TableEntry::new(meta, meta.groups, states, &[], places)
 }
 
 fn contents(meta: &TableMeta) -> Contents {

@@ -12,6 +12,7 @@
 
 mod cache;
 mod collection;
+pub(crate) mod origin;
 mod reader;
 mod scan;
 mod verify;

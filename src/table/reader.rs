@@ -17,9 +17,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::cache::BlockCache;
+use super::origin::Origin;
 use crate::base::checksum::ContentHash;
 use crate::base::{Error, FileId, KeyGroup, KeyGroupRange, Result};
 use crate::env::ReadAt;
+use crate::env::local_files::LocalFile;
 use crate::env::mmap::PageBuf;
 use crate::format::TableMeta;
 use crate::format::block::{DataBlock, Slot, tag_of_hash};
@@ -78,6 +80,8 @@ pub struct TableReader {
     filter: Range<usize>,
     index: Range<usize>,
     cache: Option<Arc<BlockCache>>,
+    /// Dropped after `source`: it may keep the file that this has open.
+    origin: Option<Origin>,
 }
 
 /// Whether filter and index are in memory.
@@ -238,7 +242,38 @@ impl TableReader {
             filter,
             index,
             cache: None,
+            origin: None,
         })
+    }
+
+    /// Keeps track of where the table is read, and of how much of it.
+    #[must_use]
+    pub(crate) fn with_origin(mut self, origin: Origin) -> Self {
+        let tail = self.footer.filter_at..self.footer.footer_at;
+        origin.note_read(tail.end - tail.start);
+        self.origin = Some(origin);
+        self
+    }
+
+    /// The local file that it keeps, if it is read there.
+    pub(crate) fn local_file(&self) -> Option<&Arc<LocalFile>> {
+        self.origin.as_ref().and_then(|origin| origin.file.as_ref())
+    }
+
+    pub(super) fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
+    }
+
+    /// The very same table, to be read elsewhere since it cannot be read here.
+    ///
+    /// # Errors
+    /// Why it cannot be read here, if there is no other.
+    #[cold]
+    pub(super) fn instead(&self, error: Error) -> Result<Arc<Self>> {
+        match &self.origin {
+            Some(origin) => origin.instead(error),
+            None => Err(error),
+        }
     }
 
     /// Has lookups take blocks from `cache`, and put there those that they read.
@@ -397,6 +432,11 @@ impl TableReader {
         &*self.source
     }
 
+    /// The file, as it was opened.
+    pub(crate) fn bytes(&self) -> &Arc<dyn ReadAt> {
+        &self.source
+    }
+
     /// Where the parts of the file lie.
     pub fn footer(&self) -> &Footer {
         &self.footer
@@ -474,6 +514,24 @@ impl TableReader {
         if let Some(block) = cache.and_then(|cache| cache.get(self.file(), number)) {
             return block.block().and_then(body).map_err(|error| self.in_block_of(error, number));
         }
+        let mut body = Some(body);
+        match self.with_own_block(number, cache, &mut body) {
+            // It has not come to the body: somebody else may have the block.
+            Err(error) => match body {
+                Some(body) => self.instead(error)?.with_block(number, body),
+                None => Err(error),
+            },
+            shown => shown,
+        }
+    }
+
+    /// Shows the body, which it takes, a block of this very file.
+    fn with_own_block<T>(
+        &self,
+        number: usize,
+        cache: Option<&BlockCache>,
+        body: &mut Option<impl FnOnce(DataBlock<'_>) -> Result<T>>,
+    ) -> Result<T> {
         let entry = self.block(number)?;
         SCRATCH.with_borrow_mut(|(stored, raw)| {
             let range = entry.offset..entry.end;
@@ -493,6 +551,10 @@ impl TableReader {
             if let Some(cache) = cache {
                 cache.insert(self.file(), number, payload, block.layout());
             }
+            if let Some(origin) = &self.origin {
+                origin.note_look_up(entry.frame_bytes());
+            }
+            let body = body.take().expect("a block is shown once");
             let result = body(block).map_err(|error| in_block(error, self.file(), &entry));
             for buffer in [stored, raw] {
                 if buffer.capacity() > SCRATCH_KEPT_BYTES {

@@ -182,8 +182,7 @@ impl TableScan {
         loop {
             while self.current.as_ref().is_none_or(|current| current.cursor.is_done()) {
                 let Some(number) = self.next_block() else { return Ok(false) };
-                let entry = self.table.block(number)?;
-                self.current = Some(self.load(entry)?);
+                self.current = Some(self.load_or_instead(number)?);
             }
             let (Some(bounds), Some(current)) = (&self.bounds, &mut self.current) else {
                 return Ok(true);
@@ -220,13 +219,26 @@ impl TableScan {
         }
     }
 
+    /// Loads a block; from now on from elsewhere, if it cannot be read here.
+    fn load_or_instead(&mut self, number: usize) -> Result<Current> {
+        let loaded = self.table.block(number).and_then(|entry| self.load(entry));
+        let Err(error) = loaded else { return loaded };
+        // The same file, so the same blocks.
+        self.table = self.table.instead(error)?;
+        (self.ahead_at, self.current) = (0, None);
+        self.ahead.clear();
+        self.load(self.table.block(number)?)
+    }
+
     fn load(&mut self, entry: BlockEntry) -> Result<Current> {
         let table = Arc::clone(&self.table);
         // What is read once and in order does not go through the map, which would
         // take it page by page and hold it longer.
         let mapped = self.bounds.is_some() && table.source().as_slice().is_some();
         let frame = if mapped {
-            bytes_of(table.source(), entry.offset..entry.end, &mut self.ahead)?
+            let frame = bytes_of(table.source(), entry.offset..entry.end, &mut self.ahead)?;
+            self.table.origin().inspect(|origin| origin.note_read(entry.frame_bytes()));
+            frame
         } else {
             self.read_ahead(&entry)?;
             let start = (entry.offset - self.ahead_at) as usize;
@@ -279,6 +291,7 @@ impl TableScan {
             self.ahead.clear();
             return Err(in_block(error, self.table.file(), entry));
         }
+        self.table.origin().inspect(|origin| origin.note_read(end - entry.offset));
         Ok(())
     }
 }

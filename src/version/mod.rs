@@ -27,13 +27,14 @@ mod spent_tests;
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
-use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::base::{KeyGroup, KeyGroupRange};
 use crate::env::ReadAt;
+use crate::env::local_files::LocalFile;
 use crate::format::properties::StateProperties;
 use crate::format::table::TableMeta;
 use crate::table::TableReader;
@@ -41,8 +42,8 @@ use crate::table::TableReader;
 /// Where a table's bytes can be had.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Places {
-    /// The file this process wrote, in the backend's own directory.
-    pub(crate) local: Option<PathBuf>,
+    /// The file that this process wrote, or fetched, in the backend's own directory.
+    pub(crate) local: Option<Arc<LocalFile>>,
     /// The open object it was restored from.
     pub(crate) restored: Option<Arc<dyn ReadAt>>,
     /// Where the checkpoint store has it.
@@ -72,8 +73,12 @@ pub(crate) struct TableFile {
     /// Those of them whose records do not count any more.
     dropped: Mutex<DroppedStates>,
     places: Mutex<Places>,
-    /// Open, once somebody above has opened it.
-    reader: OnceLock<Arc<TableReader>>,
+    /// Open, once somebody above has opened it, where it is to be read now.
+    reader: Mutex<Option<Arc<TableReader>>>,
+    /// Blocks that look-ups read since it was asked last.
+    reads: Arc<AtomicU64>,
+    /// The same, of all the time, what is long ago counting less.
+    heat: AtomicU64,
 }
 
 /// One table of a version: a file, and the part of it that counts.
@@ -114,9 +119,15 @@ impl TableEntry {
         dropped: &[String],
         places: Places,
     ) -> Arc<Self> {
-        let (dropped_states, reader) = (Mutex::default(), OnceLock::new());
-        let file =
-            TableFile { meta, states, dropped: dropped_states, places: places.into(), reader };
+        let file = TableFile {
+            meta,
+            states,
+            dropped: Mutex::default(),
+            places: places.into(),
+            reader: Mutex::default(),
+            reads: Arc::default(),
+            heat: AtomicU64::new(0),
+        };
         file.drop_states(dropped);
         Arc::new(Self { file: Arc::new(file), slice, spent: Vec::new() })
     }
@@ -196,12 +207,50 @@ impl TableFile {
 
     /// The open table, if somebody has opened it.
     pub(crate) fn reader(&self) -> Option<Arc<TableReader>> {
-        self.reader.get().cloned()
+        self.reader.lock().clone()
     }
 
     /// Notes that it is open, and gives what was noted first.
     pub(crate) fn set_reader(&self, reader: Arc<TableReader>) -> Arc<TableReader> {
-        Arc::clone(self.reader.get_or_init(|| reader))
+        Arc::clone(self.reader.lock().get_or_insert(reader))
+    }
+
+    /// Notes that there is a local file of it now, from which it is to be read.
+    pub(crate) fn set_local(&self, file: Arc<LocalFile>) {
+        self.places.lock().local = Some(file);
+        let before = self.reader.lock().take();
+        drop(before);
+    }
+
+    /// Gives the local file up. From now on the table is read by `reader`, or opened
+    /// anew where it is stored.
+    pub(crate) fn leave_local(&self, reader: Option<Arc<TableReader>>) {
+        let file = self.places.lock().local.take();
+        if let Some(file) = &file {
+            file.leave();
+        }
+        let before = std::mem::replace(&mut *self.reader.lock(), reader);
+        drop((before, file));
+    }
+
+    /// Counts the blocks that look-ups read of it.
+    pub(crate) fn reads(&self) -> &Arc<AtomicU64> {
+        &self.reads
+    }
+
+    /// How much it is asked for: the blocks that were read since it cooled last, and
+    /// what was left then.
+    pub(crate) fn heat(&self) -> u64 {
+        self.heat.load(Ordering::Relaxed).saturating_add(self.reads.load(Ordering::Relaxed))
+    }
+
+    /// Has what was read before count an eighth less, and gives the heat.
+    pub(crate) fn cool(&self) -> u64 {
+        let before = self.heat.load(Ordering::Relaxed);
+        let new = self.reads.swap(0, Ordering::Relaxed);
+        let heat = (before - before.div_ceil(8)).saturating_add(new);
+        self.heat.store(heat, Ordering::Relaxed);
+        heat
     }
 
     /// Notes that a store has it.

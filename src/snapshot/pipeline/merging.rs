@@ -14,12 +14,11 @@
 //! was planned (see [`MigrationsNow`](crate::shard::migration::MigrationsNow)).
 //!
 //! The local file of a table goes when no version has any slice of it, be it the
-//! present one, one that a snapshot under way is made of, or one of a snapshot that
-//! may still be confirmed.
+//! present one or one that a snapshot under way is made of, and no view has it open.
 
 use std::sync::Arc;
 
-use super::Pipeline;
+use super::{Pipeline, own_table};
 use crate::base::{Error, Result};
 use crate::env::executor::Priority;
 use crate::shard::compact;
@@ -94,7 +93,6 @@ impl Pipeline {
         migrations: MigrationsThen,
         watermark: Option<i64>,
     ) {
-        self.remove_replaced();
         self.tables.lock().merging.snapshot_done(migrations, watermark);
         self.take_next_step();
     }
@@ -133,9 +131,12 @@ impl Pipeline {
                 let _busy = Busy(&this);
                 this.merge(&step)
             };
+            // What it was made of is needed no more.
+            drop(step);
             match outcome {
                 Ok(()) => {
                     this.publish_view(Ok(()));
+                    this.tables_changed();
                     this.take_next_step();
                 }
                 // The tables are as they were; the next snapshot tries again.
@@ -152,7 +153,7 @@ impl Pipeline {
             let migrations = self.config.migrations.since(&after.migrations, after.watermark);
             let mut sources = Vec::with_capacity(plan.inputs.len());
             for table in &plan.inputs {
-                let reader = Arc::new(TableReader::open(self.open_bytes(table)?, &table.meta)?);
+                let reader = self.open_table(table, TableReader::open)?;
                 let dropped = table.dropped();
                 let slice = table.slice.intersection(plan.groups);
                 let slice = slice.ok_or_else(|| Error::internal("a step without groups"))?;
@@ -170,14 +171,13 @@ impl Pipeline {
                 return Ok(());
             }
             let left_away: Vec<_> = sources.iter().map(|source| source.dropped.clone()).collect();
-            let file = self.config.files.next();
-            let path = self.local_path(file);
+            let (file, local) = self.config.local.new_file();
             let merged = compact::merge(
                 sources,
                 plan.to_the_bottom && left_out == 0,
                 &migrations,
                 self.config.env.fs(),
-                &path,
+                local.path(),
                 compact::Output {
                     file,
                     max_parallelism: self.config.max_parallelism,
@@ -192,9 +192,9 @@ impl Pipeline {
                 },
             );
             let output = match merged {
-                Ok(merged) => merged.map(|merged| self.own_table(merged.meta, merged.states, path)),
+                Ok(merged) => merged.map(|merged| own_table(merged.meta, merged.states, local)),
                 Err(failure) => {
-                    self.remove_local(&path);
+                    self.config.local.abandon(local);
                     match failure {
                         compact::Failure::Tables(error) => return Err(error),
                         compact::Failure::Migration(state, error) => {
@@ -228,20 +228,11 @@ impl Pipeline {
         }
     }
 
-    /// Removes the local files that no version has any more.
-    fn remove_replaced(&self) {
-        let mut unused = Vec::new();
-        self.tables.lock().replaced.retain(|file| {
-            // Every entry of a version has a reference.
-            let used = Arc::strong_count(file) > 1;
-            if !used {
-                unused.extend(file.places().local);
-            }
-            used
-        });
-        for path in unused {
-            self.remove_local(&path);
-        }
+    /// Lets go of what no version has any more, and has the local directory seen to.
+    pub(super) fn tables_changed(&self) {
+        // Every entry of a version has a reference.
+        self.tables.lock().replaced.retain(|file| Arc::strong_count(file) > 1);
+        self.config.local.tables_changed();
     }
 }
 
