@@ -14,6 +14,7 @@ pub mod budget;
 pub mod buffers;
 pub(crate) mod clock;
 pub mod executor;
+pub mod ledger;
 pub mod mmap;
 mod nap;
 pub mod pages;

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use crate::base::{Error, KeyGroup, KeyGroupRange, MaxParallelism, Result};
 use crate::codec::Schema;
 use crate::env::ReadAt;
+use crate::env::ledger::MemoryLedger;
 use crate::format::OperatorState;
 use crate::format::handle::SnapshotHandle;
 use crate::format::manifest::{Manifest, StateMeta, TableRef};
@@ -158,12 +159,17 @@ impl Plan {
         Ok(Self { states, sequence, watermark, tables, operator })
     }
 
-    /// Opens the planned tables, without reading their data.
+    /// Opens the planned tables, without reading their data. What that takes in memory
+    /// is charged.
     ///
     /// # Errors
     /// `Corrupt` if one is missing or damaged, `Unavailable` if one cannot be
     /// reached; the error names it.
-    pub(crate) fn open(mut self, source: &dyn SnapshotSource) -> Result<Restored> {
+    pub(crate) fn open(
+        mut self,
+        source: &dyn SnapshotSource,
+        ledger: &Arc<MemoryLedger>,
+    ) -> Result<Restored> {
         let store = source.identity();
         let mut entries = Vec::with_capacity(self.tables.len());
         let mut base = Vec::with_capacity(self.tables.len());
@@ -177,7 +183,7 @@ impl Plan {
                 .map_err(|error| error.at(place()))?;
             let states = reader.states().iter().map(|state| state.name.clone()).collect();
             let dropped = Arc::from(table.dropped.clone());
-            let reader = Arc::new(reader);
+            let reader = Arc::new(reader.charged_to(ledger));
             base.push(BaseTable { reader: Arc::clone(&reader), slice, dropped });
             let stored = Stored {
                 store: store.clone(),

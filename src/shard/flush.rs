@@ -3,14 +3,15 @@
 use std::path::Path;
 
 use super::changes;
+use super::compact::Output;
 use super::entry_run::EntryRun;
-use crate::base::{FileId, MaxParallelism, Result, TimeDomain};
+use crate::base::{Result, TimeDomain};
 use crate::env::Fs;
 use crate::format::Placement;
 use crate::format::manifest::StateKind;
+use crate::format::properties::StateProperties;
 use crate::format::table::TableMeta;
 use crate::memtable::extract::{Run, SortedRun};
-use crate::table::{TableOptions, TableWriter};
 
 /// Records written between two breaths: well below a megabyte of usual ones.
 const BREATH_RECORDS: usize = 4096;
@@ -136,11 +137,6 @@ impl Delta {
         self.states.retain(|state| !names.contains(&state.state));
     }
 
-    /// The names of the states that changed, ascending.
-    pub(crate) fn states(&self) -> Vec<String> {
-        self.states.iter().map(|state| state.state.clone()).collect()
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.states.is_empty()
     }
@@ -154,8 +150,9 @@ impl Delta {
         self.states.iter().map(|state| state.changes.raw_bytes()).sum()
     }
 
-    /// Writes the delta, which is sorted and not empty, as the table `file` at `path`,
-    /// durably. The name becomes durable with the directory.
+    /// Writes the delta, which is sorted and not empty, as a table at `path`,
+    /// durably, and says what it holds of each state. The name becomes durable with the
+    /// directory.
     ///
     /// # Errors
     /// `Unavailable` if the file system fails; what there is of the file is
@@ -164,13 +161,11 @@ impl Delta {
         &self,
         fs: &dyn Fs,
         path: &Path,
-        file: FileId,
-        max_parallelism: MaxParallelism,
-        options: TableOptions,
+        output: Output,
         mut breathe: impl FnMut(),
-    ) -> Result<TableMeta> {
+    ) -> Result<(TableMeta, Vec<StateProperties>)> {
         let out = create(fs, path)?;
-        let mut writer = TableWriter::new(out, file, max_parallelism, options)?;
+        let mut writer = output.writer(out)?;
         for StateChanges { state, value_schema, stamps, changes } in &self.states {
             let placement = match changes {
                 Changes::Copied(..) => unreachable!("{UNSORTED}"),
@@ -203,7 +198,7 @@ impl Delta {
                 }
             }
         }
-        writer.finish()
+        writer.finish_counted().map(|(meta, properties)| (meta, properties.states))
     }
 }
 

@@ -105,7 +105,7 @@ impl Pipeline {
                     } else {
                         TableReader::open(bytes, &table.meta)?
                     };
-                    table.set_reader(Arc::new(reader))
+                    table.set_reader(Arc::new(reader.charged_to(self.ledger())))
                 }
             };
             may_hold_bytes = may_hold_bytes.saturating_sub(reader.memory_bytes() as u64);

@@ -14,6 +14,7 @@ pub(crate) mod merge;
 pub(crate) mod plan;
 #[cfg(test)]
 mod plan_tests;
+pub(crate) mod stats;
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -24,6 +25,7 @@ use parking_lot::Mutex;
 
 use crate::base::{KeyGroup, KeyGroupRange};
 use crate::env::ReadAt;
+use crate::format::properties::StateProperties;
 use crate::format::table::TableMeta;
 use crate::table::TableReader;
 
@@ -63,6 +65,8 @@ pub(crate) struct TableFile {
     places: Mutex<Places>,
     /// Open, once somebody above has opened it.
     reader: OnceLock<Arc<TableReader>>,
+    /// What it holds of each state, if this process wrote it.
+    counts: OnceLock<Box<[StateProperties]>>,
 }
 
 /// One table of a version: a file, and the part of it that counts.
@@ -98,9 +102,14 @@ impl TableEntry {
         dropped: &[String],
         places: Places,
     ) -> Arc<Self> {
-        let (dropped_states, reader) = (Mutex::default(), OnceLock::new());
-        let file =
-            TableFile { meta, states, dropped: dropped_states, places: places.into(), reader };
+        let file = TableFile {
+            meta,
+            states,
+            dropped: Mutex::default(),
+            places: places.into(),
+            reader: OnceLock::new(),
+            counts: OnceLock::new(),
+        };
         file.drop_states(dropped);
         Arc::new(Self { file: Arc::new(file), slice })
     }
@@ -169,6 +178,19 @@ impl TableFile {
     /// The open table, if somebody has opened it.
     pub(crate) fn reader(&self) -> Option<Arc<TableReader>> {
         self.reader.get().cloned()
+    }
+
+    /// Notes what it holds of each state.
+    pub(crate) fn set_counts(&self, states: Vec<StateProperties>) {
+        // What was said first is as true.
+        let _ = self.counts.set(states.into());
+    }
+
+    /// Shows what it holds of each state; nothing if nobody knows without reading it.
+    fn with_counts<T>(&self, show: impl FnOnce(&[StateProperties]) -> T) -> T {
+        let counts = self.counts.get().map(|counts| &**counts);
+        let read = || self.reader.get().map(|reader| reader.states());
+        show(counts.or_else(read).unwrap_or_default())
     }
 
     /// Notes that it is open, and gives what was noted first.

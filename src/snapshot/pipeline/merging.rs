@@ -18,6 +18,7 @@ use std::sync::Arc;
 use super::Pipeline;
 use crate::base::{Error, Result};
 use crate::env::executor::Priority;
+use crate::env::ledger::MemoryComponent;
 use crate::shard::compact;
 use crate::shard::migration::MigrationsThen;
 use crate::table::TableReader;
@@ -137,7 +138,8 @@ impl Pipeline {
             let migrations = self.config.migrations.since(&after.migrations, after.watermark);
             let mut sources = Vec::with_capacity(plan.inputs.len());
             for table in &plan.inputs {
-                let reader = Arc::new(TableReader::open(self.open_bytes(table)?, &table.meta)?);
+                let reader = TableReader::open(self.open_bytes(table)?, &table.meta)?;
+                let reader = Arc::new(reader.charged_to(&self.config.ledger));
                 let dropped = table.dropped();
                 let slice = table.slice.intersection(plan.groups);
                 let slice = slice.ok_or_else(|| Error::internal("a step without groups"))?;
@@ -163,11 +165,7 @@ impl Pipeline {
                 &migrations,
                 self.config.env.fs(),
                 &path,
-                compact::Output {
-                    file,
-                    max_parallelism: self.config.max_parallelism,
-                    options: self.config.table_options,
-                },
+                self.output(file, MemoryComponent::Merging),
                 || {
                     if self.config.executor.is_closed() {
                         return Err(Error::closed("the backend is being closed"));
@@ -208,6 +206,8 @@ impl Pipeline {
             };
             tables.replaced.extend(version.files_gone(inputs));
             tables.version = version;
+            let read = inputs.iter().map(|input| input.bytes_in(plan.groups)).sum();
+            tables.done.note_merge(read, result.bytes);
             tables.merging.planner.done(plan, result);
             return Ok(());
         }
