@@ -12,6 +12,7 @@
 //! ```
 
 mod shard;
+mod stats;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use crate::base::{Error, ErrorKind, KeyGroupRange, MaxParallelism, Result};
 use crate::env::budget::{MIN_BUDGET_BYTES, MemoryBudget};
 use crate::env::clock::{ClockThread, CoarseClock};
 use crate::env::executor::{Executor, ExecutorThreads};
+use crate::env::ledger::MemoryStats;
 use crate::env::local_files::LocalFiles;
 use crate::env::pages::{PagePool, PageThread};
 use crate::env::real::RealEnv;
@@ -40,7 +42,8 @@ use crate::snapshot::stores::Stores;
 use crate::table::TableOptions;
 use crate::version::plan::MergeLimits;
 
-pub use self::shard::{Shard, ShardStats};
+pub use self::shard::Shard;
+pub use self::stats::ShardStats;
 pub use crate::snapshot::local::LocalDirStats;
 
 /// Background threads of a backend, unless told otherwise.
@@ -383,6 +386,19 @@ impl Backend {
         self.inner.max_parallelism
     }
 
+    /// How much memory the backend has, by component, and how much it may have. Costs
+    /// some loads from memory.
+    ///
+    /// What a shard has is as of its last snapshot or early write, or, with a [memory
+    /// budget](BackendBuilder::memory_budget_bytes), exact to 64 KiB, but for the gaps.
+    /// Not in it are thread stacks, what the allocator keeps, the page cache, what a
+    /// runtime's own [`SnapshotSink`] takes, and what is small: locks, lists of tables,
+    /// bits for changed records (a hundredth of what the records take).
+    pub fn memory(&self) -> MemoryStats {
+        let limit = self.inner.budget.as_ref().map(|budget| budget.limit_bytes());
+        self.inner.pool.ledger().stats().within(limit)
+    }
+
     /// What the runtime attached to a snapshot.
     ///
     /// # Errors
@@ -499,7 +515,8 @@ impl ShardBuilder {
         let source = self.source.as_ref().unwrap_or(&inner.source);
         // Tables go to the backend's own store, and come from there if they leave.
         let own = self.source.as_ref().map(|_| &inner.source);
-        let stores = Stores::new([source].into_iter().chain(own).cloned(), counts);
+        let ledger = inner.pool.ledger();
+        let stores = Stores::new([source].into_iter().chain(own).cloned(), counts, ledger);
         let mut restored = crate::restore::Restored::default();
         if !self.handles.is_empty() {
             let target = Target {
@@ -508,7 +525,8 @@ impl ShardBuilder {
                 max_parallelism: inner.max_parallelism,
                 subtask: self.subtask,
             };
-            restored = Plan::new(target, &**source, &self.handles)?.open(&**source, counts)?;
+            let plan = Plan::new(target, &**source, &self.handles)?;
+            restored = plan.open(&**source, counts, ledger)?;
         }
         let mut core = ShardCore::new(
             self.operator.clone(),
@@ -525,7 +543,10 @@ impl ShardBuilder {
             core.advance_watermark(watermark);
         }
         if inner.warm_up && !restored.base.is_empty() {
-            core.start_warming(Box::new(WarmUp::new(inner.executor.clone())));
+            core.start_warming(Box::new(WarmUp::new(
+                inner.executor.clone(),
+                Arc::clone(inner.pool.ledger()),
+            )));
         }
         let pipeline = Pipeline::new(
             PipelineConfig {
@@ -541,6 +562,7 @@ impl ShardBuilder {
                 table_options: inner.table_options,
                 merge_limits: inner.merge_limits,
                 migrations: Arc::clone(core.migrations()),
+                ledger: Arc::clone(inner.pool.ledger()),
                 budget: inner.budget.clone(),
                 sequence: restored.sequence,
             },

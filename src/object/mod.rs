@@ -24,6 +24,7 @@ pub use name::{MAX_NAME_BYTES, MAX_SEGMENT_BYTES, ObjectName};
 use crate::base::checksum::{self, ContentHash, ContentHasher};
 use crate::base::{Error, Result};
 use crate::env::ReadAt;
+use crate::env::mmap::PageBuf;
 
 /// Most bytes that are copied before the caller is asked again whether to go
 /// on: 2 MiB, a few milliseconds on a disk, so that a cancelled upload ends
@@ -181,7 +182,9 @@ fn copy_checked(
         return Err(not_as_expected(name, expected, format_args!("{total} bytes")));
     }
     let step_bytes = total.min(COPY_STEP_BYTES as u64) as usize;
-    let mut buffer = vec![0; step_bytes];
+    // Outside of the heap, where it would leave a hole as large as itself.
+    let mut buffer = PageBuf::on_small_pages(step_bytes.max(1))
+        .map_err(|e| Error::io("no memory to copy what is to be stored", e).at(name))?;
     let mut hasher = ContentHasher::new();
     let mut done = 0;
     loop {

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use crate::base::{Error, KeyGroup, KeyGroupRange, MaxParallelism, Result};
 use crate::codec::Schema;
 use crate::env::ReadAt;
+use crate::env::ledger::MemoryLedger;
 use crate::format::OperatorState;
 use crate::format::handle::SnapshotHandle;
 use crate::format::manifest::{Manifest, StateMeta, TableRef};
@@ -160,17 +161,19 @@ impl Plan {
         Ok(Self { states, sequence, watermark, tables, operator })
     }
 
-    /// Opens the planned tables, without reading their data.
+    /// Opens the planned tables, without reading their data. What that takes in memory
+    /// is charged.
     ///
     /// # Errors
     /// `Corrupt` if one is missing or damaged, `Unavailable` if one cannot be
     /// reached; the error names it.
     ///
-    /// Bytes that are read of them are counted.
+    /// Bytes that are read of them are counted, and what is in memory charged.
     pub(crate) fn open(
         mut self,
         source: &dyn SnapshotSource,
         counts: &StoreCounts,
+        ledger: &Arc<MemoryLedger>,
     ) -> Result<Restored> {
         let store = source.identity();
         let mut entries = Vec::with_capacity(self.tables.len());
@@ -193,7 +196,7 @@ impl Plan {
             };
             let places = Places { local: None, restored: Some(bytes), stored: Some(stored) };
             let entry = TableEntry::new(table.meta, slice, states, &table.dropped, places);
-            let reader = Arc::new(reader.with_origin(Origin {
+            let reader = Arc::new(reader.charged_to(ledger).with_origin(Origin {
                 reads: Arc::clone(entry.reads()),
                 store_bytes: Some(Arc::clone(&counts.read_bytes)),
                 spare: None,

@@ -14,12 +14,13 @@ use super::migration::MigrationsNow;
 use crate::base::{ErrorKind, FileId, KeyGroup, KeyGroupRange, MaxParallelism, Result};
 use crate::codec::KeyRef;
 use crate::env::Env;
+use crate::env::ledger::Charge;
 use crate::env::sim::SimEnv;
 use crate::format::collection::{EntryName, Placement, Subkey};
 use crate::format::frame::FRAME_HEADER_BYTES;
 use crate::format::table::HEADER_BYTES;
 use crate::format::{Compression, TableMeta};
-use crate::table::{PlacedKey, TableOptions, TableReader, TableWriter};
+use crate::table::{PlacedKey, TableOptions, TableReader, TableReads, TableWriter};
 use crate::version::merge::MergeSource;
 
 const GROUPS: u16 = 8;
@@ -242,9 +243,10 @@ impl Shard {
         assert_eq!(delta.records(), layer.len() as u64);
         assert_eq!(delta.raw_bytes(), raw_bytes as u64);
         delta.sort(1, || {});
-        let (meta, _) =
-            delta.write(self.env.fs(), path, file, max_parallelism(), self.options, || {})?;
-        Ok(meta)
+        let (max_parallelism, options) = (max_parallelism(), self.options);
+        let output = Output { file, max_parallelism, options, charge: Charge::default() };
+        let written = delta.write(self.env.fs(), path, output, || {});
+        written.map(|(meta, _)| meta)
     }
 
     /// Makes one table of some neighbours.
@@ -261,7 +263,7 @@ impl Shard {
             .collect();
         let (file, path) = self.next_file();
         let (max_parallelism, options) = (max_parallelism(), self.options);
-        let output = Output { file, max_parallelism, options };
+        let output = Output { file, max_parallelism, options, charge: Charge::default() };
         let meta = compact::merge(
             sources,
             first == 0,
@@ -324,7 +326,10 @@ impl Shard {
                 let full = |entry| (state, group, hash, key.clone(), namespace.clone(), entry);
                 let mut value = b"before".to_vec();
                 if !collections {
-                    let found = base.get(at, &mut value).unwrap().then_some(&value);
+                    let found = base
+                        .get(at, &mut value, &mut TableReads::default())
+                        .unwrap()
+                        .then_some(&value);
                     assert_eq!(found, live.get(&full(None)));
                     continue;
                 }
@@ -496,7 +501,8 @@ fn tables_that_disagree_about_a_state_are_not_read_as_one() {
         .collect();
     let (file, path) = shard.next_file();
     let options = shard.options;
-    let output = Output { file, max_parallelism: max_parallelism(), options };
+    let output =
+        Output { file, max_parallelism: max_parallelism(), options, charge: Charge::default() };
     let none = MigrationsNow::default();
     let merged = compact::merge(sources, true, &none, shard.env.fs(), &path, output, || Ok(()));
     let Err(Failure::Tables(error)) = merged else { panic!("{merged:?}") };

@@ -13,7 +13,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::base::{Error, FileId, MaxParallelism, Result};
-use crate::env::Fs;
+use crate::env::ledger::{Charge, MemoryComponent};
+use crate::env::{Fs, WriteFile};
 use crate::format::properties::StateProperties;
 use crate::format::table::TableMeta;
 use crate::table::{TableOptions, TableWriter};
@@ -24,11 +25,21 @@ use super::migration::{Form, Migration, MigrationsNow, NewestStamp};
 /// Records merged between two breaths.
 const BREATH_RECORDS: u64 = 2048;
 
-/// What the merged table is to be.
+/// What a new table is to be.
 pub(crate) struct Output {
     pub(crate) file: FileId,
     pub(crate) max_parallelism: MaxParallelism,
     pub(crate) options: TableOptions,
+    /// Of what is read to make it.
+    pub(crate) charge: Charge,
+}
+
+impl Output {
+    /// A writer of it, whose memory is charged beside.
+    pub(super) fn writer(&self, out: Box<dyn WriteFile>) -> Result<TableWriter> {
+        let writer = TableWriter::new(out, self.file, self.max_parallelism, self.options)?;
+        Ok(writer.with_charge(self.charge.beside(MemoryComponent::Writing)))
+    }
 }
 
 /// A merged table.
@@ -109,7 +120,7 @@ pub(crate) fn merge(
     migrations: &MigrationsNow,
     fs: &dyn Fs,
     path: &Path,
-    output: Output,
+    mut output: Output,
     mut go_on: impl FnMut() -> Result<()>,
 ) -> Result<Option<Merged>, Failure> {
     let mut scan = MergeScan::new(inputs)?;
@@ -120,7 +131,11 @@ pub(crate) fn merge(
     let mut newest = NewestStamp::default();
     let (mut migrated, mut left) = (Vec::new(), Vec::new());
     let mut seen = 0_u64;
-    while let Some(record) = scan.next()? {
+    loop {
+        if seen.is_multiple_of(BREATH_RECORDS) {
+            output.charge.set(scan.memory_bytes());
+        }
+        let Some(record) = scan.next()? else { break };
         seen += 1;
         if seen.is_multiple_of(BREATH_RECORDS) {
             go_on()?;
@@ -157,12 +172,7 @@ pub(crate) fn merge(
         }
         let writer = match &mut writer {
             Some(writer) => writer,
-            none => none.insert(TableWriter::new(
-                super::flush::create(fs, path)?,
-                output.file,
-                output.max_parallelism,
-                output.options,
-            )?),
+            none => none.insert(output.writer(super::flush::create(fs, path)?)?),
         };
         if begun.as_ref() != Some(&of_state.state) {
             if begun.is_some() {
@@ -186,6 +196,6 @@ pub(crate) fn merge(
     }
     let Some(mut writer) = writer else { return Ok(None) };
     writer.set_newest_stamp(newest.get())?;
-    let (meta, states) = writer.finish_with_states()?;
-    Ok(Some(Merged { meta, states }))
+    let (meta, properties) = writer.finish_counted()?;
+    Ok(Some(Merged { meta, states: properties.states }))
 }

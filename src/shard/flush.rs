@@ -3,16 +3,16 @@
 use std::path::Path;
 
 use super::changes;
+use super::compact::Output;
 use super::entry_run::EntryRun;
 use super::migration::NewestStamp;
-use crate::base::{FileId, MaxParallelism, Result, TimeDomain};
+use crate::base::{Result, TimeDomain};
 use crate::env::Fs;
 use crate::format::Placement;
 use crate::format::manifest::StateKind;
 use crate::format::properties::StateProperties;
 use crate::format::table::TableMeta;
 use crate::memtable::extract::{Run, SortedRun};
-use crate::table::{TableOptions, TableWriter};
 
 /// Records written between two breaths: well below a megabyte of usual ones.
 const BREATH_RECORDS: usize = 4096;
@@ -154,8 +154,8 @@ impl Delta {
         self.states.iter().map(|state| state.changes.raw_bytes()).sum()
     }
 
-    /// Writes the delta, which is sorted and not empty, as the table `file` at `path`,
-    /// durably, and gives what it holds of each state. The name becomes durable with the
+    /// Writes the delta, which is sorted and not empty, as a table at `path`,
+    /// durably, and says what it holds of each state. The name becomes durable with the
     /// directory.
     ///
     /// # Errors
@@ -165,13 +165,11 @@ impl Delta {
         &self,
         fs: &dyn Fs,
         path: &Path,
-        file: FileId,
-        max_parallelism: MaxParallelism,
-        options: TableOptions,
+        output: Output,
         mut breathe: impl FnMut(),
     ) -> Result<(TableMeta, Vec<StateProperties>)> {
         let out = create(fs, path)?;
-        let mut writer = TableWriter::new(out, file, max_parallelism, options)?;
+        let mut writer = output.writer(out)?;
         for StateChanges { state, lists, value_schema, stamps, changes } in &self.states {
             let placement = match changes {
                 Changes::Copied(..) => unreachable!("{UNSORTED}"),
@@ -213,7 +211,7 @@ impl Delta {
             }
             writer.set_newest_stamp(newest.get())?;
         }
-        writer.finish_with_states()
+        writer.finish_counted().map(|(meta, properties)| (meta, properties.states))
     }
 }
 

@@ -27,6 +27,8 @@ use std::time::Duration;
 
 use super::base_tables::BaseTable;
 use super::collections::Family;
+use super::footprint::STEP_BYTES;
+use super::stats::Cause;
 use super::{FrozenShard, ShardCore, StateSlot};
 use crate::base::{Epoch, Error, Result};
 use crate::env::budget::Account;
@@ -122,8 +124,8 @@ pub(crate) struct SpillStats {
 }
 
 impl Spill {
-    /// How long an operation waits, because of what is to be written and merged.
-    fn patience(&self, allowed: u64, unwritten: u64) -> Duration {
+    /// How long an operation waits, because of what is to be written or merged.
+    fn patience(&self, allowed: u64, unwritten: u64) -> (Duration, Cause) {
         let share = |over: u64, of: u64| (over as f64 / of.max(1) as f64).min(1.0);
         let mut patience = Duration::ZERO;
         if !self.in_flight.is_empty() {
@@ -134,7 +136,12 @@ impl Spill {
         let over = self.tables_met.saturating_sub(MANY_TABLES) as u64;
         let full = (TOO_MANY_TABLES - MANY_TABLES) as u64;
         let short = share(over, full).max(self.tables.space_shortage());
-        patience.max(LONGEST_WAIT_FOR_MERGES.mul_f64(short))
+        let for_merges = LONGEST_WAIT_FOR_MERGES.mul_f64(short);
+        if for_merges > patience {
+            (for_merges, Cause::Merging)
+        } else {
+            (patience, Cause::Writing)
+        }
     }
 
     /// The number that the chunks of lists have which the first freeze has.
@@ -259,6 +266,9 @@ impl ShardCore {
     fn note_used(&mut self) -> u64 {
         let used = self.resident_bytes();
         self.spill().account.set_used(used);
+        if used.abs_diff(self.footprint.said_bytes()) >= STEP_BYTES {
+            self.note_footprint();
+        }
         used
     }
 
@@ -280,6 +290,7 @@ impl ShardCore {
                 slot.memtable.note_durable(slot.durable_epoch(view.freezes));
             }
         }
+        self.note_footprint();
     }
 
     /// Has changes written early, and waits if writing does not keep up.
@@ -295,17 +306,20 @@ impl ShardCore {
                 continue;
             }
             if unwritten >= allowed / MOST_UNWRITTEN && !spill.in_flight.is_empty() {
-                self.wait_for_tables()?;
+                self.wait_for_tables(Cause::Writing)?;
                 continue;
             }
             // A little for each piece that was changed since.
             let changed = spill.frozen_bytes + dirty;
             if changed >= spill.waited_at + allowed / PIECE {
                 spill.waited_at = changed;
-                let patience = spill.patience(allowed, unwritten);
+                let (patience, cause) = spill.patience(allowed, unwritten);
                 if !patience.is_zero() {
                     // What cannot be written is a reason to fail when there is no room.
-                    let _ = spill.tables.wait(spill.seen, patience);
+                    self.stalled(cause, |core| {
+                        let spill = core.spill();
+                        let _ = spill.tables.wait(spill.seen, patience);
+                    });
                     self.take_view();
                 }
             }
@@ -335,6 +349,7 @@ impl ShardCore {
             }
         }
         self.note_used();
+        self.note_footprint();
         Ok(freed)
     }
 
@@ -344,9 +359,12 @@ impl ShardCore {
         if dirty { self.write_early() } else { Ok(()) }
     }
 
-    fn wait_for_tables(&mut self) -> Result<()> {
-        let spill = self.spill();
-        spill.tables.wait(spill.seen, WAIT).map_err(|error| {
+    fn wait_for_tables(&mut self, cause: Cause) -> Result<()> {
+        let waited = self.stalled(cause, |core| {
+            let spill = core.spill();
+            spill.tables.wait(spill.seen, WAIT)
+        });
+        waited.map_err(|error| {
             Error::unavailable("the memory is full, and what changed cannot be written")
                 .source(error)
                 .remedy("mend what keeps tables from being written; the operation may then be tried again")
@@ -406,7 +424,7 @@ impl ShardCore {
             if self.spill().in_flight.is_empty() {
                 return Err(self.too_small(allowed, used));
             }
-            self.wait_for_tables()?;
+            self.wait_for_tables(Cause::Memory)?;
         }
     }
 
@@ -506,8 +524,8 @@ mod tests {
             };
             spill.patience(1 << 20, 0)
         };
-        assert_eq!(patience(0.0), Duration::ZERO);
-        assert_eq!(patience(0.5), LONGEST_WAIT_FOR_MERGES / 2);
-        assert_eq!(patience(1.0), LONGEST_WAIT_FOR_MERGES);
+        assert_eq!(patience(0.0), (Duration::ZERO, Cause::Writing));
+        assert_eq!(patience(0.5), (LONGEST_WAIT_FOR_MERGES / 2, Cause::Merging));
+        assert_eq!(patience(1.0), (LONGEST_WAIT_FOR_MERGES, Cause::Merging));
     }
 }

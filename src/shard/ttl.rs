@@ -196,6 +196,11 @@ impl Clocks {
         Self { processing: None, watermark: Arc::new(AtomicU64::new(UNKNOWN_STAMP)) }
     }
 
+    /// Nanoseconds on the clock that only goes on; always 0 without a clock.
+    pub(super) fn monotonic_ns(&self) -> u64 {
+        self.processing.as_ref().map_or(0, |clock| clock.monotonic_ns())
+    }
+
     fn watermark(&self) -> Option<i64> {
         let stamp = self.watermark.load(Ordering::Relaxed);
         (stamp != UNKNOWN_STAMP).then(|| ms_of_stamp(stamp))

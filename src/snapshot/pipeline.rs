@@ -40,18 +40,21 @@ use crate::base::{Error, ErrorKind, FileId, KeyGroupRange, MaxParallelism, Resul
 use crate::env::Env;
 use crate::env::budget::MemoryBudget;
 use crate::env::executor::{Executor, Priority};
+use crate::env::ledger::{MemoryComponent, MemoryLedger};
 use crate::env::local_files::LocalFile;
 use crate::format::handle::SnapshotHandle;
 use crate::format::manifest::{Manifest, StateMeta, TableRef};
 use crate::format::properties::StateProperties;
 use crate::format::table::TableMeta;
-use crate::object::Contents;
+use crate::object::{COPY_STEP_BYTES, Contents};
 use crate::shard::FrozenShard;
+use crate::shard::compact::Output;
 use crate::shard::flush::{Delta, StateRun};
 use crate::shard::migration::{Migrations, MigrationsThen};
 use crate::shard::operator::OneState;
 use crate::table::TableOptions;
-use crate::version::plan::MergeLimits;
+use crate::version::plan::{self, MergeLimits};
+use crate::version::stats::{MergeStats, TableStats};
 use crate::version::{DroppedStates, Places, Stored, TableEntry, TableFile, Version};
 
 use self::merging::Merging;
@@ -102,6 +105,8 @@ pub(crate) struct PipelineConfig {
     pub(crate) merge_limits: MergeLimits,
     /// How values of registered states are migrated when tables are merged.
     pub(crate) migrations: Arc<Migrations>,
+    /// What memory is charged to.
+    pub(crate) ledger: Arc<MemoryLedger>,
     /// What memory is counted by, if there is a budget.
     pub(crate) budget: Option<Arc<MemoryBudget>>,
     /// The first number that a delta may take: above those of all tables that
@@ -178,6 +183,8 @@ struct Tables {
     /// Files that the version has no more, which can go once nobody uses them.
     replaced: Vec<Arc<TableFile>>,
     merging: Merging,
+    /// What was done so far.
+    done: MergeStats,
 }
 
 /// See the [module documentation](self).
@@ -208,6 +215,7 @@ impl Pipeline {
             unconfirmed: BTreeMap::new(),
             replaced: Vec::new(),
             merging: Merging::new(config.merge_limits),
+            done: MergeStats::default(),
         };
         let this = Arc::new(Self {
             config,
@@ -314,14 +322,21 @@ impl Pipeline {
         self.tables.lock().unconfirmed.remove(&snapshot);
     }
 
-    /// Number of tables, the bytes of their files, and whether some are being
-    /// merged.
-    pub(crate) fn table_stats(&self) -> (usize, u64, bool) {
-        let (version, is_merging) = {
+    /// Number of tables, the bytes of their files, whether some are being
+    /// merged, and what was written and merged so far.
+    pub(crate) fn table_stats(&self) -> (usize, u64, bool, MergeStats) {
+        let (version, is_merging, done) = {
             let tables = self.tables.lock();
-            (tables.version.clone(), tables.merging.is_busy())
+            (tables.version.clone(), tables.merging.is_busy(), tables.done)
         };
-        (version.tables().len(), version.file_bytes(), is_merging)
+        let done = MergeStats { debt_bytes: plan::debt_bytes(&version), ..done };
+        (version.tables().len(), version.file_bytes(), is_merging, done)
+    }
+
+    /// The tables, oldest first.
+    pub(crate) fn tables(&self) -> Vec<TableStats> {
+        let version = self.tables.lock().version.clone();
+        version.stats()
     }
 
     fn extract_next(self: &Arc<Self>) {
@@ -511,9 +526,7 @@ impl Pipeline {
             let written = delta.write(
                 self.config.env.fs(),
                 local.path(),
-                file,
-                self.config.max_parallelism,
-                self.config.table_options,
+                self.output(file, MemoryComponent::Writing),
                 || self.breathe(),
             );
             let (meta, states) = match written {
@@ -526,6 +539,7 @@ impl Pipeline {
             let table = own_table(meta, states, local);
             let mut tables = self.tables.lock();
             tables.merging.delta_written(table.meta.bytes);
+            tables.done.note_delta(table.meta.bytes);
             tables.version = tables.version.with_delta(table);
             tables.waiting.pop_front();
         }
@@ -591,6 +605,7 @@ impl Pipeline {
         promise.set_upload_bytes(missing.iter().map(|table| table.meta.bytes).sum());
         let mut uploaded_bytes = 0;
         for table in missing {
+            let mut copied = self.config.ledger.charge(MemoryComponent::Uploading, 0);
             let location = loop {
                 let (bytes, local) = self.open_bytes(table)?;
                 let put = sink.put_table(
@@ -601,6 +616,10 @@ impl Pipeline {
                         bytes: &*bytes,
                     },
                     &mut |done| {
+                        // A link is all that a local store needs.
+                        if done > 0 {
+                            copied.set(table.meta.bytes.min(COPY_STEP_BYTES as u64));
+                        }
                         promise.set_uploaded_bytes(uploaded_bytes + done);
                         self.breathe();
                         !promise.is_cancelled()
@@ -615,6 +634,7 @@ impl Pipeline {
             }
             .map_err(|error| error.at(format_args!("table {}", table.meta.file)))?;
             table.set_stored(Stored { store: store.clone(), location, confirmed: false });
+            self.tables.lock().done.uploaded_bytes += table.meta.bytes;
             uploaded_bytes += table.meta.bytes;
             promise.set_uploaded_bytes(uploaded_bytes);
         }
@@ -690,6 +710,10 @@ impl Pipeline {
         self.config.budget.as_ref().map_or(0, |budget| budget.held_bytes())
     }
 
+    pub(super) fn ledger(&self) -> &Arc<MemoryLedger> {
+        &self.config.ledger
+    }
+
     pub(super) fn executor(&self) -> &Executor {
         &self.config.executor
     }
@@ -722,6 +746,16 @@ impl Pipeline {
     fn write_all_later(self: &Arc<Self>) {
         let this = Arc::clone(self);
         self.config.executor.spawn(Priority::Normal, move || this.write_all());
+    }
+
+    /// What a new table is to be, and what the memory for it is charged to.
+    fn output(&self, file: FileId, component: MemoryComponent) -> Output {
+        Output {
+            file,
+            max_parallelism: self.config.max_parallelism,
+            options: self.config.table_options,
+            charge: self.config.ledger.charge(component, 0),
+        }
     }
 }
 

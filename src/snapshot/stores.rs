@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use crate::base::{Error, ErrorKind, Result};
+use crate::env::ledger::MemoryLedger;
 use crate::env::local_files::LocalFile;
 use crate::env::{Env, ReadAt};
 use crate::format::table::TableMeta;
@@ -40,15 +41,18 @@ pub(crate) struct StoreCounts {
 pub(crate) struct Stores {
     sources: Arc<[(String, Arc<dyn SnapshotSource>)]>,
     counts: Arc<StoreCounts>,
+    ledger: Arc<MemoryLedger>,
 }
 
 impl Stores {
     pub(crate) fn new(
         sources: impl IntoIterator<Item = Arc<dyn SnapshotSource>>,
         counts: &Arc<StoreCounts>,
+        ledger: &Arc<MemoryLedger>,
     ) -> Self {
         let named = sources.into_iter().map(|source| (source.identity(), source));
-        Self { sources: named.collect(), counts: Arc::clone(counts) }
+        let (counts, ledger) = (Arc::clone(counts), Arc::clone(ledger));
+        Self { sources: named.collect(), counts, ledger }
     }
 
     /// The source that opens what the store has.
@@ -99,7 +103,8 @@ impl Stores {
                         spare: None,
                         file: None,
                     };
-                    return Ok(Some(Arc::new(reader.with_origin(origin))));
+                    let reader = reader.charged_to(&self.ledger).with_origin(origin);
+                    return Ok(Some(Arc::new(reader)));
                 }
                 Err(error) => failure = Some(error),
             }
@@ -198,7 +203,7 @@ impl Pipeline {
                 let reads = Arc::clone(table.reads());
                 let origin =
                     Origin { reads, store_bytes: None, spare: Some(spare), file: Some(file) };
-                Ok(Arc::new(reader.with_origin(origin)))
+                Ok(Arc::new(reader.charged_to(self.ledger()).with_origin(origin)))
             }
             // A file that lost its name may still be open.
             Err(error) => spare.instead(error).or_else(|error| table.reader().ok_or(error)),

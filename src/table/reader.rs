@@ -21,6 +21,7 @@ use super::origin::Origin;
 use crate::base::checksum::ContentHash;
 use crate::base::{Error, FileId, KeyGroup, KeyGroupRange, Result};
 use crate::env::ReadAt;
+use crate::env::ledger::{Charge, MemoryComponent, MemoryLedger};
 use crate::env::local_files::LocalFile;
 use crate::env::mmap::PageBuf;
 use crate::format::TableMeta;
@@ -80,8 +81,32 @@ pub struct TableReader {
     filter: Range<usize>,
     index: Range<usize>,
     cache: Option<Arc<BlockCache>>,
+    /// Of all that is in memory.
+    charge: Charge,
     /// Dropped after `source`: it may keep the file that this has open.
     origin: Option<Origin>,
+}
+
+/// What look-ups in tables came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TableReads {
+    /// Tables that were asked for a key.
+    pub asked: u64,
+    /// Of these, how many had nothing to be read: key groups or filter excluded the key.
+    pub excluded: u64,
+    /// How many did not have the key although nothing excluded it.
+    pub false_positives: u64,
+    /// Blocks that were looked at.
+    pub blocks: u64,
+}
+
+impl std::ops::AddAssign for TableReads {
+    fn add_assign(&mut self, other: Self) {
+        self.asked += other.asked;
+        self.excluded += other.excluded;
+        self.false_positives += other.false_positives;
+        self.blocks += other.blocks;
+    }
 }
 
 /// Whether filter and index are in memory.
@@ -94,7 +119,29 @@ enum Held {
 thread_local! {
     /// Buffers for a block as stored and as decompressed, so that a lookup does
     /// not allocate.
-    static SCRATCH: RefCell<(Vec<u8>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+#[derive(Default)]
+struct Scratch {
+    stored: Vec<u8>,
+    raw: Vec<u8>,
+    /// Counted with the backend of the table that was read last.
+    charge: Charge,
+}
+
+impl Scratch {
+    /// Gives up what is too large, and notes what is kept.
+    #[inline]
+    fn trim(&mut self, of: &Charge) {
+        for buffer in [&mut self.stored, &mut self.raw] {
+            if buffer.capacity() > SCRATCH_KEPT_BYTES {
+                *buffer = Vec::new();
+            }
+        }
+        self.charge.move_to(of);
+        self.charge.set((self.stored.capacity() + self.raw.capacity()) as u64);
+    }
 }
 
 /// Scratch buffers larger than this are freed after use.
@@ -242,8 +289,16 @@ impl TableReader {
             filter,
             index,
             cache: None,
+            charge: Charge::default(),
             origin: None,
         })
+    }
+
+    /// Has the memory that it takes counted.
+    #[must_use]
+    pub fn charged_to(mut self, ledger: &Arc<MemoryLedger>) -> Self {
+        self.charge = ledger.charge(MemoryComponent::OpenTables, self.memory_bytes() as u64);
+        self
     }
 
     /// Keeps track of where the table is read, and of how much of it.
@@ -329,7 +384,8 @@ impl TableReader {
             + self.properties.states.capacity() * size_of::<StateProperties>()
             + names
             + size_of_val(&*self.block_starts)
-            + self.held.as_deref().map_or(0, <[u8]>::len)
+            // On pages of its own.
+            + self.held.as_deref().map_or(0, <[u8]>::len).next_multiple_of(4096)
     }
 
     /// How the records of a state are placed; of a state that the table does
@@ -408,16 +464,59 @@ impl TableReader {
         namespace: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<Found> {
+        let mut reads = TableReads::default();
+        self.get_counted(ordinal, (group, hash), key, namespace, out, &mut reads)
+    }
+
+    /// As [`get`](Self::get), of a key in this group and with this hash; counts what was
+    /// done for it.
+    ///
+    /// # Errors
+    /// As `get`.
+    pub fn get_counted(
+        &self,
+        ordinal: u16,
+        (group, hash): (KeyGroup, u64),
+        key: &[u8],
+        namespace: &[u8],
+        out: &mut Vec<u8>,
+        reads: &mut TableReads,
+    ) -> Result<Found> {
         out.clear();
-        if self.placement(ordinal) == Placement::Collection {
-            return self.get_of_collection(ordinal, group, hash, key, namespace, out);
+        reads.asked += 1;
+        let before = reads.blocks;
+        let found = if self.placement(ordinal) == Placement::Collection {
+            self.get_of_collection(ordinal, (group, hash), key, namespace, out, reads)?
+        } else {
+            self.get_single(ordinal, (group, hash), key, namespace, out, reads)?
+        };
+        if found == Found::Absent {
+            if reads.blocks == before {
+                reads.excluded += 1;
+            } else {
+                reads.false_positives += 1;
+            }
         }
+        Ok(found)
+    }
+
+    #[inline]
+    fn get_single(
+        &self,
+        ordinal: u16,
+        (group, hash): (KeyGroup, u64),
+        key: &[u8],
+        namespace: &[u8],
+        out: &mut Vec<u8>,
+        reads: &mut TableReads,
+    ) -> Result<Found> {
         if !self.may_contain(ordinal, group, hash) {
             return Ok(Found::Absent);
         }
         // The last one first: where a block begins with this very hash, the one
         // before could only hold another key of the same.
         for block in self.index().blocks_of_hash(ordinal, group, hash).rev() {
+            reads.blocks += 1;
             let found = self.with_block(block, |block| {
                 Ok(Found::of(block.find(group, tag_of_hash(hash), key, namespace)?, out))
             })?;
@@ -533,7 +632,8 @@ impl TableReader {
         body: &mut Option<impl FnOnce(DataBlock<'_>) -> Result<T>>,
     ) -> Result<T> {
         let entry = self.block(number)?;
-        SCRATCH.with_borrow_mut(|(stored, raw)| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let Scratch { stored, raw, .. } = scratch;
             let range = entry.offset..entry.end;
             let frame = if self.held.is_some() {
                 // Where memory is short, pages of a map come and go one by one, and each
@@ -556,11 +656,7 @@ impl TableReader {
             }
             let body = body.take().expect("a block is shown once");
             let result = body(block).map_err(|error| in_block(error, self.file(), &entry));
-            for buffer in [stored, raw] {
-                if buffer.capacity() > SCRATCH_KEPT_BYTES {
-                    *buffer = Vec::new();
-                }
-            }
+            scratch.trim(&self.charge);
             result
         })
     }

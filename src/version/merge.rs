@@ -21,7 +21,7 @@ use std::sync::Arc;
 use crate::base::{Error, KeyGroup, KeyGroupRange, Result, TimeDomain};
 use crate::format::collection::{EntryName, Placement, prefix_len};
 use crate::format::properties::StateProperties;
-use crate::table::{TableReader, TableScan};
+use crate::table::{TableReader, TableReads, TableScan};
 
 use super::DroppedStates;
 
@@ -225,6 +225,21 @@ impl MergeScan {
             sources.push(source);
         }
         Ok(Self { spent: Vec::with_capacity(sources.len()), sources, marker: None })
+    }
+
+    /// Adds what was read so far, of each table.
+    pub(crate) fn count_reads(&self, reads: &mut TableReads) {
+        self.sources.iter().for_each(|source| source.scan.count_reads(reads));
+    }
+
+    /// Bytes of the buffers of all sources.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let of_head =
+            |head: &Head| head.key.capacity() + head.namespace.capacity() + head.value.capacity();
+        let of_source = |source: &Source| {
+            source.scan.memory_bytes() + source.head.as_ref().map_or(0, of_head) as u64
+        };
+        self.sources.iter().map(of_source).sum()
     }
 
     /// The next record, borrowed until the next call; `None` at the end.

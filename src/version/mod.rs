@@ -24,6 +24,7 @@ pub(crate) mod plan;
 mod plan_tests;
 #[cfg(test)]
 mod spent_tests;
+pub(crate) mod stats;
 
 use std::collections::BTreeMap;
 use std::ops::Deref;

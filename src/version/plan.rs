@@ -237,6 +237,13 @@ fn pieces<'a>(tables: &[&'a Arc<TableEntry>], next: u32) -> Vec<Piece<'a>> {
     borders.windows(2).map(piece).collect()
 }
 
+/// Bytes above the bottom.
+pub(crate) fn debt_bytes(version: &Version) -> u64 {
+    let tables: Vec<_> = version.tables().iter().collect();
+    let runs = hull(&tables).map(|all| runs(&tables, all)).unwrap_or_default();
+    runs.iter().skip(1).map(|run| run.bytes).sum()
+}
+
 impl MergePlanner {
     pub(crate) fn new(limits: MergeLimits) -> Self {
         let most = i64::try_from(limits.saved_bytes()).unwrap_or(i64::MAX);

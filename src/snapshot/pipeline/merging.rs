@@ -21,6 +21,7 @@ use std::sync::Arc;
 use super::{Pipeline, own_table};
 use crate::base::{Error, Result};
 use crate::env::executor::Priority;
+use crate::env::ledger::MemoryComponent;
 use crate::shard::compact;
 use crate::shard::migration::MigrationsThen;
 use crate::table::TableReader;
@@ -178,11 +179,7 @@ impl Pipeline {
                 &migrations,
                 self.config.env.fs(),
                 local.path(),
-                compact::Output {
-                    file,
-                    max_parallelism: self.config.max_parallelism,
-                    options: self.config.table_options,
-                },
+                self.output(file, MemoryComponent::Merging),
                 || {
                     if self.config.executor.is_closed() {
                         return Err(Error::closed("the backend is being closed"));
@@ -223,6 +220,8 @@ impl Pipeline {
             };
             tables.replaced.extend(version.files_gone(inputs));
             tables.version = version;
+            let read = inputs.iter().map(|input| input.bytes_in(plan.groups)).sum();
+            tables.done.note_merge(read, result.bytes);
             tables.merging.planner.done(plan, result);
             return Ok(());
         }
