@@ -93,18 +93,20 @@ pub mod state;
 pub mod table;
 mod version;
 
-pub use crate::backend::{Backend, BackendBuilder, Shard, ShardBuilder, ShardStats};
+pub use crate::backend::{Backend, BackendBuilder, LocalDirStats, Shard, ShardBuilder, ShardStats};
 pub use crate::base::{
     Error, ErrorKind, KeyGroup, KeyGroupRange, MaxParallelism, Result, SnapshotId, TimeDomain,
 };
 pub use crate::codec::KeyRef;
 pub use crate::coordinator::Coordinator;
+pub use crate::env::ledger::{MemoryComponent, MemoryStats};
 pub use crate::format::{OperatorStateMode, SnapshotHandle, StateKind};
 pub use crate::memtable::ValueMut;
 pub use crate::shard::operator::store::{
     OperatorStateId, OperatorStateInfo, OperatorStateSpec, OperatorStore,
 };
 pub use crate::shard::rekey::{NewKey, OldCodecs, OldKey, Rename};
+pub use crate::shard::stats::{LookupStats, Stall, Stalls, StateStats};
 pub use crate::shard::store::{KeyedStore, StateId, StateInfo, StateSpec};
 pub use crate::shard::timers::store::{TimerRef, TimerSpec, TimerStore, TimersId};
 pub use crate::shard::ttl::{Ttl, TtlUpdate, TtlVisibility};
@@ -116,6 +118,7 @@ pub use crate::state::{
     Aggregate, AggregatingState, BroadcastState, ListState, MapState, OperatorListState,
     ReducingState, StateOptions, Timer, Timers, ValueState,
 };
+pub use crate::version::stats::{MergeStats, TableStateStats, TableStats};
 
 /// The fuzzers' door to what is not public.
 #[cfg(fuzzing)]

@@ -124,6 +124,22 @@ fn tables_of_collections_of_version_1_open_and_are_still_written_alike() {
     assert!(bytes == written, "the format of tables of collections changed");
 }
 
+#[test]
+fn tables_of_values_that_expire_of_version_1_open_and_are_still_written_alike() {
+    let model = small_timed();
+    let (written, meta) = model.write(FILE, PLAIN).unwrap();
+    let bytes = golden("table-v1-timed.tbl", &written);
+    let table = open(&bytes, true, &meta).unwrap();
+    table.verify().unwrap();
+    let all = model.max_parallelism.all_groups();
+    assert_eq!(collect(table.scan(all)).unwrap(), model.scan(all));
+    for state in table.states() {
+        let found = state.stamps.map(|time| (time, state.newest_stamp));
+        assert_eq!(found, model.stamps.get(&state.name).copied(), "{}", state.name);
+    }
+    assert!(bytes == written, "the format of tables of values that expire changed");
+}
+
 /// Compressed bytes may differ with the version of the compressor, so these
 /// are only read.
 #[test]

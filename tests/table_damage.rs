@@ -7,6 +7,7 @@ mod table_support;
 
 use std::sync::Arc;
 
+use alluvium::TimeDomain;
 use alluvium::base::checksum::of_part;
 use alluvium::base::{Error, ErrorKind, FileId, MaxParallelism, Result};
 use alluvium::codec::KeyRef;
@@ -88,7 +89,7 @@ fn all_answers(bytes: &[u8], mapped: bool, meta: &TableMeta, model: &Model) -> R
 
 #[test]
 fn every_flipped_bit_is_an_error_or_changes_no_answer() {
-    let models = [tiny_model(), tiny_collections()];
+    let models = [tiny_model(), tiny_collections(), small_timed()];
     for (model, options) in models.iter().flat_map(|model| [(model, PLAIN), (model, PACKED)]) {
         let (bytes, meta) = model.write(FILE, options).unwrap();
         assert!(bytes.len() < 4000, "{} bytes: keep this test short", bytes.len());
@@ -243,7 +244,7 @@ fn another_version_is_incompatible_even_with_sound_checksums() {
 
 #[test]
 fn forged_parts_with_sound_checksums_never_panic_nor_give_wrong_answers_silently() {
-    let models = [tiny_model(), tiny_collections()];
+    let models = [tiny_model(), tiny_collections(), small_timed()];
     for (model, options) in models.iter().flat_map(|model| [(model, PLAIN), (model, PACKED)]) {
         let (bytes, meta) = model.write(FILE, options).unwrap();
         let parts = parts(&bytes);
@@ -270,6 +271,20 @@ fn forged_parts_with_sound_checksums_never_panic_nor_give_wrong_answers_silently
                 }
             }
         }
+    }
+}
+
+/// What has expired is told by it, so a value that is newer would be lost.
+#[test]
+fn a_newest_stamp_below_one_of_the_values_is_corrupt() {
+    for newest in [0, 1, 1010] {
+        let mut model = small_timed();
+        model.stamps.insert("clock".into(), (TimeDomain::Processing, Some(newest)));
+        let (bytes, meta) = model.write(FILE, PLAIN).unwrap();
+        let table = open(&bytes, true, &meta).unwrap();
+        let error = table.verify().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains("newer than its table says"), "{error}");
     }
 }
 

@@ -6,11 +6,13 @@
 //!
 //! ```text
 //! DIR/LOCK           held while the backend is open
-//! DIR/local/         tables this process wrote; emptied when DIR is opened
+//! DIR/local/         tables this process wrote, or fetched from the store; a cache of what
+//!                    the store has, and emptied when DIR is opened
 //! DIR/checkpoints/   tables/ and manifests/ of snapshots, unless they go elsewhere
 //! ```
 
 mod shard;
+mod stats;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -21,6 +23,8 @@ use crate::base::{Error, ErrorKind, KeyGroupRange, MaxParallelism, Result};
 use crate::env::budget::{MIN_BUDGET_BYTES, MemoryBudget};
 use crate::env::clock::{ClockThread, CoarseClock};
 use crate::env::executor::{Executor, ExecutorThreads};
+use crate::env::ledger::MemoryStats;
+use crate::env::local_files::LocalFiles;
 use crate::env::pages::{PagePool, PageThread};
 use crate::env::real::RealEnv;
 use crate::env::{Env, Fs};
@@ -31,12 +35,16 @@ use crate::restore::operator::Subtask;
 use crate::restore::warm::WarmUp;
 use crate::restore::{Plan, Target, read_manifest};
 use crate::shard::ShardCore;
+use crate::snapshot::local::LocalDir;
 use crate::snapshot::pipeline::{FileNumbers, Pipeline, PipelineConfig};
 use crate::snapshot::sink::{SnapshotSink, SnapshotSource, StoreSink};
+use crate::snapshot::stores::Stores;
 use crate::table::TableOptions;
 use crate::version::plan::MergeLimits;
 
-pub use self::shard::{Shard, ShardStats};
+pub use self::shard::Shard;
+pub use self::stats::ShardStats;
+pub use crate::snapshot::local::LocalDirStats;
 
 /// Background threads of a backend, unless told otherwise.
 pub const DEFAULT_BACKGROUND_THREADS: usize = 1;
@@ -69,6 +77,8 @@ pub struct BackendBuilder {
     partition_bytes: u64,
     warm_up: bool,
     memory_budget_bytes: Option<u64>,
+    local_limit_bytes: Option<u64>,
+    local_copies: Option<bool>,
     table_options: Option<TableOptions>,
     env: Option<Arc<dyn Env>>,
     sink: Option<Arc<dyn SnapshotSink>>,
@@ -153,6 +163,41 @@ impl BackendBuilder {
         self
     }
 
+    /// How many bytes the tables in the backend's local directory may have, of all shards
+    /// together. State may then be larger than the disk: tables that a
+    /// [completed](Shard::notify_complete) snapshot names leave the directory when it is
+    /// above the limit, those first of which the fewest blocks were read for each byte,
+    /// and are read from the store, block by block, through the
+    /// [`source`](Self::source) of the sink's [identity](SnapshotSink::identity).
+    ///
+    /// What cannot leave may be above the limit: what was written since the last completed
+    /// snapshot, what merges have made since, and for a moment what a merge reads and
+    /// writes. Then the log says so, and with a
+    /// [memory budget](Self::memory_budget_bytes) operations wait up to 10 ms for each
+    /// 256th of the memory that they change. It is never an error, so a job that never
+    /// completes a snapshot fills the disk. A limit of several times what changes between
+    /// two snapshots, and of some [partitions](Self::partition_bytes), is never met for
+    /// long.
+    ///
+    /// Default: none, and tables lie there until no version needs them.
+    pub fn local_limit_bytes(mut self, bytes: u64) -> Self {
+        self.local_limit_bytes = Some(bytes);
+        self
+    }
+
+    /// Whether tables that are in the store only, such as those of a restored shard, are
+    /// fetched into the local directory in the background while there is room under its
+    /// [limit](Self::local_limit_bytes): whole, each once, one after the other. Until
+    /// they are there, and if there is no room, their blocks are read from the store.
+    ///
+    /// Default: with a [memory budget](Self::memory_budget_bytes), those of a store that
+    /// [is remote](SnapshotSource::is_remote). Without a budget everything comes into
+    /// memory anyway, and a copy serves merges only.
+    pub fn local_copies(mut self, local_copies: bool) -> Self {
+        self.local_copies = Some(local_copies);
+        self
+    }
+
     /// Block size and compression of the tables that are written. Default: that of
     /// [`TableOptions`], but with a memory budget blocks of 4 KiB, which are read for
     /// one record each.
@@ -233,6 +278,13 @@ impl BackendBuilder {
         };
         let clock = CoarseClock::new(Arc::clone(&env), !driven);
         let files = Arc::new(FileNumbers::new(env.random_u64()));
+        let local = LocalDir::new(
+            LocalFiles::new(Arc::clone(&env), executor.clone(), local_dir),
+            executor.clone(),
+            Arc::clone(&files),
+            self.local_limit_bytes,
+            self.local_copies,
+        );
         Ok(Backend {
             inner: Arc::new(Inner {
                 threads,
@@ -244,7 +296,7 @@ impl BackendBuilder {
                 files,
                 sink,
                 source,
-                local_dir,
+                local,
                 max_parallelism: self.max_parallelism,
                 merge_limits: MergeLimits {
                     max_tables: self.max_tables_per_shard,
@@ -283,7 +335,7 @@ struct Inner {
     files: Arc<FileNumbers>,
     sink: Arc<dyn SnapshotSink>,
     source: Arc<dyn SnapshotSource>,
-    local_dir: PathBuf,
+    local: Arc<LocalDir>,
     max_parallelism: MaxParallelism,
     merge_limits: MergeLimits,
     warm_up: bool,
@@ -307,6 +359,8 @@ impl Backend {
             partition_bytes: DEFAULT_PARTITION_BYTES,
             warm_up: true,
             memory_budget_bytes: None,
+            local_limit_bytes: None,
+            local_copies: None,
             table_options: None,
             env: None,
             sink: None,
@@ -332,6 +386,19 @@ impl Backend {
         self.inner.max_parallelism
     }
 
+    /// How much memory the backend has, by component, and how much it may have. Costs
+    /// some loads from memory.
+    ///
+    /// What a shard has is as of its last snapshot or early write, or, with a [memory
+    /// budget](BackendBuilder::memory_budget_bytes), exact to 64 KiB, but for the gaps.
+    /// Not in it are thread stacks, what the allocator keeps, the page cache, what a
+    /// runtime's own [`SnapshotSink`] takes, and what is small: locks, lists of tables,
+    /// bits for changed records (a hundredth of what the records take).
+    pub fn memory(&self) -> MemoryStats {
+        let limit = self.inner.budget.as_ref().map(|budget| budget.limit_bytes());
+        self.inner.pool.ledger().stats().within(limit)
+    }
+
     /// What the runtime attached to a snapshot.
     ///
     /// # Errors
@@ -339,6 +406,12 @@ impl Backend {
     /// cannot be read.
     pub fn snapshot_meta(&self, handle: &SnapshotHandle) -> Result<Vec<u8>> {
         Ok(read_manifest(&*self.inner.source, handle)?.user_meta)
+    }
+
+    /// What the local directory holds, and what came and went. Takes the lists of tables
+    /// of all shards, each for a moment.
+    pub fn local_dir(&self) -> LocalDirStats {
+        self.inner.local.stats()
     }
 
     /// Runs one piece of waiting background work on this thread; `false` if
@@ -351,7 +424,7 @@ impl Backend {
 impl fmt::Debug for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Backend")
-            .field("local_dir", &self.inner.local_dir)
+            .field("local_dir", &self.inner.local.path())
             .field("store", &self.inner.sink.identity())
             .field("threads", &self.inner.threads)
             .finish_non_exhaustive()
@@ -438,6 +511,12 @@ impl ShardBuilder {
                 error.at(format_args!("shard {} of operator {:?}", self.groups, self.operator))
             })?;
         }
+        let counts = inner.local.counts();
+        let source = self.source.as_ref().unwrap_or(&inner.source);
+        // Tables go to the backend's own store, and come from there if they leave.
+        let own = self.source.as_ref().map(|_| &inner.source);
+        let ledger = inner.pool.ledger();
+        let stores = Stores::new([source].into_iter().chain(own).cloned(), counts, ledger);
         let mut restored = crate::restore::Restored::default();
         if !self.handles.is_empty() {
             let target = Target {
@@ -446,8 +525,8 @@ impl ShardBuilder {
                 max_parallelism: inner.max_parallelism,
                 subtask: self.subtask,
             };
-            let source = self.source.as_ref().unwrap_or(&inner.source);
-            restored = Plan::new(target, &**source, &self.handles)?.open(&**source)?;
+            let plan = Plan::new(target, &**source, &self.handles)?;
+            restored = plan.open(&**source, counts, ledger)?;
         }
         let mut core = ShardCore::new(
             self.operator.clone(),
@@ -464,7 +543,10 @@ impl ShardBuilder {
             core.advance_watermark(watermark);
         }
         if inner.warm_up && !restored.base.is_empty() {
-            core.start_warming(Box::new(WarmUp::new(inner.executor.clone())));
+            core.start_warming(Box::new(WarmUp::new(
+                inner.executor.clone(),
+                Arc::clone(inner.pool.ledger()),
+            )));
         }
         let pipeline = Pipeline::new(
             PipelineConfig {
@@ -474,11 +556,13 @@ impl ShardBuilder {
                 env: Arc::clone(&inner.env),
                 executor: inner.executor.clone(),
                 files: Arc::clone(&inner.files),
-                local_dir: inner.local_dir.clone(),
+                local: Arc::clone(&inner.local),
                 sink: Arc::clone(&inner.sink),
+                stores,
                 table_options: inner.table_options,
                 merge_limits: inner.merge_limits,
                 migrations: Arc::clone(core.migrations()),
+                ledger: Arc::clone(inner.pool.ledger()),
                 budget: inner.budget.clone(),
                 sequence: restored.sequence,
             },

@@ -10,11 +10,14 @@ use crate::codec::KeyRef;
 use crate::memtable::ValueMut;
 use crate::shard::ShardCore;
 use crate::shard::rekey::{OldCodecs, Rename};
+use crate::shard::stats::StateStats;
 use crate::shard::store::{KeyedStore, StateId, StateInfo, StateSpec};
 use crate::shard::timers::store::{TimerRef, TimerSpec, TimerStore, TimersId};
 use crate::snapshot::pipeline::Pipeline;
 use crate::snapshot::ticket::SnapshotTicket;
+use crate::version::stats::TableStats;
 
+use super::stats::ShardStats;
 use super::{Backend, check_user_meta};
 
 use std::sync::Arc;
@@ -31,52 +34,6 @@ pub struct Shard {
     pipeline: Arc<Pipeline>,
     backend: Backend,
     last_snapshot: Option<SnapshotId>,
-}
-
-/// Size and shape of a shard, for gauges.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[non_exhaustive]
-pub struct ShardStats {
-    /// Records in memory, deletions that are not yet in a table included. A
-    /// list is one record, a map one for each 4 KiB or so.
-    pub records: u64,
-    /// Records that the next snapshot's delta will hold.
-    pub dirty_records: u64,
-    /// Bytes of hash indexes.
-    pub index_bytes: u64,
-    /// Bytes of memory mapped for records.
-    pub arena_mapped_bytes: u64,
-    /// Bytes of those that records take, headers included.
-    pub arena_used_bytes: u64,
-    /// Bytes of those that wait to be used again.
-    pub arena_free_bytes: u64,
-    /// Bytes of the queues of timers.
-    pub timer_queue_bytes: u64,
-    /// Bytes that operator states take in a snapshot.
-    pub operator_state_bytes: u64,
-    /// Bytes of the queues of what expires.
-    pub expiry_queue_bytes: u64,
-    /// Whether all records of the registered states are in memory; not yet so
-    /// after a restore.
-    pub is_warm: bool,
-    /// Bytes that records and indexes may take now; 0 without a memory budget.
-    pub allowed_bytes: u64,
-    /// Records that left memory so far because tables have them, deletions included.
-    pub evicted_records: u64,
-    /// Times that changes were written before a snapshot asked for them, because
-    /// there were so many.
-    pub early_writes: u64,
-    /// Tables that a look-up of a key which is not in memory meets at most; 0 without
-    /// a memory budget.
-    pub tables_met: usize,
-    /// Number of tables, as a snapshot's manifest would name them: a file of which
-    /// two slices count, two times.
-    pub tables: usize,
-    /// Bytes of their files, each counted once and whole.
-    pub table_bytes: u64,
-    /// Whether tables are being merged, or about to be. When not, they stay as they
-    /// are until the next snapshot.
-    pub is_merging: bool,
 }
 
 impl Shard {
@@ -254,7 +211,7 @@ impl Shard {
     pub fn stats(&self) -> ShardStats {
         let memory = self.core.memory();
         let spill = self.core.spill_stats();
-        let (tables, table_bytes, is_merging) = self.pipeline.table_stats();
+        let (tables, table_bytes, is_merging, merges) = self.pipeline.table_stats();
         ShardStats {
             records: memory.records,
             dirty_records: memory.dirty_records,
@@ -273,7 +230,32 @@ impl Shard {
             tables,
             table_bytes,
             is_merging,
+            lookups: self.core.lookup_stats(),
+            stalls: self.core.stalls(),
+            merges,
         }
+    }
+
+    /// The tables of the shard, oldest first, with what they hold. For one key a later
+    /// one wins. Costs a few hundred bytes a table and state, and no file is read.
+    pub fn tables(&self) -> Vec<TableStats> {
+        self.pipeline.tables()
+    }
+
+    /// Every state that there is, by name, with what memory and tables hold of it. Costs
+    /// as [`tables`](Self::tables).
+    pub fn state_stats(&self) -> Vec<StateStats> {
+        let mut states = self.core.state_stats();
+        for table in self.pipeline.tables() {
+            for held in table.states.iter().filter(|held| !held.is_dropped) {
+                let Some(state) = states.iter_mut().find(|state| state.name == held.name) else {
+                    continue;
+                };
+                state.table_records += table.share_of(held.records);
+                state.table_bytes += table.share_of(held.raw_bytes());
+            }
+        }
+        states
     }
 }
 

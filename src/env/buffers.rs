@@ -12,9 +12,11 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 use crossbeam::queue::SegQueue;
 
+use super::ledger::{Charge, MemoryComponent, MemoryLedger};
 use super::mmap::{HUGE_PAGE_BYTES, PageBuf};
 use super::sync::{AtomicU64, Ordering};
 
@@ -29,8 +31,9 @@ const GIVEN_UP_AT_ONCE: usize = 8;
 
 /// Spare buffers of [`BUFFER_BYTES`]; one per backend, shared by its shards.
 pub struct BufferPool {
-    spare: SegQueue<PageBuf>,
+    spare: SegQueue<(PageBuf, Charge)>,
     most_spare: usize,
+    ledger: Arc<MemoryLedger>,
     taken: AtomicU64,
     /// What was taken at the last look that found something taken.
     seen: AtomicU64,
@@ -38,11 +41,12 @@ pub struct BufferPool {
 }
 
 impl BufferPool {
-    /// An empty pool that keeps up to `most_spare` buffers.
-    pub fn new(most_spare: usize) -> Self {
+    /// An empty pool that keeps up to `most_spare` buffers, which are charged.
+    pub fn new(most_spare: usize, ledger: Arc<MemoryLedger>) -> Self {
         Self {
             spare: SegQueue::new(),
             most_spare,
+            ledger,
             taken: AtomicU64::new(0),
             seen: AtomicU64::new(0),
             calm_looks: AtomicU64::new(0),
@@ -59,13 +63,16 @@ impl BufferPool {
             return PageBuf::new(bytes);
         }
         self.taken.fetch_add(1, Ordering::Relaxed);
-        self.spare.pop().map_or_else(|| PageBuf::new(BUFFER_BYTES), Ok)
+        let spare = self.spare.pop().map(|(buffer, _)| buffer);
+        spare.map_or_else(|| PageBuf::new(BUFFER_BYTES), Ok)
     }
 
     /// Takes a buffer back, to be taken again.
     pub fn give_back(&self, buffer: PageBuf) {
         if buffer.len() == BUFFER_BYTES && self.spare.len() < self.most_spare {
-            self.spare.push(buffer);
+            let bytes = BUFFER_BYTES as u64;
+            let charge = self.ledger.charge(MemoryComponent::SpareBuffers, bytes);
+            self.spare.push((buffer, charge));
         }
     }
 
@@ -103,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_buffer_comes_round_as_it_was_left() {
-        let pool = BufferPool::new(1);
+        let pool = BufferPool::new(1, MemoryLedger::new());
         let mut buffer = pool.take(100).unwrap();
         assert_eq!(buffer.len(), BUFFER_BYTES);
         buffer[7] = 7;
@@ -115,7 +122,7 @@ mod tests {
 
     #[test]
     fn no_more_is_kept_than_was_said_and_nothing_of_an_odd_size() {
-        let pool = BufferPool::new(1);
+        let pool = BufferPool::new(1, MemoryLedger::new());
         let odd = pool.take(BUFFER_BYTES + 1).unwrap();
         assert_eq!(odd.len(), BUFFER_BYTES + 1);
         pool.give_back(odd);
@@ -127,7 +134,7 @@ mod tests {
 
     #[test]
     fn spare_buffers_that_nobody_takes_are_given_up_and_others_are_kept() {
-        let pool = BufferPool::new(64);
+        let pool = BufferPool::new(64, MemoryLedger::new());
         let buffers: Vec<_> = (0..20).map(|_| pool.take(1).unwrap()).collect();
         buffers.into_iter().for_each(|buffer| pool.give_back(buffer));
         for _ in 0..4 {

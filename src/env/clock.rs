@@ -65,6 +65,11 @@ impl CoarseClock {
         stamp_of_unix_ms(self.env.unix_time_ms())
     }
 
+    /// The time of the other clock, which only goes on: to see how long something took.
+    pub(crate) fn monotonic_ns(&self) -> u64 {
+        self.env.monotonic_ns()
+    }
+
     /// The time, from wherever it stands.
     pub(crate) fn now(&self) -> u64 {
         match self.now.load(Ordering::Relaxed) {

@@ -28,6 +28,8 @@
     reason = "mapping files and prefetching have no safe interface; the invariants are listed above"
 )]
 
+mod page_vec;
+
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -37,6 +39,8 @@ use std::os::unix::fs::FileExt;
 use memmap2::{Advice, Mmap, MmapOptions, MmapRaw};
 
 use super::ReadAt;
+
+pub use self::page_vec::PageVec;
 
 /// Size of a huge page on the machines we care about: 2 MiB.
 ///
@@ -298,6 +302,14 @@ impl PageBuf {
     /// As [`Pages::new`].
     pub fn new(len: usize) -> io::Result<Self> {
         Ok(Self(Pages::new(len)?))
+    }
+
+    /// As [`new`](Self::new), on small pages whatever the length.
+    ///
+    /// # Errors
+    /// As [`Pages::new`].
+    pub fn on_small_pages(len: usize) -> io::Result<Self> {
+        Ok(Self(Pages::on_small_pages(len)?))
     }
 }
 

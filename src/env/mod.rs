@@ -14,6 +14,8 @@ pub mod budget;
 pub mod buffers;
 pub(crate) mod clock;
 pub mod executor;
+pub mod ledger;
+pub(crate) mod local_files;
 pub mod mmap;
 mod nap;
 pub mod pages;

@@ -25,6 +25,7 @@ use crossbeam::queue::ArrayQueue;
 use super::Env;
 use super::budget::MemoryBudget;
 use super::buffers::BufferPool;
+use super::ledger::{Charge, MemoryComponent, MemoryLedger};
 use super::mmap::{HUGE_PAGE_BYTES, Pages};
 use super::nap::{NapLength, Naps};
 use super::sync::{AtomicBool, AtomicU64, Mutex, Ordering, thread};
@@ -44,9 +45,10 @@ const LONGEST_NAP: Duration = Duration::from_millis(80);
 /// Hands out [`Pages`] of [`HUGE_PAGE_BYTES`], prefaulted if its thread kept
 /// up. One per backend, shared by its shards.
 pub struct PagePool {
-    ready: ArrayQueue<Pages>,
+    ready: ArrayQueue<(Pages, Charge)>,
     most_ready: usize,
     on_small_pages: bool,
+    ledger: Arc<MemoryLedger>,
     buffers: BufferPool,
     demand: Mutex<Demand>,
     naps: Naps,
@@ -101,11 +103,13 @@ impl PagePool {
     /// More: longer bursts of new state without a stall, for 2 MiB of memory
     /// each while they last. Zero: every taker zeroes its own.
     pub fn new(most_ready: usize) -> Self {
+        let ledger = MemoryLedger::new();
         Self {
             ready: ArrayQueue::new(most_ready.max(1)),
             most_ready,
             on_small_pages: false,
-            buffers: BufferPool::new(MOST_SPARE_BUFFERS),
+            buffers: BufferPool::new(MOST_SPARE_BUFFERS, Arc::clone(&ledger)),
+            ledger,
             demand: Mutex::new(Demand { wanted: READY_AT_REST, taken: 0, calm_looks: 0 }),
             naps: Naps::new(),
             called: AtomicBool::new(false),
@@ -121,7 +125,8 @@ impl PagePool {
         let most_ready = budget.ready_pages().min(most_ready);
         let mut pool = Self::new(most_ready);
         pool.on_small_pages = most_ready == 0;
-        pool.buffers = BufferPool::new(budget.spare_buffers().min(MOST_SPARE_BUFFERS));
+        let most_spare = budget.spare_buffers().min(MOST_SPARE_BUFFERS);
+        pool.buffers = BufferPool::new(most_spare, Arc::clone(&pool.ledger));
         pool
     }
 
@@ -141,7 +146,7 @@ impl PagePool {
         let ready = self.ready.pop();
         let was_ready = ready.is_some();
         let pages = match ready {
-            Some(pages) => pages,
+            Some((pages, _)) => pages,
             None if self.most_ready == 0 && !self.on_small_pages => Pages::new(HUGE_PAGE_BYTES)?,
             None => Pages::on_small_pages(HUGE_PAGE_BYTES)?,
         };
@@ -177,7 +182,8 @@ impl PagePool {
             let pages = Pages::new(HUGE_PAGE_BYTES)?;
             pages.prefault();
             changed = true;
-            if self.ready.push(pages).is_err() {
+            let charge = self.ledger.charge(MemoryComponent::ReadyPages, HUGE_PAGE_BYTES as u64);
+            if self.ready.push((pages, charge)).is_err() {
                 // Another thread filled it meanwhile; ours is unmapped.
                 break;
             }
@@ -186,6 +192,11 @@ impl PagePool {
             changed = true;
         }
         Ok(changed)
+    }
+
+    /// Who has how much of the memory; what lies ready here is charged to it.
+    pub fn ledger(&self) -> &Arc<MemoryLedger> {
+        &self.ledger
     }
 
     /// Memory for copies, which comes round; this pool's thread looks after it.

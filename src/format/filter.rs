@@ -67,13 +67,25 @@ fn mask(h: u64, word: usize) -> u32 {
 /// The payload of the filter over all `hashes` (from [`filter_hash`]), with
 /// `bits_per_key` bits for each.
 pub fn encode_filter(hashes: &[u64], bits_per_key: u8) -> Vec<u8> {
-    let bits = hashes.len() * usize::from(bits_per_key);
-    let blocks = bits.div_ceil(FILTER_BLOCK_BYTES * 8);
-    let mut payload = vec![0u8; blocks * FILTER_BLOCK_BYTES];
+    let mut payload = vec![0; filter_bytes(hashes.len(), bits_per_key)];
+    fill_filter(&mut payload, hashes.iter().copied());
+    payload
+}
+
+/// Bytes of the filter over so many hashes.
+pub fn filter_bytes(hashes: usize, bits_per_key: u8) -> usize {
+    let bits = hashes * usize::from(bits_per_key);
+    bits.div_ceil(FILTER_BLOCK_BYTES * 8) * FILTER_BLOCK_BYTES
+}
+
+/// Makes of zeros, as many as [`filter_bytes`] says, the payload of the filter over all
+/// `hashes`.
+pub fn fill_filter(payload: &mut [u8], hashes: impl Iterator<Item = u64>) {
+    let blocks = payload.len() / FILTER_BLOCK_BYTES;
     if blocks == 0 {
-        return payload;
+        return;
     }
-    for &h in hashes {
+    for h in hashes {
         let start = block_of(h, blocks) * FILTER_BLOCK_BYTES;
         let block = &mut payload[start..start + FILTER_BLOCK_BYTES];
         for (word, bytes) in block.chunks_exact_mut(4).enumerate() {
@@ -81,7 +93,6 @@ pub fn encode_filter(hashes: &[u64], bits_per_key: u8) -> Vec<u8> {
             bytes.copy_from_slice(&(old | mask(h, word)).to_le_bytes());
         }
     }
-    payload
 }
 
 /// A filter that can be asked. The default one excludes nothing.

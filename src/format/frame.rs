@@ -127,11 +127,7 @@ impl FrameEncoder {
         payload: &[u8],
     ) -> Result<FrameLens> {
         let Ok(raw_len) = u32::try_from(payload.len()) else {
-            return Err(Error::invalid(format_args!("{} is too large for a frame", kind.name()))
-                .at(format_args!("file {}", self.file))
-                .expected("less than 4 GiB")
-                .found(format_args!("{} bytes", payload.len()))
-                .remedy("write several smaller tables"));
+            return Err(self.too_large(kind, payload.len()));
         };
         let start = out.len();
         out.resize(start + FRAME_HEADER_BYTES, 0);
@@ -145,14 +141,44 @@ impl FrameEncoder {
             }
         };
         let stored_len = (out.len() - body) as u32;
-        let frame = &mut out[start..];
+        let lens = FrameLens { raw_len, stored_len };
+        self.seal(&mut out[start..], kind, codec, offset, lens);
+        Ok(lens)
+    }
+
+    /// Makes a frame, as it will stand at `offset` in the file, of a payload behind room
+    /// for the header: for what is large and need not be copied. Nothing is compressed.
+    ///
+    /// # Errors
+    /// `Invalid` if the payload is 4 GiB or longer.
+    ///
+    /// # Panics
+    /// If there is no room for a header.
+    pub fn frame_in_place(&self, frame: &mut [u8], kind: PartKind, offset: u64) -> Result<()> {
+        let bytes = frame.len() - FRAME_HEADER_BYTES;
+        let raw_len = u32::try_from(bytes).map_err(|_| self.too_large(kind, bytes))?;
+        self.seal(frame, kind, CODEC_NONE, offset, FrameLens { raw_len, stored_len: raw_len });
+        Ok(())
+    }
+
+    /// Writes the header of a frame.
+    fn seal(&self, frame: &mut [u8], kind: PartKind, codec: u8, offset: u64, lens: FrameLens) {
+        frame[8..FRAME_HEADER_BYTES].fill(0);
         frame[8] = kind as u8;
         frame[9] = codec;
-        frame[12..16].copy_from_slice(&raw_len.to_le_bytes());
-        frame[16..20].copy_from_slice(&stored_len.to_le_bytes());
+        frame[12..16].copy_from_slice(&lens.raw_len.to_le_bytes());
+        frame[16..20].copy_from_slice(&lens.stored_len.to_le_bytes());
         let checksum = of_part(self.file, offset, kind as u8, &frame[8..]);
         frame[..8].copy_from_slice(&checksum.to_le_bytes());
-        Ok(FrameLens { raw_len, stored_len })
+    }
+
+    #[cold]
+    fn too_large(&self, kind: PartKind, bytes: usize) -> Error {
+        Error::invalid(format_args!("{} is too large for a frame", kind.name()))
+            .at(format_args!("file {}", self.file))
+            .expected("less than 4 GiB")
+            .found(format_args!("{bytes} bytes"))
+            .remedy("write several smaller tables")
     }
 
     /// Appends the compressed payload and says whether that was worth it.

@@ -3,7 +3,8 @@
 //! ```text
 //! properties:  | max_parallelism u16 | first group u16 | last group u16 | states u16 | state | ... |
 //!              0                     2                 4                6            8
-//! state:       | name | placement u8 | stamps u8 | filtered u8 | value schema u64 |
+//! state:       | name | placement u8 | stamps u8 | newest stamp u64, if stamps is 3 or 4 |
+//!              | filtered u8 | value schema u64 |
 //!              | blocks | records | tombstones | key bytes | namespace bytes | value bytes |
 //! ```
 //!
@@ -12,7 +13,9 @@
 //! (see schema.rs), and the manifest has the schema itself. The stamps say what is
 //! in front of each value (of each element of a list): 0 nothing, 1 and 2 eight
 //! bytes, the milliseconds of its last write in processing time or in event time,
-//! little-endian, sign bit flipped; 1 is a time that is not known. `filtered` is 1 if the
+//! little-endian, sign bit flipped; 1 is a time that is not known. 3 and 4 are as 1 and 2,
+//! and say besides that no value (no element) has a stamp above the newest one. Without it
+//! nothing is known of that; a state of deletions alone has none. `filtered` is 1 if the
 //! state's records are in the filter, 0 if the filter knows nothing of them. States ascend
 //! by the bytes of their names; a state's ordinal is its place in this list, and its blocks
 //! are those behind the blocks of the states before.
@@ -44,6 +47,8 @@ pub struct StateProperties {
     /// Which time the stamps in front of its values are of; `None` if there are
     /// none.
     pub stamps: Option<TimeDomain>,
+    /// No stamp is above this one; `None` if that is not known, or there are none.
+    pub newest_stamp: Option<u64>,
     /// Whether the filter knows its records; if not, it excludes none of them.
     pub filtered: bool,
     /// Fingerprint of the schema that its values were written under.
@@ -77,7 +82,7 @@ impl Properties {
             varint::put_u64(&mut out, state.name.len() as u64);
             out.extend_from_slice(state.name.as_bytes());
             out.push(state.placement as u8);
-            out.push(encode_time(state.stamps));
+            encode_stamps(state, &mut out);
             out.push(u8::from(state.filtered));
             out.extend_from_slice(&state.value_schema.to_le_bytes());
             for count in [
@@ -160,15 +165,47 @@ impl StateProperties {
     }
 }
 
+/// What is added to the number of a time if the newest stamp follows. DO NOT CHANGE:
+/// on disk.
+const WITH_NEWEST: u8 = 2;
+
+fn encode_stamps(state: &StateProperties, out: &mut Vec<u8>) {
+    match state.stamps.and(state.newest_stamp) {
+        Some(newest) => {
+            out.push(encode_time(state.stamps) + WITH_NEWEST);
+            out.extend_from_slice(&newest.to_le_bytes());
+        }
+        None => out.push(encode_time(state.stamps)),
+    }
+}
+
+fn decode_stamps(reader: &mut Reader<'_>) -> Result<(Option<TimeDomain>, Option<u64>)> {
+    let number = reader.u8("stamps")?;
+    let (time, has_newest) = match number.checked_sub(WITH_NEWEST) {
+        Some(time @ 1..) => (time, true),
+        _ => (number, false),
+    };
+    let Some(stamps) = time_of(time) else {
+        return Err(unknown_time("stamps", reader)
+            .expected("0 to 4: none, processing time, event time, both with the newest stamp")
+            .found(number));
+    };
+    let newest = if has_newest { Some(reader.u64("newest stamp")?) } else { None };
+    Ok((stamps, newest))
+}
+
 fn decode_state(reader: &mut Reader<'_>) -> Result<StateProperties> {
     let name = reader.str("state name", MAX_STATE_NAME_BYTES)?.to_owned();
     if name.is_empty() {
         return Err(reader.corrupt("state name", "at least 1 byte", 0));
     }
+    let placement = Placement::decode(reader)?;
+    let (stamps, newest_stamp) = decode_stamps(reader)?;
     let state = StateProperties {
         name,
-        placement: Placement::decode(reader)?,
-        stamps: decode_time("stamps", reader)?,
+        placement,
+        stamps,
+        newest_stamp,
         filtered: match reader.u8("filtered")? {
             0 => false,
             1 => true,
@@ -201,16 +238,29 @@ pub(super) fn decode_time(
     what: &'static str,
     reader: &mut Reader<'_>,
 ) -> Result<Option<TimeDomain>> {
-    match reader.u8(what)? {
-        0 => Ok(None),
-        1 => Ok(Some(TimeDomain::Processing)),
-        2 => Ok(Some(TimeDomain::Event)),
-        other => Err(Error::incompatible("values live by an unknown kind of time")
-            .at(format_args!("byte {}, {what}", reader.offset() - 1))
+    let number = reader.u8(what)?;
+    time_of(number).ok_or_else(|| {
+        unknown_time(what, reader)
             .expected("0 to 2: none, processing time, event time")
-            .found(other)
-            .remedy("read it with the version of alluvium that wrote it, or a newer one")),
+            .found(number)
+    })
+}
+
+/// The time of a number, or none; `None` if it is no such number.
+fn time_of(number: u8) -> Option<Option<TimeDomain>> {
+    match number {
+        0 => Some(None),
+        1 => Some(Some(TimeDomain::Processing)),
+        2 => Some(Some(TimeDomain::Event)),
+        _ => None,
     }
+}
+
+#[cold]
+fn unknown_time(what: &'static str, reader: &Reader<'_>) -> Error {
+    Error::incompatible("values live by an unknown kind of time")
+        .at(format_args!("byte {}, {what}", reader.offset() - 1))
+        .remedy("read it with the version of alluvium that wrote it, or a newer one")
 }
 
 /// Appends `max_parallelism` as a u16: at most 32,768.
@@ -253,6 +303,7 @@ mod tests {
             placement: if records == 7 { Placement::Collection } else { Placement::Single },
             stamps: [None, Some(TimeDomain::Event), Some(TimeDomain::Processing)]
                 [records as usize % 3],
+            newest_stamp: (records == 7).then_some(u64::MAX - 7),
             filtered: records != 1,
             value_schema: u64::MAX - records,
             blocks: records / 2,
@@ -319,8 +370,28 @@ mod tests {
     fn stamps_of_a_time_of_the_future_are_incompatible() {
         let mut bytes = sample().encode();
         assert_eq!(bytes[11], 2, "behind the placement of \"a\"");
-        bytes[11] = 3;
-        let error = Properties::decode(&bytes).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Incompatible, "{error}");
+        for number in [5, 6, 255] {
+            bytes[11] = number;
+            let error = Properties::decode(&bytes).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Incompatible, "{error}");
+        }
+    }
+
+    #[test]
+    fn the_newest_stamp_is_there_or_not_and_needs_stamps() {
+        for time in [TimeDomain::Processing, TimeDomain::Event] {
+            for newest_stamp in [None, Some(0), Some(1), Some(u64::MAX)] {
+                let mut properties = sample();
+                for state in &mut properties.states {
+                    (state.stamps, state.newest_stamp) = (Some(time), newest_stamp);
+                }
+                assert_eq!(Properties::decode(&properties.encode()).unwrap(), properties);
+            }
+        }
+        let mut without = sample();
+        without.states[0].stamps = None;
+        without.states[0].newest_stamp = Some(5);
+        let found = Properties::decode(&without.encode()).unwrap();
+        assert_eq!(found.states[0].newest_stamp, None, "of what no value has");
     }
 }

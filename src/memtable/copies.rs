@@ -8,6 +8,7 @@ use std::alloc::{Layout, handle_alloc_error};
 use std::fmt;
 use std::sync::Arc;
 
+use crate::env::ledger::{Charge, MemoryComponent};
 use crate::env::mmap::PageBuf;
 use crate::env::pages::PagePool;
 
@@ -33,13 +34,15 @@ pub(super) struct Copies {
     /// The others, each with the number of its bytes that are in use.
     large: Vec<(PageBuf, usize)>,
     pool: Arc<PagePool>,
+    charge: Charge,
 }
 
 impl Copies {
     /// None yet; most likely they will come to so many bytes.
     pub(super) fn new(likely_bytes: usize, pool: Arc<PagePool>) -> Self {
         let small = if likely_bytes <= MOST_ON_THE_HEAP { likely_bytes } else { 0 };
-        Self { small: Vec::with_capacity(small), large: Vec::new(), pool }
+        let charge = pool.ledger().charge(MemoryComponent::Changes, small as u64);
+        Self { small: Vec::with_capacity(small), large: Vec::new(), pool, charge }
     }
 
     /// Appends a copy.
@@ -60,6 +63,7 @@ impl Copies {
     fn push_elsewhere(&mut self, bytes: &[u8]) {
         if self.large.is_empty() && self.small.len() + bytes.len() <= MOST_ON_THE_HEAP {
             self.small.extend_from_slice(bytes);
+            self.charge.set(self.small.capacity() as u64);
             return;
         }
         // As a vector would do, for whose memory this stands.
@@ -68,7 +72,13 @@ impl Copies {
             handle_alloc_error(Layout::for_value(bytes))
         });
         buffer[..bytes.len()].copy_from_slice(bytes);
+        self.charge.set(self.charge.bytes() + buffer.len() as u64);
         self.large.push((buffer, bytes.len()));
+    }
+
+    /// A charge for what is made of them.
+    pub(super) fn charge_beside(&self) -> Charge {
+        self.charge.beside(MemoryComponent::Changes)
     }
 
     /// The copy there, and what follows it in its piece.

@@ -17,7 +17,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::base::{Epoch, KeyGroup, hash};
-use crate::env::mmap::prefetch_read;
+use crate::env::ledger::Charge;
+use crate::env::mmap::{PageVec, prefetch_read};
 use crate::env::pages::PagePool;
 
 use super::addr::Addr;
@@ -163,6 +164,11 @@ impl Run {
         self.epoch
     }
 
+    /// A charge for what is made of it.
+    pub(crate) fn charge_beside(&self) -> Charge {
+        self.copies.charge_beside()
+    }
+
     /// Number of records.
     pub(crate) fn len(&self) -> usize {
         self.records
@@ -177,7 +183,8 @@ impl Run {
     /// Brings the records into the order of a table: by group and hash, and only
     /// where those are equal by the keys themselves.
     pub(crate) fn sort(self) -> SortedRun {
-        let mut notes = Vec::with_capacity(self.records);
+        let mut notes = PageVec::with_capacity(self.records);
+        let mut charge = self.charge_beside();
         let mut raw_bytes = 0;
         for at in self.copies.places(record::copied_bytes) {
             let record = Record::parse(self.copies.at(at));
@@ -196,7 +203,8 @@ impl Run {
                 });
             }
         }
-        SortedRun { epoch: self.epoch, notes, copies: self.copies, raw_bytes }
+        charge.set(notes.memory_bytes());
+        SortedRun { epoch: self.epoch, notes, copies: self.copies, raw_bytes, _charge: charge }
     }
 }
 
@@ -216,9 +224,11 @@ struct Note {
 /// Copied records of one epoch of one state, in the order of a table.
 pub(crate) struct SortedRun {
     epoch: Epoch,
-    notes: Vec<Note>,
+    notes: PageVec<Note>,
     copies: Copies,
     raw_bytes: u64,
+    /// Of the notes.
+    _charge: Charge,
 }
 
 impl SortedRun {

@@ -27,6 +27,7 @@ pub use name::{MAX_NAME_BYTES, MAX_SEGMENT_BYTES, ObjectName};
 use crate::base::checksum::{self, ContentHash, ContentHasher};
 use crate::base::{Error, Result};
 use crate::env::ReadAt;
+use crate::env::mmap::PageBuf;
 
 /// Most bytes that are copied before the caller is asked again whether to go
 /// on: 2 MiB, a few milliseconds on a disk, so that a cancelled upload ends
@@ -74,6 +75,12 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     /// A stable text that tells two stores apart. Equal texts mean that an
     /// object in one is the object of that name in the other.
     fn identity(&self) -> String;
+
+    /// Whether objects are read over a network, so that copies on a disk of this
+    /// machine would be faster.
+    fn is_remote(&self) -> bool {
+        false
+    }
 
     /// Creates `name` from bytes: afterwards it exists whole, or not at all.
     ///
@@ -205,7 +212,9 @@ fn copy_checked(
         return Err(not_as_expected(name, expected, format_args!("{total} bytes")));
     }
     let step_bytes = total.min(COPY_STEP_BYTES as u64) as usize;
-    let mut buffer = vec![0; step_bytes];
+    // Outside of the heap, where it would leave a hole as large as itself.
+    let mut buffer = PageBuf::on_small_pages(step_bytes.max(1))
+        .map_err(|e| Error::io("no memory to copy what is to be stored", e).at(name))?;
     let mut hasher = ContentHasher::new();
     let mut done = 0;
     loop {

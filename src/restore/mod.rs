@@ -16,13 +16,16 @@ use std::sync::Arc;
 use crate::base::{Error, KeyGroup, KeyGroupRange, MaxParallelism, Result};
 use crate::codec::Schema;
 use crate::env::ReadAt;
+use crate::env::ledger::MemoryLedger;
 use crate::format::OperatorState;
 use crate::format::handle::SnapshotHandle;
 use crate::format::manifest::{Manifest, StateMeta, TableRef};
 use crate::shard::operator::RestoredOperatorStates;
 use crate::shard::{BaseTable, migration};
 use crate::snapshot::sink::SnapshotSource;
+use crate::snapshot::stores::StoreCounts;
 use crate::table::TableReader;
+use crate::table::origin::Origin;
 use crate::version::{Places, Stored, TableEntry, Version};
 
 use self::operator::{Distribution, Subtask};
@@ -158,12 +161,20 @@ impl Plan {
         Ok(Self { states, sequence, watermark, tables, operator })
     }
 
-    /// Opens the planned tables, without reading their data.
+    /// Opens the planned tables, without reading their data. What that takes in memory
+    /// is charged.
     ///
     /// # Errors
     /// `Corrupt` if one is missing or damaged, `Unavailable` if one cannot be
     /// reached; the error names it.
-    pub(crate) fn open(mut self, source: &dyn SnapshotSource) -> Result<Restored> {
+    ///
+    /// Bytes that are read of them are counted, and what is in memory charged.
+    pub(crate) fn open(
+        mut self,
+        source: &dyn SnapshotSource,
+        counts: &StoreCounts,
+        ledger: &Arc<MemoryLedger>,
+    ) -> Result<Restored> {
         let store = source.identity();
         let mut entries = Vec::with_capacity(self.tables.len());
         let mut base = Vec::with_capacity(self.tables.len());
@@ -175,10 +186,8 @@ impl Plan {
                 .map_err(|error| error.at(place()))?;
             check_schemas(&self.states, &reader, &table.dropped)
                 .map_err(|error| error.at(place()))?;
-            let states = reader.states().iter().map(|state| state.name.clone()).collect();
+            let states = reader.states().to_vec();
             let dropped = Arc::from(table.dropped.clone());
-            let reader = Arc::new(reader);
-            base.push(BaseTable { reader: Arc::clone(&reader), slice, dropped });
             let stored = Stored {
                 store: store.clone(),
                 location: table.location.clone(),
@@ -187,6 +196,13 @@ impl Plan {
             };
             let places = Places { local: None, restored: Some(bytes), stored: Some(stored) };
             let entry = TableEntry::new(table.meta, slice, states, &table.dropped, places);
+            let reader = Arc::new(reader.charged_to(ledger).with_origin(Origin {
+                reads: Arc::clone(entry.reads()),
+                store_bytes: Some(Arc::clone(&counts.read_bytes)),
+                spare: None,
+                file: None,
+            }));
+            base.push(BaseTable { reader: Arc::clone(&reader), slice, dropped });
             entry.set_reader(reader);
             entries.push(entry);
         }

@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 
 use crate::base::{Error, KeyGroup, Result};
 use crate::env::executor::{Executor, Priority};
+use crate::env::ledger::{MemoryComponent, MemoryLedger};
 use crate::format::Placement;
 use crate::format::collection::{EntryName, Subkey};
 use crate::format::manifest::StateKind;
@@ -37,6 +38,7 @@ const BATCHES: usize = 32;
 struct Work {
     current: Option<Scan>,
     out: Sender<Warm>,
+    ledger: Arc<MemoryLedger>,
 }
 
 /// One state on its way.
@@ -81,11 +83,11 @@ pub(crate) struct WarmUp {
 }
 
 impl WarmUp {
-    /// A warm-up that has nothing to do yet.
-    pub(crate) fn new(executor: Executor) -> Self {
+    /// A warm-up that has nothing to do yet. What it has ready is charged.
+    pub(crate) fn new(executor: Executor, ledger: Arc<MemoryLedger>) -> Self {
         let (out, batches) = unbounded();
         let shared = Shared {
-            work: Mutex::new(Some(Work { current: None, out })),
+            work: Mutex::new(Some(Work { current: None, out, ledger })),
             wanted: SegQueue::new(),
             requested: AtomicBool::new(false),
             executor,
@@ -162,7 +164,8 @@ impl Work {
 
     fn send_batch(&mut self, scan: Result<Scan>) -> bool {
         let next = scan.and_then(|mut scan| {
-            let (batch, ended) = scan.next_batch()?;
+            let (mut batch, ended) = scan.next_batch()?;
+            batch.charge(self.ledger.charge(MemoryComponent::WarmUp, 0));
             Ok((scan, batch, ended))
         });
         match next {

@@ -7,6 +7,7 @@ use super::migration::{Form, Migration};
 use crate::base::{KeyGroup, Result};
 use crate::format::Placement;
 use crate::format::collection::{EntryName, Subkey};
+use crate::table::TableReads;
 use crate::version::merge::MergeScan;
 
 /// A live record of the tables beneath a shard.
@@ -33,17 +34,31 @@ pub(super) struct BaseScan {
     migration: Option<Arc<Migration>>,
     /// A value that was migrated.
     value: Vec<u8>,
+    /// What was done to begin it.
+    reads: TableReads,
 }
 
 impl BaseScan {
     /// Lends what `merged` does, as far as it is live.
     pub(super) fn new(merged: MergeScan) -> Self {
-        Self { merged, migration: None, value: Vec::new() }
+        Self { merged, migration: None, value: Vec::new(), reads: TableReads::default() }
     }
 
     /// From now on values are migrated.
     pub(super) fn migrated(self, migration: Option<Arc<Migration>>) -> Self {
         Self { migration, ..self }
+    }
+
+    /// Says what was read before it began.
+    pub(super) fn having_read(self, reads: TableReads) -> Self {
+        Self { reads, ..self }
+    }
+
+    /// What was read so far.
+    pub(super) fn reads(&self) -> TableReads {
+        let mut reads = self.reads;
+        self.merged.count_reads(&mut reads);
+        reads
     }
 
     /// The next record, borrowed until the next call; `None` at the end.

@@ -17,7 +17,7 @@ use super::migration::{Form, Migration};
 use crate::base::{Error, KeyGroupRange, Result};
 use crate::format::Placement;
 use crate::format::collection::EntryName;
-use crate::table::{Found, PlacedKey, TableReader, TableScan};
+use crate::table::{Found, PlacedKey, TableReader, TableReads, TableScan};
 use crate::version::merge::MergeScan;
 
 /// One table that the shard was restored from.
@@ -88,14 +88,21 @@ impl StateBase {
         let _ = self.of_group(at).any(asked);
     }
 
-    /// Looks for a key, newest table first; its value goes to `value`.
-    pub(super) fn get(&mut self, at: PlacedKey<'_>, value: &mut Vec<u8>) -> Result<bool> {
+    /// Looks for a key, newest table first; its value goes to `value`. Counts what was
+    /// read.
+    pub(super) fn get(
+        &mut self,
+        at: PlacedKey<'_>,
+        value: &mut Vec<u8>,
+        reads: &mut TableReads,
+    ) -> Result<bool> {
         let PlacedKey { group, hash, key, namespace } = at;
         for (table, ordinal) in &self.tables {
             if !table.slice.contains(group) {
                 continue;
             }
-            match table.reader.get(*ordinal, group, hash, key, namespace, value)? {
+            let hash = (group, hash);
+            match table.reader.get_counted(*ordinal, hash, key, namespace, value, reads)? {
                 Found::Absent => continue,
                 Found::Deleted => return Ok(false),
                 Found::Value => {}
@@ -189,16 +196,25 @@ impl StateBase {
         EntryName::marker(namespace).encode(&mut marker);
         let mut scans = Vec::new();
         let mut value = Vec::new();
+        let mut reads = TableReads::default();
         for (table, ordinal) in self.of_group(at) {
+            reads.asked += 1;
             if !table.reader.may_contain(ordinal, group, hash) {
+                reads.excluded += 1;
                 continue;
             }
             scans.push(table.reader.scan_collection(ordinal, at, from)?);
-            if table.reader.get(ordinal, group, hash, key, &marker, &mut value)? != Found::Absent {
+            // Not another question, but perhaps another block.
+            let mut again = TableReads::default();
+            let at = (group, hash);
+            let marked =
+                table.reader.get_counted(ordinal, at, key, &marker, &mut value, &mut again)?;
+            reads.blocks += again.blocks;
+            if marked != Found::Absent {
                 break;
             }
         }
-        Ok(self.merged(scans)?.migrated(self.migration.clone()))
+        Ok(self.merged(scans)?.migrated(self.migration.clone()).having_read(reads))
     }
 
     /// Everything of the state that is live in these groups, in the order of a

@@ -17,7 +17,7 @@ use crate::table::PlacedKey;
 /// above that of every earlier delta of the shard and of its ancestors, so that
 /// the chunks of a list lie in the order in which they were added.
 pub(super) fn entries_of(kind: StateKind, timed: bool, run: &Run, sequence: u64) -> EntryRun {
-    let mut entries = EntryRun::default();
+    let mut entries = EntryRun::charged(run.charge_beside());
     match kind {
         StateKind::Map => changes_of_maps(run, timed, &mut entries),
         _ => changes_of_lists(run, sequence, &mut entries),

@@ -14,12 +14,13 @@ use super::migration::MigrationsNow;
 use crate::base::{ErrorKind, FileId, KeyGroup, KeyGroupRange, MaxParallelism, Result};
 use crate::codec::KeyRef;
 use crate::env::Env;
+use crate::env::ledger::Charge;
 use crate::env::sim::SimEnv;
 use crate::format::collection::{EntryName, Placement, Subkey};
 use crate::format::frame::FRAME_HEADER_BYTES;
 use crate::format::table::HEADER_BYTES;
 use crate::format::{Compression, TableMeta};
-use crate::table::{PlacedKey, TableOptions, TableReader, TableWriter};
+use crate::table::{PlacedKey, TableOptions, TableReader, TableReads, TableWriter};
 use crate::version::merge::MergeSource;
 
 const GROUPS: u16 = 8;
@@ -242,7 +243,10 @@ impl Shard {
         assert_eq!(delta.records(), layer.len() as u64);
         assert_eq!(delta.raw_bytes(), raw_bytes as u64);
         delta.sort(1, || {});
-        delta.write(self.env.fs(), path, file, max_parallelism(), self.options, || {})
+        let (max_parallelism, options) = (max_parallelism(), self.options);
+        let output = Output { file, max_parallelism, options, charge: Charge::default() };
+        let written = delta.write(self.env.fs(), path, output, || {});
+        written.map(|(meta, _)| meta)
     }
 
     /// Makes one table of some neighbours.
@@ -259,7 +263,7 @@ impl Shard {
             .collect();
         let (file, path) = self.next_file();
         let (max_parallelism, options) = (max_parallelism(), self.options);
-        let output = Output { file, max_parallelism, options };
+        let output = Output { file, max_parallelism, options, charge: Charge::default() };
         let meta = compact::merge(
             sources,
             first == 0,
@@ -273,8 +277,7 @@ impl Shard {
         assert_eq!(meta.is_some(), !expected.is_empty());
         let table = meta.map(|Merged { meta, states }| {
             let reader = self.open(&path, &meta);
-            let held: Vec<_> = reader.states().iter().map(|state| &*state.name).collect();
-            assert_eq!(states, held);
+            assert_eq!(states, reader.states());
             let mut found = Layer::new();
             let mut scan = reader.scan(meta.groups);
             while let Some(record) = scan.next().unwrap() {
@@ -323,7 +326,10 @@ impl Shard {
                 let full = |entry| (state, group, hash, key.clone(), namespace.clone(), entry);
                 let mut value = b"before".to_vec();
                 if !collections {
-                    let found = base.get(at, &mut value).unwrap().then_some(&value);
+                    let found = base
+                        .get(at, &mut value, &mut TableReads::default())
+                        .unwrap()
+                        .then_some(&value);
                     assert_eq!(found, live.get(&full(None)));
                     continue;
                 }
@@ -495,7 +501,8 @@ fn tables_that_disagree_about_a_state_are_not_read_as_one() {
         .collect();
     let (file, path) = shard.next_file();
     let options = shard.options;
-    let output = Output { file, max_parallelism: max_parallelism(), options };
+    let output =
+        Output { file, max_parallelism: max_parallelism(), options, charge: Charge::default() };
     let none = MigrationsNow::default();
     let merged = compact::merge(sources, true, &none, shard.env.fs(), &path, output, || Ok(()));
     let Err(Failure::Tables(error)) = merged else { panic!("{merged:?}") };

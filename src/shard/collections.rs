@@ -578,6 +578,7 @@ impl StateSlot {
                 .expect("a state of collections");
             let at = PlacedKey::in_group(group, key, namespace);
             let mut scan = self.base.collection(at, None)?;
+            let mut any = false;
             let until = until.map(chunk_entry);
             while let Some(record) = scan.next()? {
                 let entry = record.entry.unwrap_or_default();
@@ -585,7 +586,9 @@ impl StateSlot {
                     break;
                 }
                 found.push(entry, record.value)?;
+                any = true;
             }
+            self.lookups.note(any, scan.reads());
             found.finish()?.promote(&mut self.memtable, group, key, namespace)
         };
         bring_up().map_err(|error| self.locate(error))

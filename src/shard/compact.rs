@@ -13,29 +13,41 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::base::{Error, FileId, MaxParallelism, Result};
-use crate::env::Fs;
+use crate::env::ledger::{Charge, MemoryComponent};
+use crate::env::{Fs, WriteFile};
+use crate::format::properties::StateProperties;
 use crate::format::table::TableMeta;
 use crate::table::{TableOptions, TableWriter};
 use crate::version::merge::{MergeScan, MergeSource, MergedRecord};
 
-use super::migration::{Form, Migration, MigrationsNow};
+use super::migration::{Form, Migration, MigrationsNow, NewestStamp};
 
 /// Records merged between two breaths.
 const BREATH_RECORDS: u64 = 2048;
 
-/// What the merged table is to be.
+/// What a new table is to be.
 pub(crate) struct Output {
     pub(crate) file: FileId,
     pub(crate) max_parallelism: MaxParallelism,
     pub(crate) options: TableOptions,
+    /// Of what is read to make it.
+    pub(crate) charge: Charge,
+}
+
+impl Output {
+    /// A writer of it, whose memory is charged beside.
+    pub(super) fn writer(&self, out: Box<dyn WriteFile>) -> Result<TableWriter> {
+        let writer = TableWriter::new(out, self.file, self.max_parallelism, self.options)?;
+        Ok(writer.with_charge(self.charge.beside(MemoryComponent::Writing)))
+    }
 }
 
 /// A merged table.
 #[derive(Debug)]
 pub(crate) struct Merged {
     pub(crate) meta: TableMeta,
-    /// Names of the states in it, ascending.
-    pub(crate) states: Vec<String>,
+    /// What it holds of each state, in the order of their names.
+    pub(crate) states: Vec<StateProperties>,
 }
 
 /// Why there is no merged table.
@@ -108,18 +120,22 @@ pub(crate) fn merge(
     migrations: &MigrationsNow,
     fs: &dyn Fs,
     path: &Path,
-    output: Output,
+    mut output: Output,
     mut go_on: impl FnMut() -> Result<()>,
 ) -> Result<Option<Merged>, Failure> {
     let mut scan = MergeScan::new(inputs)?;
     let mut writer: Option<TableWriter> = None;
-    let mut states = Vec::new();
     let mut current: Option<Current<'_>> = None;
     // The state that the writer was told of last.
     let mut begun: Option<Arc<str>> = None;
+    let mut newest = NewestStamp::default();
     let (mut migrated, mut left) = (Vec::new(), Vec::new());
     let mut seen = 0_u64;
-    while let Some(record) = scan.next()? {
+    loop {
+        if seen.is_multiple_of(BREATH_RECORDS) {
+            output.charge.set(scan.memory_bytes());
+        }
+        let Some(record) = scan.next()? else { break };
         seen += 1;
         if seen.is_multiple_of(BREATH_RECORDS) {
             go_on()?;
@@ -156,22 +172,30 @@ pub(crate) fn merge(
         }
         let writer = match &mut writer {
             Some(writer) => writer,
-            none => none.insert(TableWriter::new(
-                super::flush::create(fs, path)?,
-                output.file,
-                output.max_parallelism,
-                output.options,
-            )?),
+            none => none.insert(output.writer(super::flush::create(fs, path)?)?),
         };
         if begun.as_ref() != Some(&of_state.state) {
+            if begun.is_some() {
+                writer.set_newest_stamp(newest.get())?;
+            }
+            newest = NewestStamp::default();
             writer.begin_placed_state(record.state, record.placement)?;
             writer.set_value_schema(of_state.form.schema)?;
             writer.set_stamps(of_state.form.stamps)?;
-            states.push(record.state.to_owned());
             begun = Some(Arc::clone(&of_state.state));
+        }
+        if let Some(value) = value.filter(|_| of_state.form.stamps.is_some()) {
+            match of_state.migration {
+                _ if record.is_only_for_older_tables()? => {}
+                Some(migration) => newest.note(migration.is_of_lists(), value),
+                // Only who registers a state says of which kind its values are.
+                None => newest.note_table(record.newest_stamp),
+            }
         }
         writer.add(record.group, record.hash, record.key, record.namespace, value)?;
     }
-    let Some(writer) = writer else { return Ok(None) };
-    Ok(Some(Merged { meta: writer.finish()?, states }))
+    let Some(mut writer) = writer else { return Ok(None) };
+    writer.set_newest_stamp(newest.get())?;
+    let (meta, properties) = writer.finish_counted()?;
+    Ok(Some(Merged { meta, states: properties.states }))
 }

@@ -9,6 +9,8 @@
 use std::fmt;
 
 use crate::base::KeyGroup;
+use crate::env::ledger::Charge;
+use crate::env::mmap::PageVec;
 use crate::format::collection::{EntryName, Subkey};
 use crate::table::PlacedKey;
 
@@ -37,11 +39,26 @@ pub(crate) struct NamedRecord<'a> {
 /// See the [module documentation](self).
 #[derive(Default)]
 pub(crate) struct EntryRun {
-    notes: Vec<Note>,
-    bytes: Vec<u8>,
+    notes: PageVec<Note>,
+    /// Keys, names and values.
+    bytes: PageVec<u8>,
+    name: Vec<u8>,
+    charge: Charge,
 }
 
+/// Records between two looks at how much memory they take.
+const CHARGE_RECORDS: usize = 4096;
+
 impl EntryRun {
+    /// An empty one, whose memory is charged.
+    pub(crate) fn charged(charge: Charge) -> Self {
+        Self { charge, ..Self::default() }
+    }
+
+    fn note_memory(&mut self) {
+        self.charge.set(self.notes.memory_bytes() + self.bytes.memory_bytes());
+    }
+
     /// Takes in one record; `None` for a tombstone. Each may come once. The
     /// lengths are within the limits: whoever wrote them has checked.
     pub(crate) fn push(
@@ -54,7 +71,9 @@ impl EntryRun {
         let at = self.bytes.len();
         self.bytes.extend_from_slice(key);
         let name_at = self.bytes.len();
-        EntryName { namespace, subkey }.encode(&mut self.bytes);
+        self.name.clear();
+        EntryName { namespace, subkey }.encode(&mut self.name);
+        self.bytes.extend_from_slice(&self.name);
         let name_bytes = self.bytes.len() - name_at;
         self.bytes.extend_from_slice(value.unwrap_or_default());
         self.notes.push(Note {
@@ -66,6 +85,9 @@ impl EntryRun {
             name_bytes: name_bytes as u32,
             value_bytes: value.map_or(0, <[u8]>::len) as u32,
         });
+        if self.notes.len().is_multiple_of(CHARGE_RECORDS) {
+            self.note_memory();
+        }
     }
 
     /// Number of records.
@@ -81,7 +103,8 @@ impl EntryRun {
     /// Sorts the records into the order of a table. In a collection all hashes
     /// are equal and the names decide.
     pub(crate) fn sort(&mut self) {
-        let Self { notes, bytes } = self;
+        self.note_memory();
+        let Self { notes, bytes, .. } = self;
         notes.sort_unstable_by(|a, b| {
             (a.group, a.hash).cmp(&(b.group, b.hash)).then_with(|| {
                 let (a, b) = (record(bytes, *a), record(bytes, *b));

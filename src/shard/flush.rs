@@ -3,14 +3,16 @@
 use std::path::Path;
 
 use super::changes;
+use super::compact::Output;
 use super::entry_run::EntryRun;
-use crate::base::{FileId, MaxParallelism, Result, TimeDomain};
+use super::migration::NewestStamp;
+use crate::base::{Result, TimeDomain};
 use crate::env::Fs;
 use crate::format::Placement;
 use crate::format::manifest::StateKind;
+use crate::format::properties::StateProperties;
 use crate::format::table::TableMeta;
 use crate::memtable::extract::{Run, SortedRun};
-use crate::table::{TableOptions, TableWriter};
 
 /// Records written between two breaths: well below a megabyte of usual ones.
 const BREATH_RECORDS: usize = 4096;
@@ -38,6 +40,8 @@ pub(crate) struct StateRun {
 #[derive(Debug)]
 struct StateChanges {
     state: String,
+    /// Whether its values are chunks of lists.
+    lists: bool,
     value_schema: u64,
     stamps: Option<TimeDomain>,
     changes: Changes,
@@ -93,6 +97,7 @@ impl Delta {
     pub(crate) fn unsorted(runs: Vec<StateRun>) -> Self {
         let of_state = |StateRun { state, kind, value_schema, stamps, run }| StateChanges {
             state,
+            lists: kind == StateKind::List,
             value_schema,
             stamps,
             changes: Changes::Copied(kind, run),
@@ -106,7 +111,7 @@ impl Delta {
     pub(crate) fn with_collections(self, runs: Vec<(String, EntryRun)>) -> Self {
         let runs = runs.into_iter().map(|(state, run)| {
             let changes = Changes::Collections(run);
-            StateChanges { state, value_schema: 0, stamps: None, changes }
+            StateChanges { state, lists: false, value_schema: 0, stamps: None, changes }
         });
         Self::of(self.states.into_iter().chain(runs).collect())
     }
@@ -122,9 +127,9 @@ impl Delta {
     /// shard before this one.
     pub(crate) fn sort(&mut self, sequence: u64, mut breathe: impl FnMut()) {
         let states = std::mem::take(&mut self.states);
-        for StateChanges { state, value_schema, stamps, changes } in states {
+        for StateChanges { state, lists, value_schema, stamps, changes } in states {
             let changes = changes.sort(stamps.is_some(), sequence, &mut breathe);
-            self.states.push(StateChanges { state, value_schema, stamps, changes });
+            self.states.push(StateChanges { state, lists, value_schema, stamps, changes });
             breathe();
         }
         // Records may have changed in epochs before and moved in this one.
@@ -134,11 +139,6 @@ impl Delta {
     /// Forgets the changes of these states.
     pub(crate) fn drop_states(&mut self, names: &[String]) {
         self.states.retain(|state| !names.contains(&state.state));
-    }
-
-    /// The names of the states that changed, ascending.
-    pub(crate) fn states(&self) -> Vec<String> {
-        self.states.iter().map(|state| state.state.clone()).collect()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -154,8 +154,9 @@ impl Delta {
         self.states.iter().map(|state| state.changes.raw_bytes()).sum()
     }
 
-    /// Writes the delta, which is sorted and not empty, as the table `file` at `path`,
-    /// durably. The name becomes durable with the directory.
+    /// Writes the delta, which is sorted and not empty, as a table at `path`,
+    /// durably, and says what it holds of each state. The name becomes durable with the
+    /// directory.
     ///
     /// # Errors
     /// `Unavailable` if the file system fails; what there is of the file is
@@ -164,14 +165,12 @@ impl Delta {
         &self,
         fs: &dyn Fs,
         path: &Path,
-        file: FileId,
-        max_parallelism: MaxParallelism,
-        options: TableOptions,
+        output: Output,
         mut breathe: impl FnMut(),
-    ) -> Result<TableMeta> {
+    ) -> Result<(TableMeta, Vec<StateProperties>)> {
         let out = create(fs, path)?;
-        let mut writer = TableWriter::new(out, file, max_parallelism, options)?;
-        for StateChanges { state, value_schema, stamps, changes } in &self.states {
+        let mut writer = output.writer(out)?;
+        for StateChanges { state, lists, value_schema, stamps, changes } in &self.states {
             let placement = match changes {
                 Changes::Copied(..) => unreachable!("{UNSORTED}"),
                 Changes::Single(_) => Placement::Single,
@@ -180,6 +179,12 @@ impl Delta {
             writer.begin_placed_state(state, placement)?;
             writer.set_value_schema(*value_schema)?;
             writer.set_stamps(*stamps)?;
+            let mut newest = NewestStamp::default();
+            let mut note = |value: Option<&[u8]>| {
+                if let Some(value) = value.filter(|_| stamps.is_some()) {
+                    newest.note(*lists, value);
+                }
+            };
             let mut breathe_at = |number: usize| {
                 if number.is_multiple_of(BREATH_RECORDS) {
                     breathe();
@@ -190,6 +195,7 @@ impl Delta {
                     for (number, (hash, record)) in run.records().enumerate() {
                         let (key, namespace) = (record.key, record.namespace);
                         writer.add(record.group, hash, key, namespace, record.value)?;
+                        note(record.value);
                         breathe_at(number);
                     }
                 }
@@ -198,12 +204,14 @@ impl Delta {
                     for (number, record) in run.records().enumerate() {
                         let (key, name) = (record.key, record.name);
                         writer.add(record.group, record.hash, key, name, record.value)?;
+                        note(record.value);
                         breathe_at(number);
                     }
                 }
             }
+            writer.set_newest_stamp(newest.get())?;
         }
-        writer.finish()
+        writer.finish_counted().map(|(meta, properties)| (meta, properties.states))
     }
 }
 

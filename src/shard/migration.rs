@@ -42,6 +42,7 @@ use crate::base::{Error, Result, TimeDomain};
 use crate::codec::schema::{Fit, Reencode};
 use crate::codec::{CodecSpec, Schema};
 use crate::format::manifest::{StateKind, StateMeta};
+use crate::format::properties::StateProperties;
 use crate::memtable::collection::NEVER;
 use crate::memtable::collection::elements::{Elements, ElementsBuf};
 use crate::memtable::expiry::STAMP_BYTES;
@@ -249,6 +250,17 @@ impl Migration {
         Ok(Some(out))
     }
 
+    /// Whether all values that a table holds of the state have expired at `cutoff`, as
+    /// far as the table says: a merge would leave none of them.
+    fn has_expired(&self, stored: &StateProperties, cutoff: u64) -> bool {
+        let Some(ttl) = &self.ttl else { return false };
+        let newest = match stored.stamps {
+            Some(time) if time == ttl.time => stored.newest_stamp,
+            _ => Some(ttl.unstamped),
+        };
+        newest.is_some_and(|newest| newest <= cutoff)
+    }
+
     #[cold]
     fn failed(&self, stored: &Schema, error: Error) -> Error {
         let current = &self.current;
@@ -267,6 +279,39 @@ fn split_form(form: Form, value: &[u8]) -> Result<(Option<u64>, &[u8])> {
         None => Err(Error::corrupt("a value has no stamp")
             .expected(format_args!("at least {STAMP_BYTES} bytes"))
             .found(format_args!("{} bytes", value.len()))),
+    }
+}
+
+/// The newest stamp of some values, as they go into a table.
+#[derive(Debug, Default)]
+pub(super) struct NewestStamp {
+    newest: Option<u64>,
+    /// Something had a stamp that nobody can tell.
+    is_unknown: bool,
+}
+
+impl NewestStamp {
+    /// Takes in a value with a stamp, or, of a state of `lists`, a chunk of elements
+    /// with stamps.
+    pub(super) fn note(&mut self, lists: bool, value: &[u8]) {
+        let newest = if lists {
+            let elements = Elements::parse(value, true).ok();
+            elements.and_then(|elements| elements.iter().map(|element| element.stamp).max())
+        } else {
+            value.first_chunk().map(|stamp| u64::from_le_bytes(*stamp))
+        };
+        self.note_table(newest);
+    }
+
+    /// Takes in a value of a table of which this is the newest stamp.
+    pub(super) fn note_table(&mut self, newest: Option<u64>) {
+        self.is_unknown |= newest.is_none();
+        self.newest = self.newest.max(newest);
+    }
+
+    /// The newest of all, if it is known and there was any.
+    pub(super) fn get(&self) -> Option<u64> {
+        self.newest.filter(|_| !self.is_unknown)
     }
 }
 
@@ -293,6 +338,15 @@ impl MigrationsNow {
     /// That of a state, if its values may be changed.
     pub(crate) fn get(&self, state: &str) -> Option<&Migration> {
         self.then.get(state).map(|migration| &**migration)
+    }
+
+    /// Whether all values that a table holds of a state have expired, as a merge would
+    /// find.
+    pub(crate) fn have_expired(&self, stored: &StateProperties) -> bool {
+        self.get(&stored.name).is_some_and(|migration| {
+            let cutoff = migration.cutoff(self.watermark);
+            cutoff > 0 && migration.has_expired(stored, cutoff)
+        })
     }
 
     /// The event time of the snapshot.

@@ -15,11 +15,13 @@ pub(crate) mod compact;
 pub(crate) mod contents;
 pub(crate) mod entry_run;
 pub(crate) mod flush;
+mod footprint;
 pub(crate) mod migration;
 pub(crate) mod operator;
 mod registry;
 pub(crate) mod rekey;
 pub(crate) mod spill;
+pub(crate) mod stats;
 pub(crate) mod store;
 pub(crate) mod timers;
 pub(crate) mod ttl;
@@ -38,16 +40,18 @@ use crate::env::pages::PagePool;
 use crate::format::manifest::StateMeta;
 use crate::memtable::extract::Frozen;
 use crate::memtable::{Below, Memtable, MemtableStats, Probe, ValueMut};
-use crate::table::PlacedKey;
+use crate::table::{PlacedKey, TableReads};
 
 pub(crate) use self::base_tables::BaseTable;
 use self::base_tables::StateBase;
 use self::collections::Family;
 use self::contents::Contents;
+use self::footprint::Footprint;
 use self::migration::{Migrations, MigrationsThen};
 use self::operator::{OneState, OperatorStates};
 use self::rekey::{OldCodecs, Rename};
 use self::spill::Spill;
+use self::stats::{LookupStats, Stalls};
 use self::store::{KeyedStore, StateId, StateInfo, StateSpec};
 use self::timers::TimerState;
 use self::ttl::{Clocks, StateTtl, Ttl};
@@ -72,6 +76,8 @@ struct StateSlot {
     /// What it was registered with, and what came of it.
     asked_ttl: Option<Ttl>,
     ttl: Option<StateTtl>,
+    /// What look-ups in its tables came to.
+    lookups: LookupStats,
 }
 
 impl StateSlot {
@@ -95,6 +101,7 @@ impl StateSlot {
             // It has taken in everything already, and forgotten some since.
             return Ok(());
         }
+        self.lookups.promoted += 1;
         match contents.promote(&mut self.memtable, group, key, namespace) {
             Err(error) if error.kind() == ErrorKind::Invalid => {
                 if !self.no_room {
@@ -151,6 +158,10 @@ pub(crate) struct ShardCore {
     freezes: u64,
     /// How it keeps within its budget, if it has one.
     spill: Option<Box<Spill>>,
+    /// What its memory is charged to.
+    footprint: Footprint,
+    /// How long operations waited.
+    stalls: Stalls,
 }
 
 /// The changes of one epoch of a whole shard, by state.
@@ -193,6 +204,8 @@ impl ShardCore {
             dropped: Vec::new(),
             migrations: Arc::default(),
             registered: Arc::default(),
+            footprint: Footprint::new(pool.ledger()),
+            stalls: Stalls::default(),
             pool,
             seed,
             warming: None,
@@ -279,6 +292,7 @@ impl ShardCore {
                 let Warmed { group, key, namespace, .. } = warmed;
                 match warmed.what {
                     WarmedWhat::Value(value) => {
+                        slot.lookups.promoted += 1;
                         let probe = slot.memtable.probe(group, key, namespace);
                         timers::take_in(slot, &mut self.timers, warmed.state, &probe, value)?;
                     }
@@ -329,6 +343,7 @@ impl ShardCore {
             states.push(state.memtable.freeze()?);
         }
         self.note_freeze(dirty_bytes);
+        self.note_footprint();
         let operator = self.operator.freeze();
         let dropped = std::mem::take(&mut self.dropped);
         let (metas, watermark) = (Arc::clone(&self.metas), self.watermark());
@@ -439,7 +454,10 @@ impl ShardCore {
             return Ok(());
         }
         let at = PlacedKey::in_group(probe.group, probe.key, probe.namespace);
-        let done = match slot.base.get(at, value) {
+        let mut reads = TableReads::default();
+        let found = slot.base.get(at, value, &mut reads);
+        slot.lookups.note(matches!(found, Ok(true)), reads);
+        let done = match found {
             Ok(true) => slot.memtable.promote(&probe, value),
             other => other.map(drop),
         };

@@ -21,6 +21,7 @@ use crate::memtable::{Below, Holds, Memtable};
 use super::base_tables::StateBase;
 use super::collections::Family;
 use super::migration::{self, Migration};
+use super::stats::LookupStats;
 use super::store::{StateId, StateInfo, StateSpec};
 use super::timers::{self, TimerState};
 use super::ttl::{self, StateTtl};
@@ -113,6 +114,7 @@ impl ShardCore {
             no_room,
             asked_ttl: None,
             ttl: None,
+            lookups: LookupStats::default(),
         });
         id as usize
     }

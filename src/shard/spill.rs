@@ -10,7 +10,8 @@
 //! 2. records that tables have are [evicted](crate::memtable::Evicted), a few with each
 //!    operation, state after state;
 //! 3. if writing does not keep up, operations wait for it a little, and longer the
-//!    more there is to be written; in the end until there is room.
+//!    more there is to be written; in the end until there is room. They wait a little,
+//!    too, while the local directory has more than it may and nothing can leave it.
 //!
 //! # What the writer reads
 //!
@@ -26,6 +27,8 @@ use std::time::Duration;
 
 use super::base_tables::BaseTable;
 use super::collections::Family;
+use super::footprint::STEP_BYTES;
+use super::stats::Cause;
 use super::{FrozenShard, ShardCore, StateSlot};
 use crate::base::{Epoch, Error, Result};
 use crate::env::budget::Account;
@@ -49,7 +52,8 @@ const HEADROOM: u64 = 32;
 const BUCKETS: usize = 24;
 /// The longest wait for a piece of what is still to be written, while there is room.
 const LONGEST_WAIT: Duration = Duration::from_millis(2);
-/// The longest wait for a piece while there are too many tables.
+/// The longest wait for a piece while there are too many tables, or too many bytes of
+/// them in the local directory.
 const LONGEST_WAIT_FOR_MERGES: Duration = Duration::from_millis(10);
 /// How long to wait at once when there is none.
 const WAIT: Duration = Duration::from_millis(20);
@@ -72,6 +76,10 @@ pub(crate) trait Tables: Send {
 
     /// The newest view.
     fn view(&self) -> Arc<View>;
+
+    /// How far the local directory is above its limit with what cannot leave it: from 0,
+    /// if it is not, to 1, if far.
+    fn space_shortage(&self) -> f64;
 
     /// Has a frozen shard written as a table. Does not block.
     fn write(&self, frozen: FrozenShard);
@@ -97,7 +105,8 @@ pub(super) struct Spill {
     state: usize,
     /// Tables of the view that a look-up meets at most.
     tables_met: usize,
-    /// Bytes that were changed in all, roughly, when an operation waited last.
+    /// Bytes that were changed in all, roughly, when an operation waited last, or was
+    /// seen to have no reason to.
     waited_at: u64,
     /// Bytes that were changed up to the last freeze.
     frozen_bytes: u64,
@@ -115,8 +124,8 @@ pub(crate) struct SpillStats {
 }
 
 impl Spill {
-    /// How long an operation waits, because of what is to be written and merged.
-    fn patience(&self, allowed: u64, unwritten: u64) -> Duration {
+    /// How long an operation waits, because of what is to be written or merged.
+    fn patience(&self, allowed: u64, unwritten: u64) -> (Duration, Cause) {
         let share = |over: u64, of: u64| (over as f64 / of.max(1) as f64).min(1.0);
         let mut patience = Duration::ZERO;
         if !self.in_flight.is_empty() {
@@ -126,7 +135,13 @@ impl Spill {
         }
         let over = self.tables_met.saturating_sub(MANY_TABLES) as u64;
         let full = (TOO_MANY_TABLES - MANY_TABLES) as u64;
-        patience.max(LONGEST_WAIT_FOR_MERGES.mul_f64(share(over, full)))
+        let short = share(over, full).max(self.tables.space_shortage());
+        let for_merges = LONGEST_WAIT_FOR_MERGES.mul_f64(short);
+        if for_merges > patience {
+            (for_merges, Cause::Merging)
+        } else {
+            (patience, Cause::Writing)
+        }
     }
 
     /// The number that the chunks of lists have which the first freeze has.
@@ -251,6 +266,9 @@ impl ShardCore {
     fn note_used(&mut self) -> u64 {
         let used = self.resident_bytes();
         self.spill().account.set_used(used);
+        if used.abs_diff(self.footprint.said_bytes()) >= STEP_BYTES {
+            self.note_footprint();
+        }
         used
     }
 
@@ -272,6 +290,7 @@ impl ShardCore {
                 slot.memtable.note_durable(slot.durable_epoch(view.freezes));
             }
         }
+        self.note_footprint();
     }
 
     /// Has changes written early, and waits if writing does not keep up.
@@ -287,17 +306,22 @@ impl ShardCore {
                 continue;
             }
             if unwritten >= allowed / MOST_UNWRITTEN && !spill.in_flight.is_empty() {
-                self.wait_for_tables()?;
+                self.wait_for_tables(Cause::Writing)?;
                 continue;
             }
-            // A little for each piece that was changed since the last wait.
+            // A little for each piece that was changed since.
             let changed = spill.frozen_bytes + dirty;
-            let patience = spill.patience(allowed, unwritten);
-            if !patience.is_zero() && changed >= spill.waited_at + allowed / PIECE {
+            if changed >= spill.waited_at + allowed / PIECE {
                 spill.waited_at = changed;
-                // What cannot be written is a reason to fail when there is no room.
-                let _ = spill.tables.wait(spill.seen, patience);
-                self.take_view();
+                let (patience, cause) = spill.patience(allowed, unwritten);
+                if !patience.is_zero() {
+                    // What cannot be written is a reason to fail when there is no room.
+                    self.stalled(cause, |core| {
+                        let spill = core.spill();
+                        let _ = spill.tables.wait(spill.seen, patience);
+                    });
+                    self.take_view();
+                }
             }
             return Ok(());
         }
@@ -325,6 +349,7 @@ impl ShardCore {
             }
         }
         self.note_used();
+        self.note_footprint();
         Ok(freed)
     }
 
@@ -334,9 +359,12 @@ impl ShardCore {
         if dirty { self.write_early() } else { Ok(()) }
     }
 
-    fn wait_for_tables(&mut self) -> Result<()> {
-        let spill = self.spill();
-        spill.tables.wait(spill.seen, WAIT).map_err(|error| {
+    fn wait_for_tables(&mut self, cause: Cause) -> Result<()> {
+        let waited = self.stalled(cause, |core| {
+            let spill = core.spill();
+            spill.tables.wait(spill.seen, WAIT)
+        });
+        waited.map_err(|error| {
             Error::unavailable("the memory is full, and what changed cannot be written")
                 .source(error)
                 .remedy("mend what keeps tables from being written; the operation may then be tried again")
@@ -396,7 +424,7 @@ impl ShardCore {
             if self.spill().in_flight.is_empty() {
                 return Err(self.too_small(allowed, used));
             }
-            self.wait_for_tables()?;
+            self.wait_for_tables(Cause::Memory)?;
         }
     }
 
@@ -445,5 +473,59 @@ impl fmt::Debug for Spill {
             .field("seen", &self.seen)
             .field("in_flight", &self.in_flight)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::budget::MemoryBudget;
+
+    /// A directory that is so far above its limit.
+    struct Short(f64);
+
+    impl Tables for Short {
+        fn newest(&self) -> u64 {
+            0
+        }
+
+        fn view(&self) -> Arc<View> {
+            Arc::default()
+        }
+
+        fn space_shortage(&self) -> f64 {
+            self.0
+        }
+
+        fn write(&self, _: FrozenShard) {}
+
+        fn wait(&self, _: u64, _: Duration) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn operations_wait_for_the_local_directory_the_longer_the_more_it_has() {
+        let patience = |shortage: f64| {
+            let budget = Arc::new(MemoryBudget::new(16 << 20));
+            let account = budget.open_account();
+            let spill = Spill {
+                tables: Box::new(Short(shortage)),
+                account,
+                first_delta: 1,
+                seen: 0,
+                in_flight: VecDeque::new(),
+                state: 0,
+                tables_met: 0,
+                waited_at: 0,
+                frozen_bytes: 0,
+                evicted_records: 0,
+                early_writes: 0,
+            };
+            spill.patience(1 << 20, 0)
+        };
+        assert_eq!(patience(0.0), (Duration::ZERO, Cause::Writing));
+        assert_eq!(patience(0.5), (LONGEST_WAIT_FOR_MERGES / 2, Cause::Merging));
+        assert_eq!(patience(1.0), (LONGEST_WAIT_FOR_MERGES, Cause::Merging));
     }
 }

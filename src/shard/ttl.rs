@@ -52,7 +52,9 @@ const MAX_TTL_MS: u64 = 1 << 62;
 /// live. A write to something that has expired begins afresh. What has expired is
 /// removed from memory a little with each operation on the state
 /// ([`Shard::expire`](crate::Shard::expire) does more in idle moments), and from
-/// tables when they are merged.
+/// tables when they are merged. A table in which all values of a state have expired
+/// gives them up after the next snapshot, unread, if no older one has values of the
+/// state that have not.
 ///
 /// # Time
 /// *Processing time* is the wall clock of the [`Env`](crate::env::Env), as of
@@ -192,6 +194,11 @@ pub(super) struct Clocks {
 impl Clocks {
     pub(super) fn none() -> Self {
         Self { processing: None, watermark: Arc::new(AtomicU64::new(UNKNOWN_STAMP)) }
+    }
+
+    /// Nanoseconds on the clock that only goes on; always 0 without a clock.
+    pub(super) fn monotonic_ns(&self) -> u64 {
+        self.processing.as_ref().map_or(0, |clock| clock.monotonic_ns())
     }
 
     fn watermark(&self) -> Option<i64> {

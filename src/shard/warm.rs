@@ -9,6 +9,7 @@ use super::base_tables::BaseTable;
 use super::contents::Contents;
 use super::migration::Migration;
 use crate::base::KeyGroup;
+use crate::env::ledger::Charge;
 use crate::format::manifest::StateKind;
 
 /// A state that is to be brought into memory.
@@ -56,6 +57,7 @@ pub(crate) struct WarmBatch {
     bytes: Vec<u8>,
     contents: Vec<Contents>,
     contents_bytes: usize,
+    charge: Charge,
 }
 
 #[derive(Debug)]
@@ -146,6 +148,13 @@ impl WarmBatch {
     /// Bytes of keys, namespaces and values in it.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.len() + self.contents_bytes
+    }
+
+    /// Has its memory counted, until it is dropped.
+    pub(crate) fn charge(&mut self, mut charge: Charge) {
+        let records = self.records.capacity() * size_of::<WarmRecord>();
+        charge.set((self.bytes.capacity() + self.contents_bytes + records) as u64);
+        self.charge = charge;
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -28,34 +28,40 @@
 
 mod merging;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use crossbeam::queue::SegQueue;
 use parking_lot::Mutex;
 
-use crate::base::{Error, FileId, KeyGroupRange, MaxParallelism, Result, SnapshotId};
+use crate::base::{Error, ErrorKind, FileId, KeyGroupRange, MaxParallelism, Result, SnapshotId};
+use crate::env::Env;
 use crate::env::budget::MemoryBudget;
 use crate::env::executor::{Executor, Priority};
-use crate::env::{Env, ReadAt};
+use crate::env::ledger::{MemoryComponent, MemoryLedger};
+use crate::env::local_files::LocalFile;
 use crate::format::checkpoint::StoredFile;
 use crate::format::handle::SnapshotHandle;
 use crate::format::manifest::{Manifest, StateMeta, TableRef};
+use crate::format::properties::StateProperties;
 use crate::format::table::TableMeta;
-use crate::object::Contents;
+use crate::object::{COPY_STEP_BYTES, Contents};
 use crate::shard::FrozenShard;
+use crate::shard::compact::Output;
 use crate::shard::flush::{Delta, StateRun};
 use crate::shard::migration::{Migrations, MigrationsThen};
 use crate::shard::operator::OneState;
 use crate::table::TableOptions;
-use crate::version::plan::MergeLimits;
+use crate::version::plan::{self, MergeLimits};
+use crate::version::stats::{MergeStats, TableStats};
 use crate::version::{DroppedStates, Places, Stored, TableEntry, TableFile, Version};
 
 use self::merging::Merging;
+use super::local::LocalDir;
 use super::sink::{SnapshotSink, TableUpload};
+use super::stores::Stores;
 use super::ticket::{Promise, SnapshotPhase, SnapshotReport, SnapshotTicket};
 use super::views::Views;
 
@@ -90,14 +96,18 @@ pub(crate) struct PipelineConfig {
     pub(crate) env: Arc<dyn Env>,
     pub(crate) executor: Executor,
     pub(crate) files: Arc<FileNumbers>,
-    /// Directory of the tables that this process writes.
-    pub(crate) local_dir: PathBuf,
+    /// Directory of the tables that this process writes, and of copies of others.
+    pub(crate) local: Arc<LocalDir>,
     pub(crate) sink: Arc<dyn SnapshotSink>,
+    /// Where tables that are not in the local directory are read.
+    pub(crate) stores: Stores,
     pub(crate) table_options: TableOptions,
     /// What merges go by.
     pub(crate) merge_limits: MergeLimits,
     /// How values of registered states are migrated when tables are merged.
     pub(crate) migrations: Arc<Migrations>,
+    /// What memory is charged to.
+    pub(crate) ledger: Arc<MemoryLedger>,
     /// What memory is counted by, if there is a budget.
     pub(crate) budget: Option<Arc<MemoryBudget>>,
     /// The first number that a delta may take: above those of all tables that
@@ -168,11 +178,14 @@ struct Tables {
     /// Records, and their bytes, in deltas that were written since the last snapshot
     /// that somebody asked for.
     early: (u64, u64),
-    /// What published snapshots were made of, until they are confirmed.
-    unconfirmed: BTreeMap<SnapshotId, Version>,
+    /// What published snapshots were made of, until they are confirmed. What has been
+    /// merged since need not stay for them: the store has it.
+    unconfirmed: BTreeMap<SnapshotId, Vec<Weak<TableFile>>>,
     /// Files that the version has no more, which can go once nobody uses them.
     replaced: Vec<Arc<TableFile>>,
     merging: Merging,
+    /// What was done so far.
+    done: MergeStats,
 }
 
 /// See the [module documentation](self).
@@ -203,8 +216,9 @@ impl Pipeline {
             unconfirmed: BTreeMap::new(),
             replaced: Vec::new(),
             merging: Merging::new(config.merge_limits),
+            done: MergeStats::default(),
         };
-        Arc::new(Self {
+        let this = Arc::new(Self {
             config,
             extracting: SegQueue::new(),
             extractor,
@@ -212,7 +226,9 @@ impl Pipeline {
             tables: Mutex::new(tables),
             broken: AtomicBool::new(false),
             views: Views::new(),
-        })
+        });
+        this.config.local.add_shard(&this);
+        this
     }
 
     /// Fails if an earlier failure makes further snapshots impossible.
@@ -255,6 +271,15 @@ impl Pipeline {
         self.config.executor.spawn(Priority::Urgent, move || this.extract_next());
     }
 
+    /// Whether something could not be written, and nobody is about to try again.
+    pub(super) fn is_left_unwritten(&self) -> bool {
+        let is_idle = {
+            let writing = self.writing.lock();
+            !writing.busy && writing.queue.is_empty()
+        };
+        is_idle && !self.tables.lock().waiting.is_empty()
+    }
+
     /// Tries to write what could not be written.
     pub(super) fn write_again(self: &Arc<Self>) {
         // Whoever is at it has tried since.
@@ -268,6 +293,7 @@ impl Pipeline {
         let _busy = Busy(self);
         let written = self.write_waiting(|| Ok(()));
         self.publish_view(written);
+        self.config.local.tables_changed();
         let more = {
             let mut writing = self.writing.lock();
             writing.busy = false;
@@ -281,13 +307,15 @@ impl Pipeline {
     /// The runtime has completed the checkpoint of this snapshot.
     pub(crate) fn confirm(&self, snapshot: SnapshotId) {
         let mut tables = self.tables.lock();
-        if let Some(version) = tables.unconfirmed.remove(&snapshot) {
-            for table in version.tables() {
-                table.confirm();
+        if let Some(files) = tables.unconfirmed.remove(&snapshot) {
+            for file in files.iter().filter_map(Weak::upgrade) {
+                file.confirm();
             }
             // Earlier ones that were not confirmed by now were subsumed.
             tables.unconfirmed = tables.unconfirmed.split_off(&snapshot);
         }
+        drop(tables);
+        self.config.local.look_later();
     }
 
     /// The runtime has given up the checkpoint of this snapshot.
@@ -295,14 +323,21 @@ impl Pipeline {
         self.tables.lock().unconfirmed.remove(&snapshot);
     }
 
-    /// Number of tables, the bytes of their files, and whether some are being
-    /// merged.
-    pub(crate) fn table_stats(&self) -> (usize, u64, bool) {
-        let (version, is_merging) = {
+    /// Number of tables, the bytes of their files, whether some are being
+    /// merged, and what was written and merged so far.
+    pub(crate) fn table_stats(&self) -> (usize, u64, bool, MergeStats) {
+        let (version, is_merging, done) = {
             let tables = self.tables.lock();
-            (tables.version.clone(), tables.merging.is_busy())
+            (tables.version.clone(), tables.merging.is_busy(), tables.done)
         };
-        (version.tables().len(), version.file_bytes(), is_merging)
+        let done = MergeStats { debt_bytes: plan::debt_bytes(&version), ..done };
+        (version.tables().len(), version.file_bytes(), is_merging, done)
+    }
+
+    /// The tables, oldest first.
+    pub(crate) fn tables(&self) -> Vec<TableStats> {
+        let version = self.tables.lock().version.clone();
+        version.stats()
     }
 
     fn extract_next(self: &Arc<Self>) {
@@ -370,6 +405,7 @@ impl Pipeline {
             let Some(extracted) = next else { return };
             let (then, watermark) = (Arc::clone(&extracted.migrations), extracted.watermark);
             self.finish(extracted);
+            self.tables_changed();
             self.merge_if_needed(then, watermark);
         }
     }
@@ -488,26 +524,24 @@ impl Pipeline {
             let Some(delta) = front else {
                 return Ok(());
             };
-            let file = self.config.files.next();
-            let path = self.local_path(file);
+            let (file, local) = self.config.local.new_file();
             let written = delta.write(
                 self.config.env.fs(),
-                &path,
-                file,
-                self.config.max_parallelism,
-                self.config.table_options,
+                local.path(),
+                self.output(file, MemoryComponent::Writing),
                 || self.breathe(),
             );
-            let meta = match written {
-                Ok(meta) => meta,
+            let (meta, states) = match written {
+                Ok(written) => written,
                 Err(error) => {
-                    self.remove_local(&path);
+                    self.config.local.abandon(local);
                     return Err(error);
                 }
             };
-            let table = self.own_table(meta, delta.states(), path);
+            let table = own_table(meta, states, local);
             let mut tables = self.tables.lock();
             tables.merging.delta_written(table.meta.bytes);
+            tables.done.note_delta(table.meta.bytes);
             tables.version = tables.version.with_delta(table);
             tables.waiting.pop_front();
         }
@@ -551,7 +585,8 @@ impl Pipeline {
         stored.dedup();
         let mut tables_now = self.tables.lock();
         tables_now.merging.published();
-        tables_now.unconfirmed.insert(snapshot, version);
+        let files = version.tables().iter().map(|table| Arc::downgrade(table.file()));
+        tables_now.unconfirmed.insert(snapshot, files.collect());
         while tables_now.unconfirmed.len() > UNCONFIRMED_KEPT {
             tables_now.unconfirmed.pop_first();
         }
@@ -580,24 +615,36 @@ impl Pipeline {
         promise.set_upload_bytes(missing.iter().map(|table| table.meta.bytes).sum());
         let mut uploaded_bytes = 0;
         for table in missing {
-            let places = table.places();
-            let bytes = self.open_bytes(table)?;
-            let location = sink
-                .put_table(
+            let mut copied = self.config.ledger.charge(MemoryComponent::Uploading, 0);
+            let location = loop {
+                let (bytes, local) = self.open_bytes(table)?;
+                let put = sink.put_table(
                     &TableUpload {
                         name: &format!("{}.table", table.meta.file),
                         contents: contents(&table.meta),
-                        local: places.local.as_deref(),
+                        local: local.as_ref().map(|file| file.path()),
                         bytes: &*bytes,
                     },
                     &mut |done| {
+                        // A link is all that a local store needs.
+                        if done > 0 {
+                            copied.set(table.meta.bytes.min(COPY_STEP_BYTES as u64));
+                        }
                         promise.set_uploaded_bytes(uploaded_bytes + done);
                         self.breathe();
                         !promise.is_cancelled()
                     },
-                )
-                .map_err(|error| error.at(format_args!("table {}", table.meta.file)))?;
+                );
+                match (put, local) {
+                    (Err(error), Some(file)) if error.kind() == ErrorKind::Corrupt => {
+                        self.give_up_local(table, &file, error)?;
+                    }
+                    (put, _) => break put,
+                }
+            }
+            .map_err(|error| error.at(format_args!("table {}", table.meta.file)))?;
             table.set_stored(Stored { store: store.clone(), location, confirmed: false });
+            self.tables.lock().done.uploaded_bytes += table.meta.bytes;
             uploaded_bytes += table.meta.bytes;
             promise.set_uploaded_bytes(uploaded_bytes);
         }
@@ -673,8 +720,29 @@ impl Pipeline {
         self.config.budget.as_ref().map_or(0, |budget| budget.held_bytes())
     }
 
+    pub(super) fn ledger(&self) -> &Arc<MemoryLedger> {
+        &self.config.ledger
+    }
+
     pub(super) fn executor(&self) -> &Executor {
         &self.config.executor
+    }
+
+    pub(super) fn local(&self) -> &Arc<LocalDir> {
+        &self.config.local
+    }
+
+    pub(super) fn stores(&self) -> &Stores {
+        &self.config.stores
+    }
+
+    pub(super) fn env(&self) -> &dyn Env {
+        &*self.config.env
+    }
+
+    /// Whether no delta waits to be written.
+    pub(super) fn is_all_written(&self) -> bool {
+        self.tables.lock().waiting.is_empty()
     }
 
     /// The version, and how many of the shard's freezes are in it.
@@ -690,32 +758,14 @@ impl Pipeline {
         self.config.executor.spawn(Priority::Normal, move || this.write_all());
     }
 
-    fn own_table(&self, meta: TableMeta, states: Vec<String>, path: PathBuf) -> Arc<TableEntry> {
-        let places = Places { local: Some(path), ..Places::default() };
-        TableEntry::new(meta, meta.groups, states, &[], places)
-    }
-
-    fn local_path(&self, file: FileId) -> PathBuf {
-        self.config.local_dir.join(format!("{file}.table"))
-    }
-
-    pub(super) fn open_bytes(&self, table: &TableEntry) -> Result<Arc<dyn ReadAt>> {
-        let places = table.places();
-        if let Some(restored) = places.restored {
-            return Ok(restored);
+    /// What a new table is to be, and what the memory for it is charged to.
+    fn output(&self, file: FileId, component: MemoryComponent) -> Output {
+        Output {
+            file,
+            max_parallelism: self.config.max_parallelism,
+            options: self.config.table_options,
+            charge: self.config.ledger.charge(component, 0),
         }
-        let path = places.local.expect("a table is either restored or our own");
-        self.config.env.fs().open(&path).map_err(|source| {
-            Error::io("a table of the shard could not be opened", source)
-                .at(path.display())
-                .remedy("leave the backend's directory alone while it is open")
-        })
-    }
-
-    /// Removes a local file that nobody needs. It is not worth failing for:
-    /// what stays behind goes when the directory is opened next.
-    fn remove_local(&self, path: &Path) {
-        let _ = self.config.env.fs().remove_file(path);
     }
 }
 
@@ -733,12 +783,12 @@ impl fmt::Debug for Pipeline {
 
 impl Drop for Pipeline {
     fn drop(&mut self) {
+        // The files of tables go with them, and with the views that have them open.
         let tables = self.tables.get_mut();
-        let files = tables.version.tables().iter().map(|table| table.file());
-        let paths = files.chain(&tables.replaced).filter_map(|file| file.places().local);
-        for path in paths.collect::<BTreeSet<_>>() {
-            self.remove_local(&path);
-        }
+        tables.version = Version::default();
+        tables.replaced.clear();
+        self.views = Views::new();
+        self.config.local.sweep();
     }
 }
 
@@ -748,6 +798,17 @@ struct Published {
     bytes_total: u64,
     tables: usize,
     files: Arc<[StoredFile]>,
+}
+
+/// A table that this process wrote into its local directory.
+fn own_table(
+    meta: TableMeta,
+    states: Vec<StateProperties>,
+    file: Arc<LocalFile>,
+) -> Arc<TableEntry> {
+    file.set_bytes(meta.bytes);
+    let places = Places { local: Some(file), ..Places::default() };
+    TableEntry::new(meta, meta.groups, states, &[], places)
 }
 
 fn contents(meta: &TableMeta) -> Contents {

@@ -86,7 +86,17 @@ pub trait SnapshotSource: Send + Sync + fmt::Debug {
     /// The same text as that of the sink which stored the files.
     fn identity(&self) -> String;
 
-    /// Opens a table or manifest by its location.
+    /// Whether what it opens is read over a network, so that a copy on a disk of this
+    /// machine would be faster. A backend with a memory budget then fetches such
+    /// copies in the background; see
+    /// [`local_copies`](crate::BackendBuilder::local_copies).
+    fn is_remote(&self) -> bool {
+        false
+    }
+
+    /// Opens a table or manifest by its location. Called by whoever opens a shard, by
+    /// background threads, and by a task thread if it meets a damaged local file. What
+    /// was opened is read by all of them, for as long as the shard lives.
     ///
     /// # Errors
     /// `Corrupt` if it positively does not exist, `Unavailable` if it cannot
@@ -164,6 +174,10 @@ impl SnapshotSink for StoreSink {
 impl SnapshotSource for StoreSink {
     fn identity(&self) -> String {
         self.store.identity()
+    }
+
+    fn is_remote(&self) -> bool {
+        self.store.is_remote()
     }
 
     fn open(&self, location: &str) -> Result<Arc<dyn ReadAt>> {

@@ -30,6 +30,9 @@ pub(super) struct Views {
     /// Whether anybody wants them.
     wanted: AtomicBool,
     newest: AtomicU64,
+    /// Held while the tables for a view are opened: what was looked up first must not be
+    /// shown last, or a view would have fewer freezes than one before.
+    publishing: Mutex<()>,
     latest: Mutex<Latest>,
     changed: Condvar,
 }
@@ -39,6 +42,7 @@ impl Views {
         Self {
             wanted: AtomicBool::new(false),
             newest: AtomicU64::new(0),
+            publishing: Mutex::new(()),
             latest: Mutex::new(Latest::default()),
             changed: Condvar::new(),
         }
@@ -48,14 +52,17 @@ impl Views {
         self.wanted.load(Ordering::Relaxed)
     }
 
-    /// Publishes what came of the last change of the tables.
-    pub(super) fn publish(&self, outcome: Result<(u64, Vec<BaseTable>)>) {
+    /// Publishes what came of the last change of the tables. Why something was not
+    /// written stays to be told until it is.
+    pub(super) fn publish(&self, outcome: Result<(u64, Vec<BaseTable>)>, is_all_written: bool) {
         let mut latest = self.latest.lock();
         match outcome {
             Ok((freezes, tables)) => {
                 let number = latest.view.number + 1;
                 latest.view = Arc::new(View { number, freezes, tables });
-                latest.failure = None;
+                if is_all_written {
+                    latest.failure = None;
+                }
                 self.newest.store(number, Ordering::Release);
             }
             Err(error) => latest.failure = Some(Arc::new(error)),
@@ -77,7 +84,9 @@ impl Pipeline {
     /// was restored from, at once.
     pub(crate) fn spilling(self: &Arc<Self>, base: Vec<BaseTable>) -> ShardTables {
         self.views().wanted.store(true, Ordering::Relaxed);
-        self.views().publish(Ok((0, base)));
+        self.views().publish(Ok((0, base)), true);
+        // With a budget it is worth more.
+        self.local().fetch_later();
         ShardTables(Arc::clone(self))
     }
 
@@ -85,8 +94,20 @@ impl Pipeline {
     /// one failed, why.
     pub(super) fn publish_view(&self, written: Result<()>) {
         if self.views().are_wanted() {
-            self.views().publish(written.and_then(|()| self.open_tables()));
+            let _alone = self.views().publishing.lock();
+            let outcome = written.and_then(|()| self.open_tables());
+            self.views().publish(outcome, self.is_all_written());
         }
+    }
+
+    /// Changes where tables are read, and tells the shard.
+    pub(super) fn publish_view_after(&self, change: impl FnOnce()) {
+        if !self.views().are_wanted() {
+            return change();
+        }
+        let _alone = self.views().publishing.lock();
+        change();
+        self.views().publish(self.open_tables(), self.is_all_written());
     }
 
     /// The tables, open, and the number of freezes that are in them.
@@ -97,15 +118,11 @@ impl Pipeline {
             let reader = match table.reader() {
                 Some(reader) => reader,
                 None => {
-                    let bytes = self.open_bytes(table)?;
                     // A byte a record for the filter, and some for the index.
                     let likely = table.meta.records + table.meta.bytes / 256;
-                    let reader = if likely <= may_hold_bytes {
-                        TableReader::open_held(bytes, &table.meta)?
-                    } else {
-                        TableReader::open(bytes, &table.meta)?
-                    };
-                    table.set_reader(Arc::new(reader))
+                    let is_held = likely <= may_hold_bytes;
+                    let how = if is_held { TableReader::open_held } else { TableReader::open };
+                    table.set_reader(self.open_table(table, how)?)
                 }
             };
             may_hold_bytes = may_hold_bytes.saturating_sub(reader.memory_bytes() as u64);
@@ -128,6 +145,10 @@ impl Tables for ShardTables {
         Arc::clone(&self.0.views().latest.lock().view)
     }
 
+    fn space_shortage(&self) -> f64 {
+        self.0.local().shortage()
+    }
+
     fn write(&self, frozen: FrozenShard) {
         self.0.submit_early(frozen);
     }
@@ -147,7 +168,15 @@ impl Tables for ShardTables {
             }
         }
         match views.take_failure() {
-            None => Ok(()),
+            None => {
+                // The failure may have been told to somebody else, or have been followed
+                // by a merge that went well.
+                if self.newest() == seen && self.0.is_left_unwritten() {
+                    let pipeline = Arc::clone(&self.0);
+                    executor.spawn(Priority::Normal, move || pipeline.write_again());
+                }
+                Ok(())
+            }
             Some(failure) => {
                 // Somebody has to try again, or nothing will ever be written.
                 let pipeline = Arc::clone(&self.0);

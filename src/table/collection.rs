@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::reader::{Found, TableReader};
+use super::reader::{Found, TableReader, TableReads};
 use super::scan::TableScan;
 use crate::base::hash::{hash_key, with_namespace};
 use crate::base::{Error, KeyGroup, MaxParallelism, Result};
@@ -88,11 +88,11 @@ impl TableReader {
     pub(super) fn get_of_collection(
         &self,
         ordinal: u16,
-        group: KeyGroup,
-        hash: u64,
+        (group, hash): (KeyGroup, u64),
         key: &[u8],
         name: &[u8],
         out: &mut Vec<u8>,
+        reads: &mut TableReads,
     ) -> Result<Found> {
         let own_hash = EntryName::decode(name)
             .and_then(|_| Placement::Collection.own_hash(hash, name))
@@ -106,6 +106,7 @@ impl TableReader {
         let blocks = self.index().blocks_of_hash(ordinal, group, hash);
         let mut found = Found::Absent;
         self.search(blocks, (group, hash, key, name), |block| {
+            reads.blocks += 1;
             found = Found::of(block.find(group, tag_of_hash(own_hash), key, name)?, out);
             Ok(found != Found::Absent)
         })?;

@@ -12,6 +12,7 @@
 
 mod cache;
 mod collection;
+pub(crate) mod origin;
 mod reader;
 mod scan;
 mod verify;
@@ -19,7 +20,7 @@ mod writer;
 
 pub use cache::BlockCache;
 pub use collection::PlacedKey;
-pub use reader::{Found, TableReader};
+pub use reader::{Found, TableReader, TableReads};
 pub use scan::{ScanRecord, TableScan};
 pub use writer::{
     DEFAULT_BLOCK_BYTES, DEFAULT_FILTER_BITS_PER_KEY, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES,

@@ -17,9 +17,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::cache::BlockCache;
+use super::origin::Origin;
 use crate::base::checksum::ContentHash;
 use crate::base::{Error, FileId, KeyGroup, KeyGroupRange, Result};
 use crate::env::ReadAt;
+use crate::env::ledger::{Charge, MemoryComponent, MemoryLedger};
+use crate::env::local_files::LocalFile;
 use crate::env::mmap::PageBuf;
 use crate::format::TableMeta;
 use crate::format::block::{DataBlock, Slot, tag_of_hash};
@@ -78,6 +81,32 @@ pub struct TableReader {
     filter: Range<usize>,
     index: Range<usize>,
     cache: Option<Arc<BlockCache>>,
+    /// Of all that is in memory.
+    charge: Charge,
+    /// Dropped after `source`: it may keep the file that this has open.
+    origin: Option<Origin>,
+}
+
+/// What look-ups in tables came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TableReads {
+    /// Tables that were asked for a key.
+    pub asked: u64,
+    /// Of these, how many had nothing to be read: key groups or filter excluded the key.
+    pub excluded: u64,
+    /// How many did not have the key although nothing excluded it.
+    pub false_positives: u64,
+    /// Blocks that were looked at.
+    pub blocks: u64,
+}
+
+impl std::ops::AddAssign for TableReads {
+    fn add_assign(&mut self, other: Self) {
+        self.asked += other.asked;
+        self.excluded += other.excluded;
+        self.false_positives += other.false_positives;
+        self.blocks += other.blocks;
+    }
 }
 
 /// Whether filter and index are in memory.
@@ -90,7 +119,29 @@ enum Held {
 thread_local! {
     /// Buffers for a block as stored and as decompressed, so that a lookup does
     /// not allocate.
-    static SCRATCH: RefCell<(Vec<u8>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+#[derive(Default)]
+struct Scratch {
+    stored: Vec<u8>,
+    raw: Vec<u8>,
+    /// Counted with the backend of the table that was read last.
+    charge: Charge,
+}
+
+impl Scratch {
+    /// Gives up what is too large, and notes what is kept.
+    #[inline]
+    fn trim(&mut self, of: &Charge) {
+        for buffer in [&mut self.stored, &mut self.raw] {
+            if buffer.capacity() > SCRATCH_KEPT_BYTES {
+                *buffer = Vec::new();
+            }
+        }
+        self.charge.move_to(of);
+        self.charge.set((self.stored.capacity() + self.raw.capacity()) as u64);
+    }
 }
 
 /// Scratch buffers larger than this are freed after use.
@@ -238,7 +289,46 @@ impl TableReader {
             filter,
             index,
             cache: None,
+            charge: Charge::default(),
+            origin: None,
         })
+    }
+
+    /// Has the memory that it takes counted.
+    #[must_use]
+    pub fn charged_to(mut self, ledger: &Arc<MemoryLedger>) -> Self {
+        self.charge = ledger.charge(MemoryComponent::OpenTables, self.memory_bytes() as u64);
+        self
+    }
+
+    /// Keeps track of where the table is read, and of how much of it.
+    #[must_use]
+    pub(crate) fn with_origin(mut self, origin: Origin) -> Self {
+        let tail = self.footer.filter_at..self.footer.footer_at;
+        origin.note_read(tail.end - tail.start);
+        self.origin = Some(origin);
+        self
+    }
+
+    /// The local file that it keeps, if it is read there.
+    pub(crate) fn local_file(&self) -> Option<&Arc<LocalFile>> {
+        self.origin.as_ref().and_then(|origin| origin.file.as_ref())
+    }
+
+    pub(super) fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
+    }
+
+    /// The very same table, to be read elsewhere since it cannot be read here.
+    ///
+    /// # Errors
+    /// Why it cannot be read here, if there is no other.
+    #[cold]
+    pub(super) fn instead(&self, error: Error) -> Result<Arc<Self>> {
+        match &self.origin {
+            Some(origin) => origin.instead(error),
+            None => Err(error),
+        }
     }
 
     /// Has lookups take blocks from `cache`, and put there those that they read.
@@ -294,7 +384,8 @@ impl TableReader {
             + self.properties.states.capacity() * size_of::<StateProperties>()
             + names
             + size_of_val(&*self.block_starts)
-            + self.held.as_deref().map_or(0, <[u8]>::len)
+            // On pages of its own.
+            + self.held.as_deref().map_or(0, <[u8]>::len).next_multiple_of(4096)
     }
 
     /// How the records of a state are placed; of a state that the table does
@@ -373,16 +464,59 @@ impl TableReader {
         namespace: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<Found> {
+        let mut reads = TableReads::default();
+        self.get_counted(ordinal, (group, hash), key, namespace, out, &mut reads)
+    }
+
+    /// As [`get`](Self::get), of a key in this group and with this hash; counts what was
+    /// done for it.
+    ///
+    /// # Errors
+    /// As `get`.
+    pub fn get_counted(
+        &self,
+        ordinal: u16,
+        (group, hash): (KeyGroup, u64),
+        key: &[u8],
+        namespace: &[u8],
+        out: &mut Vec<u8>,
+        reads: &mut TableReads,
+    ) -> Result<Found> {
         out.clear();
-        if self.placement(ordinal) == Placement::Collection {
-            return self.get_of_collection(ordinal, group, hash, key, namespace, out);
+        reads.asked += 1;
+        let before = reads.blocks;
+        let found = if self.placement(ordinal) == Placement::Collection {
+            self.get_of_collection(ordinal, (group, hash), key, namespace, out, reads)?
+        } else {
+            self.get_single(ordinal, (group, hash), key, namespace, out, reads)?
+        };
+        if found == Found::Absent {
+            if reads.blocks == before {
+                reads.excluded += 1;
+            } else {
+                reads.false_positives += 1;
+            }
         }
+        Ok(found)
+    }
+
+    #[inline]
+    fn get_single(
+        &self,
+        ordinal: u16,
+        (group, hash): (KeyGroup, u64),
+        key: &[u8],
+        namespace: &[u8],
+        out: &mut Vec<u8>,
+        reads: &mut TableReads,
+    ) -> Result<Found> {
         if !self.may_contain(ordinal, group, hash) {
             return Ok(Found::Absent);
         }
         // The last one first: where a block begins with this very hash, the one
         // before could only hold another key of the same.
         for block in self.index().blocks_of_hash(ordinal, group, hash).rev() {
+            reads.blocks += 1;
             let found = self.with_block(block, |block| {
                 Ok(Found::of(block.find(group, tag_of_hash(hash), key, namespace)?, out))
             })?;
@@ -395,6 +529,11 @@ impl TableReader {
 
     pub(super) fn source(&self) -> &dyn ReadAt {
         &*self.source
+    }
+
+    /// The file, as it was opened.
+    pub(crate) fn bytes(&self) -> &Arc<dyn ReadAt> {
+        &self.source
     }
 
     /// Where the parts of the file lie.
@@ -474,8 +613,27 @@ impl TableReader {
         if let Some(block) = cache.and_then(|cache| cache.get(self.file(), number)) {
             return block.block().and_then(body).map_err(|error| self.in_block_of(error, number));
         }
+        let mut body = Some(body);
+        match self.with_own_block(number, cache, &mut body) {
+            // It has not come to the body: somebody else may have the block.
+            Err(error) => match body {
+                Some(body) => self.instead(error)?.with_block(number, body),
+                None => Err(error),
+            },
+            shown => shown,
+        }
+    }
+
+    /// Shows the body, which it takes, a block of this very file.
+    fn with_own_block<T>(
+        &self,
+        number: usize,
+        cache: Option<&BlockCache>,
+        body: &mut Option<impl FnOnce(DataBlock<'_>) -> Result<T>>,
+    ) -> Result<T> {
         let entry = self.block(number)?;
-        SCRATCH.with_borrow_mut(|(stored, raw)| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let Scratch { stored, raw, .. } = scratch;
             let range = entry.offset..entry.end;
             let frame = if self.held.is_some() {
                 // Where memory is short, pages of a map come and go one by one, and each
@@ -493,12 +651,12 @@ impl TableReader {
             if let Some(cache) = cache {
                 cache.insert(self.file(), number, payload, block.layout());
             }
-            let result = body(block).map_err(|error| in_block(error, self.file(), &entry));
-            for buffer in [stored, raw] {
-                if buffer.capacity() > SCRATCH_KEPT_BYTES {
-                    *buffer = Vec::new();
-                }
+            if let Some(origin) = &self.origin {
+                origin.note_look_up(entry.frame_bytes());
             }
+            let body = body.take().expect("a block is shown once");
+            let result = body(block).map_err(|error| in_block(error, self.file(), &entry));
+            scratch.trim(&self.charge);
             result
         })
     }

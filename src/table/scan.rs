@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::collection::Bounds;
-use super::reader::{TableReader, bytes_of, in_block, read_through};
+use super::reader::{TableReader, TableReads, bytes_of, in_block, read_through};
 use crate::base::{Error, KeyGroup, KeyGroupRange, Result};
 use crate::format::block::{BlockCursor, BlockLayout, DataBlock};
 use crate::format::index::BlockEntry;
@@ -53,6 +53,8 @@ pub struct TableScan {
     ahead_at: u64,
     raw: Vec<u8>,
     failed: bool,
+    blocks_read: u64,
+    has_lent: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -128,7 +130,20 @@ impl TableScan {
             ahead_at: 0,
             raw: Vec::new(),
             failed: false,
+            blocks_read: 0,
+            has_lent: false,
         }
+    }
+
+    /// Adds what it did so far: of a scan of one collection, a look-up of that.
+    pub fn count_reads(&self, reads: &mut TableReads) {
+        reads.blocks += self.blocks_read;
+        reads.false_positives += u64::from(self.blocks_read > 0 && !self.has_lent);
+    }
+
+    /// Bytes of its buffers.
+    pub fn memory_bytes(&self) -> u64 {
+        (self.ahead.capacity() + self.raw.capacity()) as u64
     }
 
     /// The table that is scanned.
@@ -167,6 +182,7 @@ impl TableScan {
         let placement = self.table.placement(entry.state);
         let hash = placement.hash(record.key, record.namespace).map_err(in_this)?;
         self.failed = false;
+        self.has_lent = true;
         Ok(Some(ScanRecord {
             state: entry.state,
             group: record.group,
@@ -182,8 +198,7 @@ impl TableScan {
         loop {
             while self.current.as_ref().is_none_or(|current| current.cursor.is_done()) {
                 let Some(number) = self.next_block() else { return Ok(false) };
-                let entry = self.table.block(number)?;
-                self.current = Some(self.load(entry)?);
+                self.current = Some(self.load_or_instead(number)?);
             }
             let (Some(bounds), Some(current)) = (&self.bounds, &mut self.current) else {
                 return Ok(true);
@@ -220,13 +235,27 @@ impl TableScan {
         }
     }
 
+    /// Loads a block; from now on from elsewhere, if it cannot be read here.
+    fn load_or_instead(&mut self, number: usize) -> Result<Current> {
+        let loaded = self.table.block(number).and_then(|entry| self.load(entry));
+        let Err(error) = loaded else { return loaded };
+        // The same file, so the same blocks.
+        self.table = self.table.instead(error)?;
+        (self.ahead_at, self.current) = (0, None);
+        self.ahead.clear();
+        self.load(self.table.block(number)?)
+    }
+
     fn load(&mut self, entry: BlockEntry) -> Result<Current> {
         let table = Arc::clone(&self.table);
+        self.blocks_read += 1;
         // What is read once and in order does not go through the map, which would
         // take it page by page and hold it longer.
         let mapped = self.bounds.is_some() && table.source().as_slice().is_some();
         let frame = if mapped {
-            bytes_of(table.source(), entry.offset..entry.end, &mut self.ahead)?
+            let frame = bytes_of(table.source(), entry.offset..entry.end, &mut self.ahead)?;
+            self.table.origin().inspect(|origin| origin.note_read(entry.frame_bytes()));
+            frame
         } else {
             self.read_ahead(&entry)?;
             let start = (entry.offset - self.ahead_at) as usize;
@@ -279,6 +308,7 @@ impl TableScan {
             self.ahead.clear();
             return Err(in_block(error, self.table.file(), entry));
         }
+        self.table.origin().inspect(|origin| origin.note_read(end - entry.offset));
         Ok(())
     }
 }

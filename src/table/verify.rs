@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::reader::{TableReader, in_block, read_exact, read_through};
 use crate::base::checksum::ContentHasher;
 use crate::base::{Error, KeyGroup, Result};
+use crate::format::Placement;
 use crate::format::block::{DataBlock, tag_of_hash};
 use crate::format::frame::checksum_matches;
 use crate::format::index::{BlockEntry, hash_prefix};
@@ -17,8 +18,9 @@ const PIECE_BYTES: u64 = 1024 * 1024;
 impl TableReader {
     /// Reads the whole file, twice, and checks everything that can be checked:
     /// the hash of the file (if it was opened as an expected table), the
-    /// header, every block, that records are in order and counted right, and
-    /// that the filter knows each of them.
+    /// header, every block, that records are in order and counted right, that
+    /// the filter knows each of them, and that no value placed singly has a stamp
+    /// above the newest.
     ///
     /// Blocks for as long as it takes to read the file; needs memory for one
     /// block and 1 MiB.
@@ -46,6 +48,7 @@ impl TableReader {
                 placement: state.placement,
                 filtered: state.filtered,
                 stamps: state.stamps,
+                newest_stamp: state.newest_stamp,
                 value_schema: state.value_schema,
                 ..Default::default()
             })
@@ -128,6 +131,7 @@ impl TableReader {
                 return Err(Error::corrupt("filter denies a record that is there")
                     .at(format_args!("{}, hash {hash:016x}", record.group)));
             }
+            check_stamp(counted, record.value)?;
             counted.records += 1;
             counted.blocks += u64::from(first);
             first = false;
@@ -138,6 +142,20 @@ impl TableReader {
         }
         Ok(())
     }
+}
+
+/// Whether the stamp of a value may be as it is. (Where those of a collection are, only
+/// its state knows.)
+fn check_stamp(state: &StateProperties, value: Option<&[u8]>) -> Result<()> {
+    let newest = state.newest_stamp.filter(|_| state.placement == Placement::Single);
+    let Some((newest, value)) = newest.zip(value) else { return Ok(()) };
+    let stamp = value.first_chunk().map(|stamp| u64::from_le_bytes(*stamp));
+    if stamp.is_some_and(|stamp| stamp <= newest) {
+        return Ok(());
+    }
+    Err(Error::corrupt("a value is newer than its table says")
+        .expected(format_args!("a stamp up to {newest}"))
+        .found(format_args!("{stamp:?}")))
 }
 
 /// The last record seen.

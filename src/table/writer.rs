@@ -16,10 +16,12 @@ use crate::base::limits::{
 };
 use crate::base::{Error, FileId, KeyGroup, KeyGroupRange, MaxParallelism, Result, TimeDomain};
 use crate::env::WriteFile;
+use crate::env::ledger::Charge;
+use crate::env::mmap::{PageBuf, PageVec};
 use crate::format::block::{BlockBuilder, MAX_BLOCK_RECORDS, tag_of_hash};
 use crate::format::collection::{EntryName, MAX_ENTRY_NAME_BYTES, Placement};
-use crate::format::filter::{MAX_FILTER_BITS_PER_KEY, encode_filter, filter_hash};
-use crate::format::frame::{FrameEncoder, FrameLens, PartKind};
+use crate::format::filter::{MAX_FILTER_BITS_PER_KEY, fill_filter, filter_bytes, filter_hash};
+use crate::format::frame::{FRAME_HEADER_BYTES, FrameEncoder, FrameLens, PartKind};
 use crate::format::index::{BlockEntry, IndexBuilder, MAX_TABLE_BYTES, hash_prefix};
 use crate::format::manifest::MAX_STATES;
 use crate::format::properties::{Properties, StateProperties};
@@ -37,6 +39,8 @@ pub const DEFAULT_FILTER_BITS_PER_KEY: u8 = 8;
 
 /// Bytes that are gathered before the file is called.
 const BUFFER_BYTES: usize = 128 * 1024;
+/// Hashes on neighbouring pages: 256 KiB.
+const HASHES_TOGETHER: usize = 32 * 1024;
 
 /// How a table is laid out. Readers need none of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -119,9 +123,36 @@ pub struct TableWriter {
     /// The smallest and the largest group so far.
     groups: Option<(KeyGroup, KeyGroup)>,
     index: IndexBuilder,
-    hashes: Vec<u64>,
+    hashes: Hashes,
     states: Vec<StateProperties>,
     failed: bool,
+    /// Of all that is gathered until the table ends.
+    charge: Charge,
+}
+
+/// What the filter is made of. A large table has millions, so they lie on pages that go
+/// back to the system with the writer, and are never moved.
+#[derive(Default)]
+struct Hashes {
+    /// All but the last are full.
+    parts: Vec<PageVec<u64>>,
+    count: usize,
+}
+
+impl Hashes {
+    fn push(&mut self, hash: u64) {
+        if self.count.is_multiple_of(HASHES_TOGETHER) {
+            self.parts.push(PageVec::with_capacity(HASHES_TOGETHER));
+        }
+        if let Some(last) = self.parts.last_mut() {
+            last.push(hash);
+            self.count += 1;
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = u64> {
+        self.parts.iter().flat_map(|part| part.iter().copied())
+    }
 }
 
 /// The record that the next one must follow. Empty at the start of a state.
@@ -171,10 +202,28 @@ impl TableWriter {
             last: LastRecord::default(),
             groups: None,
             index: IndexBuilder::new(),
-            hashes: Vec::new(),
+            hashes: Hashes::default(),
             states: Vec::new(),
             failed: false,
+            charge: Charge::default(),
         })
+    }
+
+    /// Has the memory that the writer takes counted.
+    #[must_use]
+    pub fn with_charge(mut self, charge: Charge) -> Self {
+        self.charge = charge;
+        self.note_memory(0);
+        self
+    }
+
+    /// Notes what is gathered by now, and so many bytes besides.
+    fn note_memory(&mut self, besides: usize) {
+        let bytes = self.hashes.count * size_of::<u64>()
+            + self.index.payload().len()
+            + self.buffer.capacity()
+            + 2 * self.payload.capacity();
+        self.charge.set((bytes + besides) as u64);
     }
 
     /// Begins a state; the records that follow are of it. Names come in
@@ -251,6 +300,24 @@ impl TableWriter {
             }
             None => Err(Error::internal("stamps came before the first state to a table")
                 .at(format_args!("file {}", self.file))),
+        }
+    }
+
+    /// Says what stamp none of the values of the state is above, when all of them have
+    /// been added; nothing is known of that if nothing is said, or `None`.
+    ///
+    /// # Errors
+    /// `Internal` if the values of the state have no stamps.
+    pub fn set_newest_stamp(&mut self, newest: Option<u64>) -> Result<()> {
+        match self.states.last_mut().filter(|state| state.stamps.is_some() || newest.is_none()) {
+            Some(state) => {
+                state.newest_stamp = newest;
+                Ok(())
+            }
+            None => {
+                Err(Error::internal("a newest stamp came to a table for values without stamps")
+                    .at(format_args!("file {}", self.file)))
+            }
         }
     }
 
@@ -334,7 +401,15 @@ impl TableWriter {
     /// # Errors
     /// `Invalid` if the table has no records. Any error of the file; after a
     /// failed sync the file must not be used, whatever it seems to hold.
-    pub fn finish(mut self) -> Result<TableMeta> {
+    pub fn finish(self) -> Result<TableMeta> {
+        self.finish_counted().map(|(meta, _)| meta)
+    }
+
+    /// As [`finish`](Self::finish), and says what the table holds of each state.
+    ///
+    /// # Errors
+    /// As `finish`.
+    pub fn finish_counted(mut self) -> Result<(TableMeta, Properties)> {
         self.check_open()?;
         let Some((smallest, largest)) = self.groups else {
             return Err(Error::invalid("a table needs at least one record")
@@ -344,9 +419,7 @@ impl TableWriter {
         let groups = KeyGroupRange::new(smallest, largest)?;
         self.end_block()?;
         let filter_at = self.bytes_written();
-        let filter = encode_filter(&mem::take(&mut self.hashes), self.options.filter_bits_per_key);
-        self.write_part(PartKind::Filter, &filter)?;
-        drop(filter);
+        self.write_filter(filter_at)?;
         let index_at = self.bytes_written();
         let index = mem::take(&mut self.index);
         self.write_part(PartKind::Index, index.payload())?;
@@ -367,7 +440,7 @@ impl TableWriter {
                 .at(format_args!("file {}", self.file))
                 .remedy("check the disk's free space and health; the table is written again, as another file, by the next attempt")
         })?;
-        Ok(TableMeta {
+        let meta = TableMeta {
             file: self.file,
             bytes: self.written,
             hash: self.content.finish(),
@@ -375,7 +448,28 @@ impl TableWriter {
             tombstones: properties.total(|state| state.tombstones),
             raw_bytes: properties.total(StateProperties::raw_bytes),
             groups,
-        })
+        };
+        Ok((meta, properties))
+    }
+
+    /// Writes the filter, which is as large as all else that is in memory: it is made
+    /// where it is written from.
+    fn write_filter(&mut self, offset: u64) -> Result<()> {
+        let bytes = filter_bytes(self.hashes.count, self.options.filter_bits_per_key);
+        self.note_memory(bytes);
+        let mut frame = PageBuf::on_small_pages(FRAME_HEADER_BYTES + bytes)
+            .map_err(|why| Error::io("no memory for the filter of a table", why))?;
+        fill_filter(&mut frame[FRAME_HEADER_BYTES..], self.hashes.iter());
+        self.hashes = Hashes::default();
+        let framed = self.frames.frame_in_place(&mut frame, PartKind::Filter, offset);
+        if let Err(error) = framed {
+            self.failed = true;
+            return Err(error);
+        }
+        self.flush()?;
+        self.write_out(&frame)?;
+        self.note_memory(0);
+        Ok(())
     }
 
     fn check_open(&self) -> Result<()> {
@@ -513,6 +607,7 @@ impl TableWriter {
             self.payload = Vec::new();
             self.block = BlockBuilder::new();
         }
+        self.note_memory(0);
         if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
     }
 
@@ -535,16 +630,24 @@ impl TableWriter {
     }
 
     fn flush(&mut self) -> Result<()> {
-        if let Err(why) = self.out.write_all(&self.buffer) {
+        let buffer = mem::take(&mut self.buffer);
+        let written = self.write_out(&buffer);
+        self.buffer = buffer;
+        self.buffer.clear();
+        self.buffer.shrink_to(8 * MAX_BLOCK_BYTES);
+        written
+    }
+
+    /// Hands bytes to the file.
+    fn write_out(&mut self, bytes: &[u8]) -> Result<()> {
+        if let Err(why) = self.out.write_all(bytes) {
             self.failed = true;
             return Err(Error::io("could not write a table", why)
                 .at(format_args!("file {}, offset {}", self.file, self.written))
                 .remedy("check the disk's free space and health; the table is written again, as another file, by the next attempt"));
         }
-        self.content.update(&self.buffer);
-        self.written += self.buffer.len() as u64;
-        self.buffer.clear();
-        self.buffer.shrink_to(8 * MAX_BLOCK_BYTES);
+        self.content.update(bytes);
+        self.written += bytes.len() as u64;
         Ok(())
     }
 }

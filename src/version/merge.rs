@@ -21,7 +21,7 @@ use std::sync::Arc;
 use crate::base::{Error, KeyGroup, KeyGroupRange, Result, TimeDomain};
 use crate::format::collection::{EntryName, Placement, prefix_len};
 use crate::format::properties::StateProperties;
-use crate::table::{TableReader, TableScan};
+use crate::table::{TableReader, TableReads, TableScan};
 
 use super::DroppedStates;
 
@@ -51,6 +51,8 @@ pub(crate) struct MergedRecord<'a> {
     pub(crate) value_schema: u64,
     /// Which time the stamps in front of the values are of.
     pub(crate) stamps: Option<TimeDomain>,
+    /// What its table says that none of its stamps is above.
+    pub(crate) newest_stamp: Option<u64>,
     pub(crate) group: KeyGroup,
     pub(crate) hash: u64,
     pub(crate) key: &'a [u8],
@@ -137,6 +139,7 @@ impl Source {
             placement: state.placement,
             value_schema: state.value_schema,
             stamps: state.stamps,
+            newest_stamp: state.newest_stamp,
             group: KeyGroup(head.group),
             hash: head.hash,
             key: &head.key,
@@ -222,6 +225,21 @@ impl MergeScan {
             sources.push(source);
         }
         Ok(Self { spent: Vec::with_capacity(sources.len()), sources, marker: None })
+    }
+
+    /// Adds what was read so far, of each table.
+    pub(crate) fn count_reads(&self, reads: &mut TableReads) {
+        self.sources.iter().for_each(|source| source.scan.count_reads(reads));
+    }
+
+    /// Bytes of the buffers of all sources.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let of_head =
+            |head: &Head| head.key.capacity() + head.namespace.capacity() + head.value.capacity();
+        let of_source = |source: &Source| {
+            source.scan.memory_bytes() + source.head.as_ref().map_or(0, of_head) as u64
+        };
+        self.sources.iter().map(of_source).sum()
     }
 
     /// The next record, borrowed until the next call; `None` at the end.

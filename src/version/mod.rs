@@ -9,29 +9,42 @@
 //! A merge may take a range of key groups only. What it leaves of a table is the
 //! same file under a smaller slice, in a [`TableEntry`] of its own; entries share
 //! the [`TableFile`], so that a file goes when the last of them does.
+//!
+//! The records of a state in an entry are *spent* when nothing would change without
+//! them: they are deletions, or have all expired, and no older entry of the same key
+//! groups has records of the state that count. They count no more, as if the state had
+//! been dropped, and an entry without any that count goes, unread
+//! ([`without_spent`](Version::without_spent)). That is said of an entry and not of
+//! its file: an older version, which a snapshot under way is made of, may have
+//! something beneath.
 
 pub(crate) mod merge;
 pub(crate) mod plan;
 #[cfg(test)]
 mod plan_tests;
+#[cfg(test)]
+mod spent_tests;
+pub(crate) mod stats;
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
-use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::base::{KeyGroup, KeyGroupRange};
 use crate::env::ReadAt;
+use crate::env::local_files::LocalFile;
+use crate::format::properties::StateProperties;
 use crate::format::table::TableMeta;
 use crate::table::TableReader;
 
 /// Where a table's bytes can be had.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Places {
-    /// The file this process wrote, in the backend's own directory.
-    pub(crate) local: Option<PathBuf>,
+    /// The file that this process wrote, or fetched, in the backend's own directory.
+    pub(crate) local: Option<Arc<LocalFile>>,
     /// The open object it was restored from.
     pub(crate) restored: Option<Arc<dyn ReadAt>>,
     /// Where the checkpoint store has it.
@@ -56,13 +69,17 @@ pub(crate) struct Stored {
 pub(crate) struct TableFile {
     /// What the table is.
     pub(crate) meta: TableMeta,
-    /// Names of the states that it holds records of, ascending.
-    states: Vec<String>,
+    /// What it holds of each state, in the order of their names.
+    states: Vec<StateProperties>,
     /// Those of them whose records do not count any more.
     dropped: Mutex<DroppedStates>,
     places: Mutex<Places>,
-    /// Open, once somebody above has opened it.
-    reader: OnceLock<Arc<TableReader>>,
+    /// Open, once somebody above has opened it, where it is to be read now.
+    reader: Mutex<Option<Arc<TableReader>>>,
+    /// Blocks that look-ups read since it was asked last.
+    reads: Arc<AtomicU64>,
+    /// The same, of all the time, what is long ago counting less.
+    heat: AtomicU64,
 }
 
 /// One table of a version: a file, and the part of it that counts.
@@ -74,9 +91,14 @@ pub(crate) struct TableEntry {
     /// The key groups of it that belong to the shard and have not been merged
     /// into a newer table. Others in the file are not read.
     pub(crate) slice: KeyGroupRange,
+    /// Names of the states whose records in it are spent, ascending.
+    spent: DroppedStates,
 }
 
-/// Names of states that were dropped after a table was written, ascending.
+/// The part of a table that must be spent for it to be written anew.
+const WORTH_FRACTION: u64 = 8;
+
+/// Names of states whose records in a table do not count, ascending.
 pub(crate) type DroppedStates = Vec<String>;
 
 /// An entry is its file, seen through a slice.
@@ -89,20 +111,52 @@ impl Deref for TableEntry {
 }
 
 impl TableEntry {
-    /// A table that holds records of these states (ascending), of which some may
-    /// not count any more.
+    /// A table that holds records of these states (in the order of their names), of
+    /// which some may not count any more.
     pub(crate) fn new(
         meta: TableMeta,
         slice: KeyGroupRange,
-        states: Vec<String>,
+        states: Vec<StateProperties>,
         dropped: &[String],
         places: Places,
     ) -> Arc<Self> {
-        let (dropped_states, reader) = (Mutex::default(), OnceLock::new());
-        let file =
-            TableFile { meta, states, dropped: dropped_states, places: places.into(), reader };
+        let file = TableFile {
+            meta,
+            states,
+            dropped: Mutex::default(),
+            places: places.into(),
+            reader: Mutex::default(),
+            reads: Arc::default(),
+            heat: AtomicU64::new(0),
+        };
         file.drop_states(dropped);
-        Arc::new(Self { file: Arc::new(file), slice })
+        Arc::new(Self { file: Arc::new(file), slice, spent: Vec::new() })
+    }
+
+    /// The states whose records in it do not count: they were dropped, or the records
+    /// are spent.
+    pub(crate) fn dropped(&self) -> DroppedStates {
+        let mut dropped = self.file.dropped.lock().clone();
+        dropped.extend(self.spent.iter().cloned());
+        dropped.sort_unstable();
+        dropped.dedup();
+        dropped
+    }
+
+    /// What it holds of each state whose records count.
+    fn counting(&self) -> impl Iterator<Item = &StateProperties> {
+        let dropped = self.dropped();
+        self.states.iter().filter(move |state| !dropped.contains(&state.name))
+    }
+
+    /// Whether so much of it does not count that the rest is worth writing anew.
+    fn has_dropped(&self) -> bool {
+        if !self.file.dropped.lock().is_empty() {
+            return true;
+        }
+        let is_spent = |state: &&StateProperties| self.spent.contains(&state.name);
+        let spent: u64 = self.states.iter().filter(is_spent).map(StateProperties::raw_bytes).sum();
+        spent > 0 && spent >= self.meta.raw_bytes / WORTH_FRACTION
     }
 
     /// Its file.
@@ -119,7 +173,7 @@ impl TableEntry {
         [left, right].into_iter().filter(|&(.., is_left)| is_left).map(|(first, last, _)| {
             let range = KeyGroupRange::new(KeyGroup(first as u16), KeyGroup(last as u16));
             let slice = range.expect("a part of a range that is not empty");
-            Arc::new(Self { file: Arc::clone(&self.file), slice })
+            Arc::new(Self { file: Arc::clone(&self.file), slice, spent: self.spent.clone() })
         })
     }
 
@@ -138,27 +192,13 @@ impl TableEntry {
 }
 
 impl TableFile {
-    /// The states that it holds records of which do not count.
-    pub(crate) fn dropped(&self) -> DroppedStates {
-        self.dropped.lock().clone()
-    }
-
     /// From now on its records of these states do not count.
     pub(crate) fn drop_states(&self, names: &[String]) {
         let mut dropped = self.dropped.lock();
-        dropped.extend(names.iter().filter(|name| self.states.contains(name)).cloned());
+        let holds = |name: &&String| self.states.iter().any(|state| state.name == **name);
+        dropped.extend(names.iter().filter(holds).cloned());
         dropped.sort_unstable();
         dropped.dedup();
-    }
-
-    /// Whether records of a state in it do not count.
-    fn has_dropped(&self) -> bool {
-        !self.dropped.lock().is_empty()
-    }
-
-    /// Whether none of its records counts.
-    fn is_dropped(&self) -> bool {
-        !self.states.is_empty() && self.dropped.lock().len() == self.states.len()
     }
 
     /// Where its bytes are now.
@@ -168,12 +208,50 @@ impl TableFile {
 
     /// The open table, if somebody has opened it.
     pub(crate) fn reader(&self) -> Option<Arc<TableReader>> {
-        self.reader.get().cloned()
+        self.reader.lock().clone()
     }
 
     /// Notes that it is open, and gives what was noted first.
     pub(crate) fn set_reader(&self, reader: Arc<TableReader>) -> Arc<TableReader> {
-        Arc::clone(self.reader.get_or_init(|| reader))
+        Arc::clone(self.reader.lock().get_or_insert(reader))
+    }
+
+    /// Notes that there is a local file of it now, from which it is to be read.
+    pub(crate) fn set_local(&self, file: Arc<LocalFile>) {
+        self.places.lock().local = Some(file);
+        let before = self.reader.lock().take();
+        drop(before);
+    }
+
+    /// Gives the local file up. From now on the table is read by `reader`, or opened
+    /// anew where it is stored.
+    pub(crate) fn leave_local(&self, reader: Option<Arc<TableReader>>) {
+        let file = self.places.lock().local.take();
+        if let Some(file) = &file {
+            file.leave();
+        }
+        let before = std::mem::replace(&mut *self.reader.lock(), reader);
+        drop((before, file));
+    }
+
+    /// Counts the blocks that look-ups read of it.
+    pub(crate) fn reads(&self) -> &Arc<AtomicU64> {
+        &self.reads
+    }
+
+    /// How much it is asked for: the blocks that were read since it cooled last, and
+    /// what was left then.
+    pub(crate) fn heat(&self) -> u64 {
+        self.heat.load(Ordering::Relaxed).saturating_add(self.reads.load(Ordering::Relaxed))
+    }
+
+    /// Has what was read before count an eighth less, and gives the heat.
+    pub(crate) fn cool(&self) -> u64 {
+        let before = self.heat.load(Ordering::Relaxed);
+        let new = self.reads.swap(0, Ordering::Relaxed);
+        let heat = (before - before.div_ceil(8)).saturating_add(new);
+        self.heat.store(heat, Ordering::Relaxed);
+        heat
     }
 
     /// Notes that a store has it.
@@ -278,9 +356,45 @@ impl Version {
     /// This version without tables none of whose records counts, and those;
     /// `None` if there are none.
     pub(crate) fn without_dropped(&self) -> Option<(Self, Vec<Arc<TableEntry>>)> {
-        let (dropped, kept): (Vec<_>, Vec<_>) =
-            self.tables.iter().cloned().partition(|table| table.is_dropped());
+        let (kept, dropped): (Vec<_>, Vec<_>) =
+            self.tables.iter().cloned().partition(|table| table.counting().next().is_some());
         (!dropped.is_empty()).then(|| (Self::new(kept), dropped))
+    }
+
+    /// This version without records that are spent, and the tables that are gone for
+    /// it; `None` if there are none. Of what a table holds of a state it is asked
+    /// whether all values have expired.
+    pub(crate) fn without_spent(
+        &self,
+        have_expired: impl Fn(&StateProperties) -> bool,
+    ) -> Option<(Self, Vec<Arc<TableEntry>>)> {
+        let mut kept: Vec<Arc<TableEntry>> = Vec::with_capacity(self.tables.len());
+        let (mut gone, mut is_changed) = (Vec::new(), false);
+        for table in self.tables.iter() {
+            let is_free = |state: &&StateProperties| {
+                let older =
+                    kept.iter().filter(|older| older.slice.intersection(table.slice).is_some());
+                !older.flat_map(|older| older.counting()).any(|beneath| beneath.name == state.name)
+            };
+            let has_values = |state: &StateProperties| state.records > state.tombstones;
+            let spent = table.counting().filter(|state| !has_values(state) || have_expired(state));
+            let spent: Vec<_> = spent.filter(is_free).map(|state| state.name.clone()).collect();
+            if spent.is_empty() {
+                kept.push(Arc::clone(table));
+                continue;
+            }
+            is_changed = true;
+            let mut all = [&table.spent[..], &spent].concat();
+            all.sort_unstable();
+            let file = Arc::clone(&table.file);
+            let entry = TableEntry { file, slice: table.slice, spent: all };
+            if entry.counting().next().is_none() {
+                gone.push(Arc::clone(table));
+            } else {
+                kept.push(Arc::new(entry));
+            }
+        }
+        is_changed.then(|| (Self::new(kept), gone))
     }
 }
 
@@ -301,7 +415,8 @@ mod tests {
             raw_bytes: bytes,
             groups,
         };
-        TableEntry::new(meta, groups, vec!["a".into()], &[], Places::default())
+        let state = StateProperties { name: "a".into(), records: 1, ..Default::default() };
+        TableEntry::new(meta, groups, vec![state], &[], Places::default())
     }
 
     fn numbers(version: &Version) -> Vec<u64> {

@@ -28,11 +28,18 @@
 //!    bytes of its delta (or of the usual one, if that is larger), and at least a
 //!    quarter of a partition. A step is taken when what was granted covers what it reads; what it writes is
 //!    taken off again. Up to half of a grant goes to what 3. does during a cycle, and
-//!    the rest leaves a quarter for it, so that neither waits for the other for ever.
+//!    the rest leaves a quarter for it. If it took what the next step of the cycle
+//!    needed, it waits until that was taken: so neither waits for the other for ever.
 //!    Grants are saved up, but no more than one, or one and a half partitions, so that
 //!    no snapshot ever uploads more of merged tables than that. (A single group that
 //!    is larger waits until as much is saved up as may be, and the rest is owed.)
 //!    Whole tables that no store has yet are merged for nothing.
+//! 6. A shard is *behind* where a key group is in more than [`BEHIND`] times
+//!    `max_tables`: deltas that are small beside a partition, each with every key
+//!    group, come faster than steps do that must have saved up a partition. Then
+//!    nothing of a grant is left unused: a step is taken as soon as anything is
+//!    granted, and the rest is owed. What 3. does begins where the most tables are, and
+//!    takes turns with the cycle, byte for byte.
 //!
 //! Everything but the position of a cycle follows from the version alone. After a
 //! restore it is forgotten, and the next cycle passes over what is merged already.
@@ -56,6 +63,8 @@ const EARLY_PERCENT: u64 = 60;
 const LEAST_PERCENT: u64 = 20;
 /// Bytes that merges may add to a snapshot for each byte of a delta.
 const RATION: u64 = 7;
+/// Times as many tables as there may be, above which a shard is behind.
+const BEHIND: usize = 2;
 /// A shard with less than a partition divided by this is merged only for the
 /// number of its tables: there is nothing to be gained.
 const SMALL_FRACTION: u64 = 32;
@@ -137,6 +146,13 @@ pub(crate) struct MergePlanner {
     /// What of it may go to urgent steps: the others must get on, too, since they
     /// put an end to what makes those urgent.
     urgent: i64,
+    /// Whether an urgent step was taken since the last grant.
+    urgent_taken: bool,
+    /// Urgent steps wait for one of the cycle, from which they took what it needed.
+    is_turn_of_cycle: bool,
+    /// Bytes that urgent steps have added and the cycle has not, since the shard is
+    /// behind; less than none the other way round.
+    ahead_of_cycle: i64,
     cycle: Option<Cycle>,
     /// Tables that cannot be merged with later ones.
     apart: BTreeSet<FileId>,
@@ -221,6 +237,13 @@ fn pieces<'a>(tables: &[&'a Arc<TableEntry>], next: u32) -> Vec<Piece<'a>> {
     borders.windows(2).map(piece).collect()
 }
 
+/// Bytes above the bottom.
+pub(crate) fn debt_bytes(version: &Version) -> u64 {
+    let tables: Vec<_> = version.tables().iter().collect();
+    let runs = hull(&tables).map(|all| runs(&tables, all)).unwrap_or_default();
+    runs.iter().skip(1).map(|run| run.bytes).sum()
+}
+
 impl MergePlanner {
     pub(crate) fn new(limits: MergeLimits) -> Self {
         let most = i64::try_from(limits.saved_bytes()).unwrap_or(i64::MAX);
@@ -232,6 +255,9 @@ impl MergePlanner {
             most,
             ration: limits.partition_bytes / 4,
             urgent: most / 2,
+            urgent_taken: false,
+            is_turn_of_cycle: false,
+            ahead_of_cycle: 0,
             cycle: None,
             apart: BTreeSet::new(),
         }
@@ -250,6 +276,7 @@ impl MergePlanner {
         let ration = usual.max(bytes).saturating_mul(RATION).max(self.limits.partition_bytes / 4);
         self.ration = ration;
         self.urgent = i64::try_from(ration / 2).unwrap_or(i64::MAX);
+        self.urgent_taken = false;
         self.most = i64::try_from(ration.max(self.limits.saved_bytes())).unwrap_or(i64::MAX);
         self.granted = self.granted.saturating_add_unsigned(ration).min(self.most);
     }
@@ -321,26 +348,60 @@ impl MergePlanner {
         let most = self.limits.max_tables;
         let more = most.saturating_add((most / 2).max(1));
         let all = u64::from(hull(&tables)?.count());
+        let ration = self.ration;
         let few = |bytes: &[u64], groups: KeyGroupRange| {
-            let most_bytes = self.ration.saturating_mul(4) / all;
+            let most_bytes = ration.saturating_mul(4) / all;
             newest_of(bytes, more, most_bytes.saturating_mul(u64::from(groups.count())))
         };
+        let pieces = pieces(&tables, 0);
+        let deepest = pieces.iter().map(|piece| piece.tables.len()).max().unwrap_or(0);
+        let is_behind = deepest > most.saturating_mul(BEHIND);
+        let urgent = self.runs_step(version, &tables, more, is_behind, few);
+        if is_behind && self.cycle.is_some() {
+            if self.granted <= 0 {
+                return None;
+            }
+            let cycle = |this: &mut Self| this.cycle_step(version, &tables);
+            let urgent = urgent.map(|plan| MergePlan { is_urgent: true, ..plan });
+            return if self.ahead_of_cycle > 0 {
+                cycle(self).or(urgent)
+            } else {
+                urgent.or_else(|| cycle(self))
+            };
+        }
+        self.ahead_of_cycle = 0;
         // Where it is urgent, all that is granted; otherwise something is left for
         // what will be.
-        let urgent = self.runs_step(version, &tables, more, few);
-        if let Some(plan) = urgent.filter(|plan| self.urgent > 0 && self.is_granted(plan, 0)) {
+        let may_be_urgent = self.urgent > 0 && !(self.is_turn_of_cycle && self.cycle.is_some());
+        let urgent = urgent.filter(|_| may_be_urgent);
+        if let Some(plan) = urgent.filter(|plan| self.is_granted(plan, 0)) {
             return Some(MergePlan { is_urgent: true, ..plan });
         }
         let plan = if self.cycle.is_some() {
             self.cycle_step(version, &tables)
         } else {
             let by_size = |bytes: &[u64], _| newest_of(bytes, most, u64::MAX);
-            self.runs_step(version, &tables, most, by_size).or_else(|| {
+            self.runs_step(version, &tables, most, is_behind, by_size).or_else(|| {
                 let newest = self.newest_small(&tables).filter(|_| self.are_many(&tables))?;
                 self.plan(version, &newest, self.cut(&newest, hull(&newest)?))
             })
         };
-        plan.filter(|plan| self.is_granted(plan, self.ration / 4))
+        let plan = plan.or_else(|| self.deletions_step(version, &tables));
+        let granted = plan.as_ref().is_some_and(|plan| self.is_granted(plan, self.ration / 4));
+        // No more is saved up than for a step, so there would never be enough of it.
+        let is_kept_waiting = !granted && plan.as_ref().is_some_and(|plan| plan.of_cycle);
+        self.is_turn_of_cycle |= is_kept_waiting && self.urgent_taken;
+        plan.filter(|_| granted)
+    }
+
+    /// A step that writes a table of deletions anew without them: what they deleted went
+    /// unread, and nothing is left beneath.
+    fn deletions_step(&self, version: &Version, tables: &[&Arc<TableEntry>]) -> Option<MergePlan> {
+        let plan = |table: &&Arc<TableEntry>| {
+            self.plan(version, &[*table], self.cut(&[*table], table.slice))
+        };
+        let of_deletions = tables.iter().filter(|table| is_of_deletions(table));
+        of_deletions.filter_map(plan).find(|plan| plan.to_the_bottom)
     }
 
     /// Whether a step is granted that is to leave so many bytes to others.
@@ -350,16 +411,20 @@ impl MergePlanner {
     }
 
     /// A step that merges the newest tables of the first groups that are in more than
-    /// `limit`: from the one on that `oldest` tells, given the bytes of all and the groups.
+    /// `limit`, or of those that are in the most: from the one on that `oldest` tells,
+    /// given the bytes of all and the groups.
     fn runs_step(
         &self,
         version: &Version,
         tables: &[&Arc<TableEntry>],
         limit: usize,
+        deepest_first: bool,
         oldest: impl Fn(&[u64], KeyGroupRange) -> Option<usize>,
     ) -> Option<MergePlan> {
         let pieces = pieces(tables, 0);
-        let first = pieces.iter().position(|piece| piece.tables.len() > limit)?;
+        let deepest = pieces.iter().map(|piece| piece.tables.len()).max()?;
+        let limit_of_first = if deepest_first { limit.max(deepest - 1) } else { limit };
+        let first = pieces.iter().position(|piece| piece.tables.len() > limit_of_first)?;
         let mut inputs: BTreeSet<*const TableEntry> = BTreeSet::new();
         let mut groups: Option<KeyGroupRange> = None;
         for (at, piece) in pieces.iter().enumerate().skip(first) {
@@ -470,7 +535,8 @@ impl MergePlanner {
     ) -> Option<MergePlan> {
         let inputs = tables.iter().filter(|table| table.slice.intersection(groups).is_some());
         let inputs: Vec<_> = inputs.copied().cloned().collect();
-        if inputs.len() < 2 && !inputs.iter().any(|table| table.has_dropped()) {
+        let gains = |table: &Arc<TableEntry>| table.has_dropped() || is_of_deletions(table);
+        if inputs.len() < 2 && !inputs.iter().any(gains) {
             return None;
         }
         // What no store has and is used up need not be uploaded any more.
@@ -497,13 +563,23 @@ impl MergePlanner {
         let added = result.bytes.min(plan.adds_bytes);
         self.granted = self.granted.saturating_sub_unsigned(added);
         if plan.is_urgent {
+            self.urgent_taken = true;
             self.urgent = self.urgent.saturating_sub_unsigned(added);
+            self.ahead_of_cycle = self.ahead_of_cycle.saturating_add_unsigned(added);
+        } else if plan.of_cycle {
+            self.ahead_of_cycle = self.ahead_of_cycle.saturating_sub_unsigned(added);
         }
         self.apart.extend(result.left_out);
         if let Some(cycle) = self.cycle.as_mut().filter(|_| plan.of_cycle) {
+            self.is_turn_of_cycle = false;
             cycle.next = u32::from(plan.groups.last().0) + 1;
         }
     }
+}
+
+/// Whether half of its records, or more, are deletions.
+fn is_of_deletions(table: &TableEntry) -> bool {
+    table.meta.tombstones > 0 && table.meta.tombstones >= table.meta.records / 2
 }
 
 /// What lies above the bottom in `groups`, per hundred bytes of what is alive there.

@@ -56,6 +56,24 @@ fn a_full_disk_is_told_when_memory_is_full_and_work_goes_on_when_it_has_room() {
     }
 }
 
+/// A merge that is done says that there are new tables; that changes could not be
+/// written is told all the same, and so they are written again.
+#[test]
+fn a_write_that_failed_once_is_tried_again_whatever_else_is_done_meanwhile() {
+    for nth in 1..60 {
+        let env = SimEnv::new(nth);
+        let mut job = Job::open(&env, None);
+        env.fail_nth(FaultKind::Create, nth, FaultError::ENOSPC, false);
+        for key in 0..12_000 {
+            if let Err(error) = job.put(key, &VALUE) {
+                assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+                job.put(key, &VALUE).unwrap();
+            }
+        }
+        assert!(env.fault_fired());
+    }
+}
+
 /// What a snapshot that was given up had frozen is still to be written, or memory would
 /// be full of it for ever.
 #[test]

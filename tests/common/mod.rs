@@ -339,12 +339,17 @@ impl Job {
         self.try_put(key, value).expect("a record is put");
     }
 
-    pub fn delete(&mut self, key: usize) {
+    pub fn try_delete(&mut self, key: usize) -> Result<()> {
         let space = Arc::clone(&self.space);
         let (shard, ids) = self.shard_of(key);
         let id = ids.get(shard, &space, space.keys[key].state);
-        shard.delete(id, space.key_ref(key)).expect("a record is deleted");
+        shard.delete(id, space.key_ref(key))?;
         self.model.remove(&key);
+        Ok(())
+    }
+
+    pub fn delete(&mut self, key: usize) {
+        self.try_delete(key).expect("a record is deleted");
     }
 
     /// Puts and deletes some keys at random.

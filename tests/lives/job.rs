@@ -307,13 +307,24 @@ impl Life {
     /// asks for later than its first snapshots is in them as the last one left it.
     fn open(&mut self, handles: &[SnapshotHandle], is_new: bool) {
         self.shards.clear();
-        self.backend = None;
+        if let Some(backend) = self.backend.take() {
+            let local = backend.local_dir();
+            self.tally.count("left the local directory", local.evicted_bytes);
+            self.tally.count("fetched", local.fetched_bytes);
+        }
         let max = MaxParallelism::new(GROUPS).unwrap();
         let sink = Arc::new(Sink::open(&self.env, "/shared/checkpoints", &self.door));
         let mut builder = Backend::builder("/node/state");
         if self.rng.one_in(2) {
             // So large that memory is short only when a step says so.
             builder = builder.memory_budget_bytes(1 << 30);
+        }
+        if self.rng.one_in(2) {
+            // What is completed leaves the local directory, some of it or all.
+            builder = builder.local_limit_bytes([0, 500, 3_000, 20_000][self.pick(4)]);
+        }
+        if self.rng.one_in(4) {
+            builder = builder.local_copies(true);
         }
         let backend = builder
             .sink(Arc::clone(&sink) as _)

@@ -37,7 +37,8 @@ impl Tally {
             "time to live changed",
             "in the middle",
             "side by side",
-            "in the middle",
+            "left the local directory",
+            "fetched",
         ] {
             assert!(
                 self.0.get(what).is_some_and(|times| *times > 20),

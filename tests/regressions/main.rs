@@ -12,6 +12,8 @@
 //! - 22 (copy-on-write races with an asynchronous snapshot): here with threads,
 //!   and as a model of the hand-over, in `tests/loom`.
 //!
+//! `budget` has those of them again that state larger than memory could bring back.
+//!
 //! Not here, because the engine has no such part: 1, 4, 5, 8, 9, 10, 13, 21 (the
 //! files of other jobs, reference counts, savepoints, fencing, resumed uploads),
 //! 34 (changelog). 26 is a bug of operator state; the same is asked of timers.
@@ -19,6 +21,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod budget;
 mod durability;
 mod expiry;
 mod identity;

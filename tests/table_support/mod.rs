@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use alluvium::TimeDomain;
 use alluvium::base::{FileId, KeyGroup, KeyGroupRange, MaxParallelism, Result};
 use alluvium::codec::KeyRef;
 use alluvium::env::{ReadAt, WriteFile};
@@ -103,6 +104,8 @@ pub struct Model {
     pub states: BTreeMap<String, Records>,
     /// The names of those of collections.
     pub collections: BTreeSet<String>,
+    /// Of states whose values have stamps in front: of which time, and the newest.
+    pub stamps: BTreeMap<String, (TimeDomain, Option<u64>)>,
 }
 
 impl Model {
@@ -158,6 +161,10 @@ impl Model {
             for ((group, hash, key, namespace), value) in records {
                 writer.add(*group, *hash, key, namespace, value.as_deref())?;
             }
+            if let Some((time, newest)) = self.stamps.get(state) {
+                writer.set_stamps(Some(*time))?;
+                writer.set_newest_stamp(*newest)?;
+            }
         }
         let meta = writer.finish()?;
         let bytes = std::mem::take(&mut *out.0.lock().unwrap());
@@ -201,6 +208,36 @@ pub struct Row {
     pub key: Vec<u8>,
     pub namespace: Vec<u8>,
     pub value: Option<Vec<u8>>,
+}
+
+/// A value with a stamp in front.
+pub fn stamped(stamp: u64, value: &[u8]) -> Vec<u8> {
+    [&stamp.to_le_bytes()[..], value].concat()
+}
+
+/// A small table of values that expire, by either time: with the newest stamp, without
+/// it, and deletions alone.
+pub fn small_timed() -> Model {
+    let mut model = Model { max_parallelism: MaxParallelism::new(4).unwrap(), ..Model::default() };
+    for i in 0..12u64 {
+        model.insert("clock", &i.to_be_bytes(), b"", Some(&stamped(1000 + i, b"value")));
+        model.insert("unsaid", &i.to_be_bytes(), b"w", Some(&stamped(i, b"")));
+        model.insert("zzz deleted", &[i as u8], b"", None);
+        let (entry, value) = (i.to_be_bytes(), stamped(u64::MAX - i, b"entry"));
+        let name = EntryName::entry(b"ns", &entry);
+        model.insert_named("event", b"map", name, (i % 5 != 1).then_some(&value));
+    }
+    model.insert("clock", b"gone", b"", None);
+    model.insert("plain", b"k", b"", Some(b"v"));
+    for (state, time, newest) in [
+        ("clock", TimeDomain::Processing, Some(1011)),
+        ("event", TimeDomain::Event, Some(u64::MAX)),
+        ("unsaid", TimeDomain::Processing, None),
+        ("zzz deleted", TimeDomain::Event, None),
+    ] {
+        model.stamps.insert(state.to_owned(), (time, newest));
+    }
+    model
 }
 
 /// Everything a scan lends.

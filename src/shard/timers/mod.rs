@@ -31,13 +31,14 @@ use crate::base::{Error, KeyGroup, Result, TimeDomain};
 use crate::codec::KeyRef;
 use crate::format::manifest::StateMeta;
 use crate::memtable::{Below, Lookup, Memtable, Probe, Shown};
-use crate::table::PlacedKey;
+use crate::table::{PlacedKey, TableReads};
 
 use self::store::{TIME_BYTES, TimerRef, TimerSpec, TimerStore, TimersId};
 use super::base_scan::BaseRecord;
 use super::base_tables::StateBase;
 use super::collections::Family;
 use super::rekey::{OldCodecs, Rename};
+use super::stats::Cause;
 use super::store::StateId;
 use super::{ShardCore, StateSlot, WARM_PER_OPERATION};
 use crate::memtable::queue::{Entry, TimeQueue};
@@ -297,8 +298,13 @@ impl ShardCore {
         let timers = &mut self.timers[at];
         let slot = &mut self.states[timers.state];
         let at_base = PlacedKey::in_group(probe.group, probe.key, probe.namespace);
-        if slot.memtable.get(probe) == Lookup::Absent && slot.base.get(at_base, &mut self.value)? {
-            timers.promote(&mut slot.memtable, probe, &self.value)?;
+        if slot.memtable.get(probe) == Lookup::Absent {
+            let mut reads = TableReads::default();
+            let found = slot.base.get(at_base, &mut self.value, &mut reads)?;
+            slot.lookups.note(found, reads);
+            if found {
+                timers.promote(&mut slot.memtable, probe, &self.value)?;
+            }
         }
         if timers.closed.is_some() { Err(self.closed(at)) } else { Ok(()) }
     }
@@ -308,8 +314,13 @@ impl ShardCore {
     fn complete(&mut self, at: usize) -> Result<()> {
         match self.states[self.timers[at].state].memtable.below() {
             Below::Nothing => Ok(()),
-            Below::Tables => self.take_in_all(at),
+            Below::Tables => self.wait_for_all(at),
         }
+    }
+
+    #[cold]
+    fn wait_for_all(&mut self, at: usize) -> Result<()> {
+        self.stalled(Cause::Loading, |core| core.take_in_all(at))
     }
 
     /// Reads all timers from the tables. If that fails, those that were read
@@ -322,6 +333,7 @@ impl ShardCore {
         while let Some(record) = scan.next()? {
             let probe = slot.memtable.probe(record.group, record.key, record.namespace);
             timers.promote(&mut slot.memtable, &probe, record.value)?;
+            slot.lookups.promoted += 1;
         }
         if timers.closed.is_some() {
             return Err(self.closed(at));

@@ -6,18 +6,22 @@
 //! end of the queue, so that shards take turns. A step that fails leaves everything
 //! as it was, and the next snapshot tries again.
 //!
+//! Before that, what is spent leaves the version, unread: tables of deletions with
+//! nothing beneath, and of values that have all expired
+//! ([`Version::without_spent`](crate::version::Version::without_spent)).
+//!
 //! What a step may do to values goes by the newest snapshot that was done when it
 //! was planned (see [`MigrationsNow`](crate::shard::migration::MigrationsNow)).
 //!
 //! The local file of a table goes when no version has any slice of it, be it the
-//! present one, one that a snapshot under way is made of, or one of a snapshot that
-//! may still be confirmed.
+//! present one or one that a snapshot under way is made of, and no view has it open.
 
 use std::sync::Arc;
 
-use super::Pipeline;
+use super::{Pipeline, own_table};
 use crate::base::{Error, Result};
 use crate::env::executor::Priority;
+use crate::env::ledger::MemoryComponent;
 use crate::shard::compact;
 use crate::shard::migration::MigrationsThen;
 use crate::table::TableReader;
@@ -90,27 +94,37 @@ impl Pipeline {
         migrations: MigrationsThen,
         watermark: Option<i64>,
     ) {
-        self.remove_replaced();
         self.tables.lock().merging.snapshot_done(migrations, watermark);
         self.take_next_step();
     }
 
     /// Queues the next step, unless there is none or one is under way.
     fn take_next_step(self: &Arc<Self>) {
-        let step = {
+        let (step, is_changed) = {
             let tables = &mut *self.tables.lock();
             let merging = &mut tables.merging;
             if merging.busy {
                 return;
             }
             let Some(after) = merging.newest_done.clone() else { return };
+            let mut is_changed = false;
             if std::mem::take(&mut merging.due) {
+                let migrations = self.config.migrations.since(&after.migrations, after.watermark);
+                let spent = tables.version.without_spent(|state| migrations.have_expired(state));
+                if let Some((version, gone)) = spent {
+                    tables.replaced.extend(version.files_gone(&gone));
+                    tables.version = version;
+                    is_changed = true;
+                }
                 merging.planner.begin(&tables.version);
             }
             let plan = merging.planner.step(&tables.version);
             merging.busy = plan.is_some();
-            plan.map(|plan| Step { plan, after })
+            (plan.map(|plan| Step { plan, after }), is_changed)
         };
+        if is_changed {
+            self.publish_view(Ok(()));
+        }
         let Some(step) = step else { return };
         let this = Arc::clone(self);
         self.config.executor.spawn(Priority::Idle, move || {
@@ -118,9 +132,12 @@ impl Pipeline {
                 let _busy = Busy(&this);
                 this.merge(&step)
             };
+            // What it was made of is needed no more.
+            drop(step);
             match outcome {
                 Ok(()) => {
                     this.publish_view(Ok(()));
+                    this.tables_changed();
                     this.take_next_step();
                 }
                 // The tables are as they were; the next snapshot tries again.
@@ -137,7 +154,7 @@ impl Pipeline {
             let migrations = self.config.migrations.since(&after.migrations, after.watermark);
             let mut sources = Vec::with_capacity(plan.inputs.len());
             for table in &plan.inputs {
-                let reader = Arc::new(TableReader::open(self.open_bytes(table)?, &table.meta)?);
+                let reader = self.open_table(table, TableReader::open)?;
                 let dropped = table.dropped();
                 let slice = table.slice.intersection(plan.groups);
                 let slice = slice.ok_or_else(|| Error::internal("a step without groups"))?;
@@ -155,19 +172,14 @@ impl Pipeline {
                 return Ok(());
             }
             let left_away: Vec<_> = sources.iter().map(|source| source.dropped.clone()).collect();
-            let file = self.config.files.next();
-            let path = self.local_path(file);
+            let (file, local) = self.config.local.new_file();
             let merged = compact::merge(
                 sources,
                 plan.to_the_bottom && left_out == 0,
                 &migrations,
                 self.config.env.fs(),
-                &path,
-                compact::Output {
-                    file,
-                    max_parallelism: self.config.max_parallelism,
-                    options: self.config.table_options,
-                },
+                local.path(),
+                self.output(file, MemoryComponent::Merging),
                 || {
                     if self.config.executor.is_closed() {
                         return Err(Error::closed("the backend is being closed"));
@@ -177,9 +189,9 @@ impl Pipeline {
                 },
             );
             let output = match merged {
-                Ok(merged) => merged.map(|merged| self.own_table(merged.meta, merged.states, path)),
+                Ok(merged) => merged.map(|merged| own_table(merged.meta, merged.states, local)),
                 Err(failure) => {
-                    self.remove_local(&path);
+                    self.config.local.abandon(local);
                     match failure {
                         compact::Failure::Tables(error) => return Err(error),
                         compact::Failure::Migration(state, error) => {
@@ -208,25 +220,18 @@ impl Pipeline {
             };
             tables.replaced.extend(version.files_gone(inputs));
             tables.version = version;
+            let read = inputs.iter().map(|input| input.bytes_in(plan.groups)).sum();
+            tables.done.note_merge(read, result.bytes);
             tables.merging.planner.done(plan, result);
             return Ok(());
         }
     }
 
-    /// Removes the local files that no version has any more.
-    fn remove_replaced(&self) {
-        let mut unused = Vec::new();
-        self.tables.lock().replaced.retain(|file| {
-            // Every entry of a version has a reference.
-            let used = Arc::strong_count(file) > 1;
-            if !used {
-                unused.extend(file.places().local);
-            }
-            used
-        });
-        for path in unused {
-            self.remove_local(&path);
-        }
+    /// Lets go of what no version has any more, and has the local directory seen to.
+    pub(super) fn tables_changed(&self) {
+        // Every entry of a version has a reference.
+        self.tables.lock().replaced.retain(|file| Arc::strong_count(file) > 1);
+        self.config.local.tables_changed();
     }
 }
 
