@@ -760,6 +760,9 @@ impl Coordinator {
         }
         let Some(pending) = self.pending.remove(&id) else { return };
         cut(&mut reason, MAX_TEXT_BYTES);
+        if reason.is_empty() {
+            "no reason was given".clone_into(&mut reason);
+        }
         let now_ns = self.env.monotonic_ns();
         self.outcomes.push(pending.outcome(now_ns, Some(reason.clone())));
         let released = self.registry.release(&Holder::Pending(id));
