@@ -56,8 +56,8 @@ pub(super) struct Garbage {
     trash: Vec<Arc<str>>,
     /// What earlier epochs left behind was looked for.
     swept: bool,
-    /// Why nothing may be deleted.
-    unknown: Option<Arc<Error>>,
+    /// Of which it is not known what they need, and why: nothing may be deleted.
+    unknown: Vec<(CheckpointRef, Error)>,
 }
 
 /// A retired checkpoint whose files are being deleted.
@@ -98,42 +98,59 @@ impl Garbage {
 }
 
 impl Coordinator {
-    /// Why nothing is deleted, if so: a checkpoint that is kept could not be read when
-    /// the coordinator was opened, so nobody knows which files it needs.
+    /// Why nothing is deleted, if so: a checkpoint that is kept could not be read, so
+    /// nobody knows which files it needs. If the store could not be reached it is read
+    /// again with each [`collect`](Self::collect); one that is damaged holds deleting
+    /// up until it is given up.
     pub fn deletes_nothing(&self) -> Option<&Error> {
-        self.garbage.unknown.as_deref()
+        self.garbage.unknown.first().map(|(_, error)| error)
     }
 
     /// Reads which files the checkpoints in the journal need.
     pub(super) fn learn_files(&mut self) {
         let entry = self.seen.clone();
-        for reference in entry.kept() {
-            if let Err(error) = self.learn(reference) {
-                tracing::error!(
-                    job = self.layout.root(), checkpoint = reference.id.0, %error,
-                    "a checkpoint that is kept cannot be read; no files are deleted"
-                );
-                self.garbage.unknown = Some(Arc::new(error));
-            }
-        }
-        for reference in &entry.retired {
-            // What is missing of it has gone already; what cannot be read for another
-            // reason is tried again by the next coordinator.
-            match self.learn(reference) {
-                Ok(()) => self.garbage.retired.push_back(reference.clone()),
-                Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    self.garbage.retired.push_back(reference.clone());
-                }
-                Err(error) => self.garbage.unknown = Some(Arc::new(error)),
+        for reference in entry.kept().chain(&entry.retired) {
+            let holder = Holder::Completed(reference.location.clone());
+            if !self.registry.knows(&holder) {
+                self.learn(reference);
             }
         }
     }
 
-    fn learn(&mut self, reference: &CheckpointRef) -> Result<()> {
-        let holder = Holder::Completed(reference.location.clone());
-        if self.registry.knows(&holder) {
-            return Ok(());
+    /// Reads again what could not be read, if it may be otherwise now.
+    fn learn_again(&mut self) {
+        for (reference, error) in std::mem::take(&mut self.garbage.unknown) {
+            if error.is_retryable() || !self.is_kept(&reference) {
+                self.learn(&reference);
+            } else {
+                self.garbage.unknown.push((reference, error));
+            }
         }
+    }
+
+    fn is_kept(&self, reference: &CheckpointRef) -> bool {
+        self.seen.kept().any(|kept| kept == reference)
+    }
+
+    fn learn(&mut self, reference: &CheckpointRef) {
+        let is_kept = self.is_kept(reference);
+        match self.read_files(reference) {
+            // What is missing of one that is retired has gone already.
+            Err(error) if is_kept || error.kind() != ErrorKind::Corrupt => {
+                tracing::error!(
+                    job = self.layout.root(), checkpoint = reference.id.0, %error,
+                    "a checkpoint cannot be read; no files are deleted"
+                );
+                self.garbage.unknown.push((reference.clone(), error));
+            }
+            _ if is_kept || self.garbage.retired.contains(reference) => {}
+            _ => self.garbage.retired.push_back(reference.clone()),
+        }
+    }
+
+    /// Has a checkpoint hold its files; those that are known, if it cannot be read.
+    fn read_files(&mut self, reference: &CheckpointRef) -> Result<()> {
+        let holder = Holder::Completed(reference.location.clone());
         self.registry.hold(&holder, [(&*reference.location, reference.bytes)]);
         let checkpoint = view::read_checkpoint(&*self.store, reference)?;
         let source = StoreSink::new(Arc::clone(&self.store));
@@ -144,8 +161,13 @@ impl Coordinator {
                     let files = files_of(&manifest, &shard.handle);
                     hold_all(&mut self.registry, &holder, &files);
                 }
-                // The others' files are known all the same.
-                Err(error) => outcome = Err(error),
+                // That the store fails weighs more than that something is missing.
+                Err(error) => {
+                    let is_worse = |before: &Error| !before.is_retryable();
+                    if outcome.as_ref().err().is_none_or(is_worse) {
+                        outcome = Err(error);
+                    }
+                }
             }
         }
         outcome
@@ -159,7 +181,8 @@ impl Coordinator {
     pub fn collect(&mut self, limit: usize) -> Result<Collected> {
         self.settle()?;
         let mut collected = Collected::default();
-        if self.garbage.unknown.is_some() {
+        self.learn_again();
+        if !self.garbage.unknown.is_empty() {
             return Ok(Collected { is_done: true, ..collected });
         }
         if !self.garbage.swept {
