@@ -210,13 +210,16 @@ impl Coordinator {
         Ok(collected)
     }
 
-    /// Looks for files of this epoch that nobody needs, such as those of shards that
-    /// failed before they could acknowledge anything. They go when a checkpoint that
-    /// begins from now on is complete. Lists all objects of the epoch.
+    /// Looks for files that nobody needs: those of shards that failed before they
+    /// could acknowledge anything, and what came to be after it was given up. Files of
+    /// this epoch go when a checkpoint that begins from now on is complete, those of
+    /// earlier ones with the next [`collect`](Self::collect). Lists all objects of the
+    /// job; returns how many nobody needs.
     ///
     /// # Errors
     /// `Unavailable` if the store cannot be read.
     pub fn sweep(&mut self) -> Result<usize> {
+        let old = self.look_for_leftovers()?;
         let prefix = format!("{}/", self.layout.epoch(self.epoch()));
         let files = self.store.list(&prefix)?;
         let unknown = files.iter().filter(|name| !self.registry.is_held(name.as_str()));
@@ -224,23 +227,28 @@ impl Coordinator {
             unknown.map(|name| Released { location: name.as_str().into(), bytes: 0 }).collect();
         let found = unknown.len();
         self.garbage.add_loose(SnapshotId(self.next_id.0.saturating_sub(1)), unknown);
-        Ok(found)
+        Ok(old + found)
     }
 
-    /// What earlier epochs left behind.
-    fn look_for_leftovers(&mut self) -> Result<()> {
+    /// What earlier epochs left behind, and metadata of what was given up. Returns how
+    /// many objects that are.
+    fn look_for_leftovers(&mut self) -> Result<usize> {
         let (epoch, layout) = (self.epoch(), &self.layout);
         let files = self.store.list(&layout.epochs())?;
         let old_files = files
             .iter()
             .filter(|name| layout.epoch_of_file(name.as_str()).is_some_and(|of| of < epoch));
         let metas = self.store.list(&layout.checkpoints())?;
-        let old_metas = metas
-            .iter()
-            .filter(|name| layout.epoch_of_checkpoint(name).is_some_and(|of| of < epoch));
+        let old_metas = metas.iter().filter(|name| {
+            layout.checkpoint_of(name).is_some_and(|(id, of)| {
+                of < epoch || of == epoch && !self.pending.contains_key(&id)
+            })
+        });
         let left = old_files.chain(old_metas).filter(|name| !self.registry.is_held(name.as_str()));
-        self.garbage.trash.extend(left.map(|name| Arc::from(name.as_str())));
-        Ok(())
+        let left: Vec<Arc<str>> = left.map(|name| Arc::from(name.as_str())).collect();
+        let found = left.len();
+        self.garbage.trash.extend(left);
+        Ok(found)
     }
 
     /// Gives up the files of retired checkpoints that nobody reads. Returns how many
@@ -360,7 +368,8 @@ pub fn orphans(store: &Arc<dyn ObjectStore>, job: &str) -> Result<Vec<Orphan>> {
     let epoch = now.as_ref().map_or(0, |entry| entry.epoch.min(view.entry().epoch));
     let mut orphans = Vec::new();
     for name in names {
-        let of = layout.epoch_of_file(name.as_str()).or_else(|| layout.epoch_of_checkpoint(&name));
+        let of_checkpoint = || layout.checkpoint_of(&name).map(|(_, epoch)| epoch);
+        let of = layout.epoch_of_file(name.as_str()).or_else(of_checkpoint);
         if let Some(of) = of
             && !needed.contains(name.as_str())
         {
