@@ -274,6 +274,7 @@ impl CoordinatorBuilder {
             pending: BTreeMap::new(),
             last_completed: None,
             base: None,
+            claimed: None,
             failures: 0,
             outcomes: Vec::new(),
             events: VecDeque::new(),
@@ -320,6 +321,8 @@ pub struct Coordinator {
     last_completed: Option<SnapshotId>,
     /// What the shards of this epoch were restored from and may still read.
     base: Option<CheckpointRef>,
+    /// The savepoint that was to be claimed, by its name then.
+    claimed: Option<(String, CheckpointRef)>,
     /// One after the other.
     failures: usize,
     /// Of checkpoints that were given up, which no journal entry has yet.
@@ -382,12 +385,24 @@ impl Coordinator {
                 .at(self.layout.root())
                 .remedy("restore first, then start; to restore again open a new coordinator"));
         }
-        let Some(chosen) = self.view().find(from)? else { return Ok(None) };
+        let found = match self.claimed.clone() {
+            // The claim was written, and its reply lost.
+            Some((name, claimed))
+                if *from == RestoreFrom::Savepoint(name.clone())
+                    && claim == ClaimMode::Claim
+                    && self.journal.last().checkpoints.contains(&claimed) =>
+            {
+                Some(claimed)
+            }
+            _ => self.view().find(from)?,
+        };
+        let Some(chosen) = found else { return Ok(None) };
         let checkpoint = view::read_checkpoint(&*self.store, &chosen)?;
         let claimed = match from {
             RestoreFrom::Savepoint(name) if claim == ClaimMode::Claim => Some(name.clone()),
             _ => None,
         };
+        self.claimed = claimed.clone().map(|name| (name, chosen.clone()));
         if claimed.is_some() || self.journal.last().resume.as_ref() != Some(&chosen) {
             self.append(|entry| {
                 if let Some(name) = claimed {
