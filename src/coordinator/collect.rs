@@ -16,6 +16,9 @@
 //! epochs can only be named by snapshots that were restored from a checkpoint which is
 //! kept: what no kept one needs, goes at once. A fenced coordinator that is still
 //! deleting deletes nothing else, for the same reason.
+//!
+//! Files of another job, from whose checkpoint this one began, are held like others and
+//! never deleted.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -192,7 +195,9 @@ impl Coordinator {
         collected.pinned = self.release_retired()?;
         while collected.deleted < limit {
             let Some(name) = self.next_to_go() else { break };
-            if self.registry.is_held(&name) {
+            // What another job wrote is that job's.
+            let is_own = name.starts_with(self.layout.root());
+            if !is_own || self.registry.is_held(&name) {
                 self.gone();
                 continue;
             }
@@ -277,13 +282,8 @@ impl Coordinator {
             }
             let holder = Holder::Completed(reference.location.clone());
             let released = self.registry.release(&holder);
-            let root = self.layout.epochs();
-            // What another job wrote is that job's.
-            let own = |file: &&Released| {
-                file.location.starts_with(&root) || *file.location == *reference.location
-            };
             let mut files: Vec<Arc<str>> =
-                released.iter().filter(own).map(|file| Arc::clone(&file.location)).collect();
+                released.into_iter().map(|file| file.location).collect();
             // The metadata goes last, before it manifests, first of all tables.
             let rank = |name: &Arc<str>| match () {
                 () if **name == *reference.location => 0,
