@@ -154,6 +154,14 @@ impl Journal {
         self.in_doubt.is_some()
     }
 
+    /// Whether the journal has this checkpoint, or may come to have it.
+    pub(super) fn may_have(&self, id: SnapshotId) -> bool {
+        let entries = self.in_doubt.iter().chain([&self.last]);
+        entries.flat_map(JournalEntry::kept).any(|kept| {
+            kept.id == id && kept.epoch == self.epoch
+        })
+    }
+
     /// Whether another one has taken over.
     pub(super) fn is_fenced(&self) -> bool {
         self.fenced

@@ -769,8 +769,9 @@ impl Coordinator {
 
     /// Gives up a checkpoint that is under way, unless it may be complete.
     fn give_up(&mut self, id: SnapshotId, mut reason: String, is_failure: bool) {
-        // The entry in doubt may say that it is complete.
-        if self.journal.is_in_doubt() {
+        // What an entry in doubt says is complete may be so. Whoever took over knows what
+        // is: nobody must be told here that it was given up.
+        if self.journal.is_fenced() || self.journal.may_have(id) {
             return;
         }
         let Some(pending) = self.pending.remove(&id) else { return };
