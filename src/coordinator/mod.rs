@@ -631,12 +631,14 @@ impl Coordinator {
     /// `Closed` and `Unavailable` as always; what was not deleted goes with the next
     /// coordinator.
     pub fn cancel(mut self) -> Result<()> {
+        self.settle()?;
         let under_way: Vec<_> = self.pending.keys().copied().collect();
         for id in under_way {
             self.give_up(id, "the job was cancelled".to_owned(), false);
         }
-        self.settle()?;
-        // No shard will name anything any more.
+        // No shard will name anything any more, nor what nobody acknowledged.
+        self.finished.clear();
+        self.sweep()?;
         self.last_completed = Some(SnapshotId(u64::MAX));
         self.garbage.completed(SnapshotId(u64::MAX));
         if self.settings.on_cancel == OnCancel::Delete {
