@@ -546,10 +546,11 @@ impl Coordinator {
 
     /// Attaches what the runtime itself needs to go on from a checkpoint under way: the
     /// positions of its sources at the barrier, transactions of its sinks. To be called
-    /// before the last shard acknowledges. Up to 16 MiB.
+    /// before the last shard acknowledges. Up to 16 MiB. Of a checkpoint that is over
+    /// nothing is attached.
     ///
     /// # Errors
-    /// `Invalid` if it is too long.
+    /// `Invalid` if it is too long, or too late: the checkpoint is being completed.
     pub fn set_runtime_data(&mut self, id: SnapshotId, data: Vec<u8>) -> Result<()> {
         if data.len() > MAX_USER_META_BYTES {
             return Err(Error::invalid("the runtime's data is too long for a checkpoint")
@@ -557,9 +558,13 @@ impl Coordinator {
                 .expected(format_args!("at most {MAX_USER_META_BYTES} bytes"))
                 .found(data.len()));
         }
-        if let Some(pending) = self.pending.get_mut(&id) {
-            pending.set_runtime_data(data);
+        let Some(pending) = self.pending.get_mut(&id) else { return Ok(()) };
+        if pending.meta_written {
+            return Err(Error::invalid("the runtime's data comes too late for a checkpoint")
+                .at(format_args!("checkpoint {id}"))
+                .remedy("attach it before the last shard acknowledges"));
         }
+        pending.set_runtime_data(data);
         Ok(())
     }
 
