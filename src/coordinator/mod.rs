@@ -64,6 +64,7 @@ use crate::env::real::RealEnv;
 use crate::format::checkpoint::{
     Checkpoint, CheckpointKind, ShardAck, ShardCosts, ShardPart, check_job_name,
 };
+use crate::format::handle::SnapshotHandle;
 use crate::format::journal::{CheckpointRef, JournalEntry, MAX_TEXT_BYTES, Outcome, SavepointRef};
 use crate::object::{Contents, ObjectStore};
 use crate::snapshot::sink::StoreSink;
@@ -99,6 +100,15 @@ impl Participant {
                 })
             })
             .collect()
+    }
+}
+
+impl Participant {
+    /// Whether a snapshot is one of this shard.
+    fn is_of(&self, handle: &SnapshotHandle) -> bool {
+        self.operator == handle.operator()
+            && self.groups == handle.groups()
+            && self.max_parallelism == handle.max_parallelism()
     }
 }
 
@@ -584,20 +594,23 @@ impl Coordinator {
     /// every checkpoint that begins from now on.
     ///
     /// # Errors
-    /// `Invalid` if the job has no such shard, or this is of another epoch.
+    /// `Invalid` if the job has no such shard, or this is of another epoch, or of a
+    /// snapshot that was never asked for.
     pub fn finish(&mut self, last: ShardAck) -> Result<()> {
         let handle = &last.part.handle;
-        let known = self
-            .participants
-            .iter()
-            .any(|shard| shard.operator == handle.operator() && shard.groups == handle.groups());
-        if !known || last.epoch != self.epoch() {
+        let known = self.participants.iter().any(|shard| shard.is_of(handle));
+        if !known || last.epoch != self.epoch() || handle.snapshot() >= self.next_id {
             return Err(Error::invalid("the job has no such shard")
                 .at(format_args!("shard {} of {:?}", handle.groups(), handle.operator()))
                 .expected(format_args!("one that was started in epoch {}", self.epoch()))
-                .found(format_args!("epoch {}", last.epoch)));
+                .found(format_args!("snapshot {} of epoch {}", handle.snapshot(), last.epoch)));
         }
-        self.finished.insert(key_of(&last), last);
+        let key = key_of(&last);
+        let holder = Holder::Finished(key.clone());
+        let before = self.registry.release(&holder);
+        self.registry.hold(&holder, last.files.iter().map(|file| (&*file.location, file.bytes)));
+        self.garbage.add_loose(SnapshotId(self.next_id.0.saturating_sub(1)), before);
+        self.finished.insert(key, last);
         Ok(())
     }
 
@@ -642,7 +655,10 @@ impl Coordinator {
             self.give_up(id, "the job was cancelled".to_owned(), false);
         }
         // No shard will name anything any more, nor what nobody acknowledged.
-        self.finished.clear();
+        for key in std::mem::take(&mut self.finished).into_keys() {
+            let released = self.registry.release(&Holder::Finished(key));
+            self.garbage.add_loose(SnapshotId(0), released);
+        }
         self.sweep()?;
         self.last_completed = Some(SnapshotId(u64::MAX));
         self.garbage.completed(SnapshotId(u64::MAX));

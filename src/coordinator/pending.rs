@@ -70,13 +70,7 @@ impl Pending {
         participants: &[Participant],
         now_unix_ms: u64,
     ) -> Counted {
-        let handle = &ack.part.handle;
-        let is_of = |shard: &Participant| {
-            shard.operator == handle.operator()
-                && shard.groups == handle.groups()
-                && shard.max_parallelism == handle.max_parallelism()
-        };
-        if !participants.iter().any(is_of) {
+        if !participants.iter().any(|shard| shard.is_of(&ack.part.handle)) {
             return Counted::NoShard;
         }
         let key = key_of(&ack);

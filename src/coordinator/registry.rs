@@ -1,7 +1,7 @@
 //! Which files are needed, and by whom.
 //!
 //! A holder is a completed checkpoint (a savepoint, one that is retired and not yet
-//! gone), or a checkpoint that is under way. A file is needed as long as somebody holds
+//! gone), a checkpoint that is under way, or a shard that has come to its end. A file is needed as long as somebody holds
 //! it. Names are kept once, whatever the number of holders; a holder costs four bytes
 //! for each of its files.
 
@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
+use super::pending::ShardKey;
 use crate::base::SnapshotId;
 
 /// Who needs files.
@@ -17,6 +18,8 @@ use crate::base::SnapshotId;
 pub(super) enum Holder {
     /// A checkpoint that shards are acknowledging.
     Pending(SnapshotId),
+    /// A shard that has come to its end: it is part of every checkpoint from now on.
+    Finished(ShardKey),
     /// A completed one, by the object name of its metadata.
     Completed(String),
 }
