@@ -740,7 +740,8 @@ impl Coordinator {
             let name = format!("{}{}", schedule.prefix, self.next_id);
             match self.savepoint(&name) {
                 Ok(_) => self.clock.savepoint_ns = now_ns,
-                Err(error) => return self.unless_fenced(error, "no savepoint could be begun"),
+                // Somebody may have taken its name; with the next checkpoint it is another.
+                Err(error) => self.unless_fenced(error, "no savepoint could be begun")?,
             }
         }
         let under_way = |pending: &&Pending| pending.barrier.kind == CheckpointKind::Checkpoint;
