@@ -354,7 +354,10 @@ pub fn orphans(store: &Arc<dyn ObjectStore>, job: &str) -> Result<Vec<Orphan>> {
         match view.files(reference) {
             Ok(files) => needed.extend(files.into_iter().map(|file| file.location)),
             // What is retired may be gone in part; the coordinator sees to the rest.
-            Err(error) if view.entry().retired.contains(reference) => {
+            Err(error)
+                if error.kind() == ErrorKind::Corrupt
+                    && view.entry().retired.contains(reference) =>
+            {
                 tracing::debug!(%error, "a retired checkpoint is not whole any more");
                 needed.insert(reference.location.clone());
             }
