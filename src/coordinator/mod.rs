@@ -855,8 +855,8 @@ impl Coordinator {
         let reference = CheckpointRef { id, epoch: checkpoint.epoch, location, bytes, hash };
         let stops = pending.barrier.stop.is_some();
         let mut outcome = pending.outcome(self.env.monotonic_ns(), None);
-        outcome.bytes_new += bytes;
-        outcome.bytes_total += bytes;
+        outcome.bytes_new = outcome.bytes_new.saturating_add(bytes);
+        outcome.bytes_total = outcome.bytes_total.saturating_add(bytes);
         let kind = checkpoint.kind;
         let completed_unix_ms = checkpoint.completed_unix_ms;
         let (retained, base) = (self.settings.retained, self.base.clone());

@@ -129,8 +129,9 @@ impl Pending {
         };
         for ack in self.acks.values() {
             outcome.pause_ns = outcome.pause_ns.max(ack.part.costs.pause_ns);
-            outcome.bytes_new += ack.part.costs.bytes_new;
-            outcome.bytes_total += ack.part.costs.bytes_total;
+            let costs = &ack.part.costs;
+            outcome.bytes_new = outcome.bytes_new.saturating_add(costs.bytes_new);
+            outcome.bytes_total = outcome.bytes_total.saturating_add(costs.bytes_total);
         }
         outcome
     }
