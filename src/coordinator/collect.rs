@@ -11,10 +11,13 @@
 //! A shard may name in its next snapshot whatever it has uploaded and not merged since,
 //! even for a checkpoint that was given up. But a snapshot names *all* tables that the
 //! shard has, and those of a shard finish in order. So what was uploaded for snapshot
-//! *n* and is not needed by a completed checkpoint *m* > *n* will never be named again:
-//! until there is such an *m*, files of this epoch are *loose* and stay. Files of earlier
-//! epochs can only be named by snapshots that were restored from a checkpoint which is
-//! kept: what no kept one needs, goes at once. A fenced coordinator that is still
+//! *n* and is not needed by a completed checkpoint *m* > *n* will not be named by
+//! snapshots after *m*. Those before *m* may be under way still, if they are of
+//! savepoints, or *m* is: acknowledgements that name it may come any time. The newest *m*
+//! that is older than all that are under way is the *horizon*: files of this epoch are
+//! *loose* and stay until they are behind it, and so do those of a retired checkpoint.
+//! Files of earlier epochs can only be named by snapshots that were restored from a
+//! checkpoint which is kept: what no kept one needs, goes at once. A fenced coordinator that is still
 //! deleting deletes nothing else, for the same reason.
 //!
 //! Files of another job, from whose checkpoint this one began, are held like others and
@@ -87,11 +90,11 @@ impl Garbage {
         self.trash.push(name.into());
     }
 
-    /// A checkpoint of this epoch is complete.
-    pub(super) fn completed(&mut self, id: SnapshotId) {
+    /// Loose files of snapshots before this one will not be named again.
+    pub(super) fn let_go_before(&mut self, horizon: SnapshotId) {
         let trash = &mut self.trash;
         self.loose.retain(|location, mark| {
-            let stays = *mark >= id;
+            let stays = *mark >= horizon;
             if !stays {
                 trash.push(Arc::clone(location));
             }
@@ -262,9 +265,13 @@ impl Coordinator {
         let mut pinned = 0;
         for _ in 0..self.garbage.retired.len() {
             let Some(reference) = self.garbage.retired.pop_front() else { break };
-            let own_and_last =
-                reference.epoch == self.epoch() && self.last_completed <= Some(reference.id);
-            if own_and_last || self.base.as_ref() == Some(&reference) {
+            let is_own = reference.epoch == self.epoch();
+            let may_be_named = match self.horizon() {
+                Some(horizon) => is_own && reference.id >= horizon,
+                // As long as nothing is complete, what shards were restored from is kept.
+                None => is_own || !self.completed.is_empty(),
+            };
+            if may_be_named || self.base.as_ref() == Some(&reference) {
                 self.garbage.retired.push_back(reference);
                 continue;
             }

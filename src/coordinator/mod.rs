@@ -44,7 +44,7 @@ mod registry;
 mod settings;
 mod view;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
@@ -282,7 +282,7 @@ impl CoordinatorBuilder {
             participants: Vec::new(),
             finished: BTreeMap::new(),
             pending: BTreeMap::new(),
-            last_completed: None,
+            completed: BTreeSet::new(),
             base: None,
             claimed: None,
             failures: 0,
@@ -327,8 +327,9 @@ pub struct Coordinator {
     finished: BTreeMap<ShardKey, ShardAck>,
     pending: BTreeMap<SnapshotId, Pending>,
     next_id: SnapshotId,
-    /// Of this epoch.
-    last_completed: Option<SnapshotId>,
+    /// What was completed in this epoch, but what is older than the
+    /// [horizon](Self::horizon).
+    completed: BTreeSet<SnapshotId>,
     /// What the shards of this epoch were restored from and may still read.
     base: Option<CheckpointRef>,
     /// The savepoint that was to be claimed, by its name then.
@@ -660,8 +661,8 @@ impl Coordinator {
             self.garbage.add_loose(SnapshotId(0), released);
         }
         self.sweep()?;
-        self.last_completed = Some(SnapshotId(u64::MAX));
-        self.garbage.completed(SnapshotId(u64::MAX));
+        self.completed.insert(SnapshotId(u64::MAX));
+        self.let_loose_go();
         if self.settings.on_cancel == OnCancel::Delete {
             self.base = None;
             self.participants.clear();
@@ -807,6 +808,7 @@ impl Coordinator {
         self.outcomes.push(pending.outcome(now_ns, Some(reason.clone())));
         let released = self.registry.release(&Holder::Pending(id));
         self.garbage.add_loose(id, released);
+        self.let_loose_go();
         if pending.meta_written {
             self.garbage.add_trash(self.layout.checkpoint(id, self.epoch()).as_str());
         }
@@ -948,8 +950,8 @@ impl Coordinator {
         let holder = Holder::Completed(reference.location.clone());
         self.registry.hand_over(&Holder::Pending(id), holder.clone());
         self.registry.hold(&holder, [(&*reference.location, reference.bytes)]);
-        self.last_completed = self.last_completed.max(Some(id));
-        self.garbage.completed(id);
+        self.completed.insert(id);
+        self.let_loose_go();
         self.clock.end_ns = Some(self.env.monotonic_ns());
         match pending.barrier.kind {
             CheckpointKind::Savepoint(name) if pending.barrier.stop.is_some() => {
@@ -990,8 +992,23 @@ impl Coordinator {
             })
             .collect();
         self.garbage.add_loose(id, unknown);
-        if let Some(last) = self.last_completed {
-            self.garbage.completed(last);
+        self.let_loose_go();
+    }
+
+    /// The newest checkpoint of this epoch that is complete and older than all that are
+    /// under way: what it does not need, and nobody else holds, will not be named again.
+    fn horizon(&self) -> Option<SnapshotId> {
+        let newest = match self.pending.keys().next() {
+            Some(oldest) => self.completed.range(..oldest).next_back(),
+            None => self.completed.last(),
+        };
+        newest.copied()
+    }
+
+    fn let_loose_go(&mut self) {
+        if let Some(horizon) = self.horizon() {
+            self.completed = self.completed.split_off(&horizon);
+            self.garbage.let_go_before(horizon);
         }
     }
 }
