@@ -157,6 +157,8 @@ impl Coordinator {
     /// Has a checkpoint hold its files; those that are known, if it cannot be read.
     fn read_files(&mut self, reference: &CheckpointRef) -> Result<()> {
         let holder = Holder::Completed(reference.location.clone());
+        // From an attempt that failed.
+        self.registry.release(&holder);
         self.registry.hold(&holder, [(&*reference.location, reference.bytes)]);
         let checkpoint = view::read_checkpoint(&*self.store, reference)?;
         let source = StoreSink::new(Arc::clone(&self.store));
@@ -289,8 +291,7 @@ impl Coordinator {
             }
             let holder = Holder::Completed(reference.location.clone());
             let released = self.registry.release(&holder);
-            let mut files: Vec<Arc<str>> =
-                released.into_iter().map(|file| file.location).collect();
+            let mut files: Vec<Arc<str>> = released.into_iter().map(|file| file.location).collect();
             // The metadata goes last, before it manifests, first of all tables.
             let rank = |name: &Arc<str>| match () {
                 () if **name == *reference.location => 0,

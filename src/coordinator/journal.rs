@@ -157,9 +157,7 @@ impl Journal {
     /// Whether the journal has this checkpoint, or may come to have it.
     pub(super) fn may_have(&self, id: SnapshotId) -> bool {
         let entries = self.in_doubt.iter().chain([&self.last]);
-        entries.flat_map(JournalEntry::kept).any(|kept| {
-            kept.id == id && kept.epoch == self.epoch
-        })
+        entries.flat_map(JournalEntry::kept).any(|kept| kept.id == id && kept.epoch == self.epoch)
     }
 
     /// Whether another one has taken over.

@@ -525,7 +525,7 @@ impl Coordinator {
     /// `Invalid` if the job has no such shard; `Closed` if another coordinator has
     /// taken over. If the checkpoint could not be completed that is no error here:
     /// [`poll`](Self::poll) tries again until it is too late.
-    pub fn acknowledge(&mut self, ack: ShardAck) -> Result<Acknowledged> {
+    pub fn acknowledge(&mut self, mut ack: ShardAck) -> Result<Acknowledged> {
         if ack.epoch != self.epoch() {
             return Ok(Acknowledged::Foreign);
         }
@@ -537,7 +537,7 @@ impl Coordinator {
             self.look_after(id, &ack);
             return Ok(Acknowledged::Late);
         };
-        let files: Vec<_> = ack.files.clone();
+        let files = std::mem::take(&mut ack.files);
         match pending.add(ack, &self.participants, now_unix_ms) {
             Counted::Yes => {}
             Counted::Again => return Ok(Acknowledged::Duplicate),
