@@ -11,11 +11,17 @@
 //! A shard may name in its next snapshot whatever it has uploaded and not merged since,
 //! even for a checkpoint that was given up. But a snapshot names *all* tables that the
 //! shard has, and those of a shard finish in order. So what was uploaded for snapshot
-//! *n* and is not needed by a completed checkpoint *m* > *n* will never be named again:
-//! until there is such an *m*, files of this epoch are *loose* and stay. Files of earlier
-//! epochs can only be named by snapshots that were restored from a checkpoint which is
-//! kept: what no kept one needs, goes at once. A fenced coordinator that is still
+//! *n* and is not needed by a completed checkpoint *m* > *n* will not be named by
+//! snapshots after *m*. Those before *m* may be under way still, if they are of
+//! savepoints, or *m* is: acknowledgements that name it may come any time. The newest *m*
+//! that is older than all that are under way is the *horizon*: files of this epoch are
+//! *loose* and stay until they are behind it, and so do those of a retired checkpoint.
+//! Files of earlier epochs can only be named by snapshots that were restored from a
+//! checkpoint which is kept: what no kept one needs, goes at once. A fenced coordinator that is still
 //! deleting deletes nothing else, for the same reason.
+//!
+//! Files of another job, from whose checkpoint this one began, are held like others and
+//! never deleted.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -56,8 +62,8 @@ pub(super) struct Garbage {
     trash: Vec<Arc<str>>,
     /// What earlier epochs left behind was looked for.
     swept: bool,
-    /// Why nothing may be deleted.
-    pub(super) unknown: Option<Arc<Error>>,
+    /// Of which it is not known what they need, and why: nothing may be deleted.
+    pub(super) unknown: Vec<(CheckpointRef, Error)>,
 }
 
 /// A retired checkpoint whose files are being deleted.
@@ -84,11 +90,11 @@ impl Garbage {
         self.trash.push(name.into());
     }
 
-    /// A checkpoint of this epoch is complete.
-    pub(super) fn completed(&mut self, id: SnapshotId) {
+    /// Loose files of snapshots before this one will not be named again.
+    pub(super) fn let_go_before(&mut self, horizon: SnapshotId) {
         let trash = &mut self.trash;
         self.loose.retain(|location, mark| {
-            let stays = *mark >= id;
+            let stays = *mark >= horizon;
             if !stays {
                 trash.push(Arc::clone(location));
             }
@@ -98,42 +104,61 @@ impl Garbage {
 }
 
 impl Coordinator {
-    /// Why nothing is deleted, if so: a checkpoint that is kept could not be read when
-    /// the coordinator was opened, so nobody knows which files it needs.
+    /// Why nothing is deleted, if so: a checkpoint that is kept could not be read, so
+    /// nobody knows which files it needs. If the store could not be reached it is read
+    /// again with each [`collect`](Self::collect); one that is damaged holds deleting
+    /// up until it is given up.
     pub fn deletes_nothing(&self) -> Option<&Error> {
-        self.garbage.unknown.as_deref()
+        self.garbage.unknown.first().map(|(_, error)| error)
     }
 
     /// Reads which files the checkpoints in the journal need.
     pub(super) fn learn_files(&mut self) {
         let entry = self.seen.clone();
-        for reference in entry.kept() {
-            if let Err(error) = self.learn(reference) {
-                tracing::error!(
-                    job = self.layout.root(), checkpoint = reference.id.0, %error,
-                    "a checkpoint that is kept cannot be read; no files are deleted"
-                );
-                self.garbage.unknown = Some(Arc::new(error));
-            }
-        }
-        for reference in &entry.retired {
-            // What is missing of it has gone already; what cannot be read for another
-            // reason is tried again by the next coordinator.
-            match self.learn(reference) {
-                Ok(()) => self.garbage.retired.push_back(reference.clone()),
-                Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    self.garbage.retired.push_back(reference.clone());
-                }
-                Err(error) => self.garbage.unknown = Some(Arc::new(error)),
+        for reference in entry.kept().chain(&entry.retired) {
+            let holder = Holder::Completed(reference.location.clone());
+            if !self.registry.knows(&holder) {
+                self.learn(reference);
             }
         }
     }
 
-    pub(super) fn learn(&mut self, reference: &CheckpointRef) -> Result<()> {
-        let holder = Holder::Completed(reference.location.clone());
-        if self.registry.knows(&holder) {
-            return Ok(());
+    /// Reads again what could not be read, if it may be otherwise now.
+    fn learn_again(&mut self) {
+        for (reference, error) in std::mem::take(&mut self.garbage.unknown) {
+            if error.is_retryable() || !self.is_kept(&reference) {
+                self.learn(&reference);
+            } else {
+                self.garbage.unknown.push((reference, error));
+            }
         }
+    }
+
+    fn is_kept(&self, reference: &CheckpointRef) -> bool {
+        self.seen.kept().any(|kept| kept == reference)
+    }
+
+    fn learn(&mut self, reference: &CheckpointRef) {
+        let is_kept = self.is_kept(reference);
+        match self.read_files(reference) {
+            // What is missing of one that is retired has gone already.
+            Err(error) if is_kept || error.kind() != ErrorKind::Corrupt => {
+                tracing::error!(
+                    job = self.layout.root(), checkpoint = reference.id.0, %error,
+                    "a checkpoint cannot be read; no files are deleted"
+                );
+                self.garbage.unknown.push((reference.clone(), error));
+            }
+            _ if is_kept || self.garbage.retired.contains(reference) => {}
+            _ => self.garbage.retired.push_back(reference.clone()),
+        }
+    }
+
+    /// Has a checkpoint hold its files; those that are known, if it cannot be read.
+    pub(super) fn read_files(&mut self, reference: &CheckpointRef) -> Result<()> {
+        let holder = Holder::Completed(reference.location.clone());
+        // From an attempt that failed.
+        self.registry.release(&holder);
         self.registry.hold(&holder, [(&*reference.location, reference.bytes)]);
         let checkpoint = view::read_checkpoint(&*self.store, reference)?;
         let source = StoreSink::new(Arc::clone(&self.store));
@@ -144,8 +169,13 @@ impl Coordinator {
                     let files = files_of(&manifest, &shard.handle);
                     hold_all(&mut self.registry, &holder, &files);
                 }
-                // The others' files are known all the same.
-                Err(error) => outcome = Err(error),
+                // That the store fails weighs more than that something is missing.
+                Err(error) => {
+                    let is_worse = |before: &Error| !before.is_retryable();
+                    if outcome.as_ref().err().is_none_or(is_worse) {
+                        outcome = Err(error);
+                    }
+                }
             }
         }
         outcome
@@ -159,7 +189,8 @@ impl Coordinator {
     pub fn collect(&mut self, limit: usize) -> Result<Collected> {
         self.settle()?;
         let mut collected = Collected::default();
-        if self.garbage.unknown.is_some() {
+        self.learn_again();
+        if !self.garbage.unknown.is_empty() {
             return Ok(Collected { is_done: true, ..collected });
         }
         if !self.garbage.swept {
@@ -169,7 +200,9 @@ impl Coordinator {
         collected.pinned = self.release_retired()?;
         while collected.deleted < limit {
             let Some(name) = self.next_to_go() else { break };
-            if self.registry.is_held(&name) {
+            // What another job wrote is that job's.
+            let is_own = name.starts_with(self.layout.root());
+            if !is_own || self.registry.is_held(&name) {
                 self.gone();
                 continue;
             }
@@ -188,13 +221,16 @@ impl Coordinator {
         Ok(collected)
     }
 
-    /// Looks for files of this epoch that nobody needs, such as those of shards that
-    /// failed before they could acknowledge anything. They go when a checkpoint that
-    /// begins from now on is complete. Lists all objects of the epoch.
+    /// Looks for files that nobody needs: those of shards that failed before they
+    /// could acknowledge anything, and what came to be after it was given up. Files of
+    /// this epoch go when a checkpoint that begins from now on is complete, those of
+    /// earlier ones with the next [`collect`](Self::collect). Lists all objects of the
+    /// job; returns how many nobody needs.
     ///
     /// # Errors
     /// `Unavailable` if the store cannot be read.
     pub fn sweep(&mut self) -> Result<usize> {
+        let old = self.look_for_leftovers()?;
         let prefix = format!("{}/", self.layout.epoch(self.epoch()));
         let files = self.store.list(&prefix)?;
         let unknown = files.iter().filter(|name| !self.registry.is_held(name.as_str()));
@@ -202,23 +238,28 @@ impl Coordinator {
             unknown.map(|name| Released { location: name.as_str().into(), bytes: 0 }).collect();
         let found = unknown.len();
         self.garbage.add_loose(SnapshotId(self.next_id.0.saturating_sub(1)), unknown);
-        Ok(found)
+        Ok(old + found)
     }
 
-    /// What earlier epochs left behind.
-    fn look_for_leftovers(&mut self) -> Result<()> {
+    /// What earlier epochs left behind, and metadata of what was given up. Returns how
+    /// many objects that are.
+    fn look_for_leftovers(&mut self) -> Result<usize> {
         let (epoch, layout) = (self.epoch(), &self.layout);
         let files = self.store.list(&layout.epochs())?;
         let old_files = files
             .iter()
             .filter(|name| layout.epoch_of_file(name.as_str()).is_some_and(|of| of < epoch));
         let metas = self.store.list(&layout.checkpoints())?;
-        let old_metas = metas
-            .iter()
-            .filter(|name| layout.epoch_of_checkpoint(name).is_some_and(|of| of < epoch));
+        let old_metas = metas.iter().filter(|name| {
+            layout.checkpoint_of(name).is_some_and(|(id, of)| {
+                of < epoch || of == epoch && !self.pending.contains_key(&id)
+            })
+        });
         let left = old_files.chain(old_metas).filter(|name| !self.registry.is_held(name.as_str()));
-        self.garbage.trash.extend(left.map(|name| Arc::from(name.as_str())));
-        Ok(())
+        let left: Vec<Arc<str>> = left.map(|name| Arc::from(name.as_str())).collect();
+        let found = left.len();
+        self.garbage.trash.extend(left);
+        Ok(found)
     }
 
     /// Gives up the files of retired checkpoints that nobody reads. Returns how many
@@ -227,9 +268,13 @@ impl Coordinator {
         let mut pinned = 0;
         for _ in 0..self.garbage.retired.len() {
             let Some(reference) = self.garbage.retired.pop_front() else { break };
-            let own_and_last =
-                reference.epoch == self.epoch() && self.last_completed <= Some(reference.id);
-            if own_and_last || self.base.as_ref() == Some(&reference) {
+            let is_own = reference.epoch == self.epoch();
+            let may_be_named = match self.horizon() {
+                Some(horizon) => is_own && reference.id >= horizon,
+                // As long as nothing is complete, what shards were restored from is kept.
+                None => is_own || !self.completed.is_empty(),
+            };
+            if may_be_named || self.base.as_ref() == Some(&reference) {
                 self.garbage.retired.push_back(reference);
                 continue;
             }
@@ -247,13 +292,7 @@ impl Coordinator {
             }
             let holder = Holder::Completed(reference.location.clone());
             let released = self.registry.release(&holder);
-            let root = self.layout.epochs();
-            // What another job wrote is that job's.
-            let own = |file: &&Released| {
-                file.location.starts_with(&root) || *file.location == *reference.location
-            };
-            let mut files: Vec<Arc<str>> =
-                released.iter().filter(own).map(|file| Arc::clone(&file.location)).collect();
+            let mut files: Vec<Arc<str>> = released.into_iter().map(|file| file.location).collect();
             // The metadata goes last, before it manifests, first of all tables.
             let rank = |name: &Arc<str>| match () {
                 () if **name == *reference.location => 0,
@@ -324,7 +363,10 @@ pub fn orphans(store: &Arc<dyn ObjectStore>, job: &str) -> Result<Vec<Orphan>> {
         match view.files(reference) {
             Ok(files) => needed.extend(files.into_iter().map(|file| file.location)),
             // What is retired may be gone in part; the coordinator sees to the rest.
-            Err(error) if view.entry().retired.contains(reference) => {
+            Err(error)
+                if error.kind() == ErrorKind::Corrupt
+                    && view.entry().retired.contains(reference) =>
+            {
                 tracing::debug!(%error, "a retired checkpoint is not whole any more");
                 needed.insert(reference.location.clone());
             }
@@ -338,7 +380,8 @@ pub fn orphans(store: &Arc<dyn ObjectStore>, job: &str) -> Result<Vec<Orphan>> {
     let epoch = now.as_ref().map_or(0, |entry| entry.epoch.min(view.entry().epoch));
     let mut orphans = Vec::new();
     for name in names {
-        let of = layout.epoch_of_file(name.as_str()).or_else(|| layout.epoch_of_checkpoint(&name));
+        let of_checkpoint = || layout.checkpoint_of(&name).map(|(_, epoch)| epoch);
+        let of = layout.epoch_of_file(name.as_str()).or_else(of_checkpoint);
         if let Some(of) = of
             && !needed.contains(name.as_str())
         {

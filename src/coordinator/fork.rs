@@ -152,13 +152,13 @@ impl Coordinator {
         reference: &CheckpointRef,
         change: impl FnOnce(&mut crate::format::JournalEntry),
     ) -> Result<()> {
-        self.learn(reference)?;
+        self.read_files(reference)?;
         self.append(change)
     }
 
     /// Removes pins in other jobs none of whose files is needed any more.
     pub(super) fn return_what_is_borrowed(&mut self) -> Result<()> {
-        if self.garbage.unknown.is_some() || self.seen.borrowed.is_empty() {
+        if !self.garbage.unknown.is_empty() || self.seen.borrowed.is_empty() {
             return Ok(());
         }
         let is_needed =

@@ -155,6 +155,12 @@ impl Journal {
         self.in_doubt.is_some()
     }
 
+    /// Whether the journal has this checkpoint, or may come to have it.
+    pub(super) fn may_have(&self, id: SnapshotId) -> bool {
+        let entries = self.in_doubt.iter().chain([&self.last]);
+        entries.flat_map(JournalEntry::kept).any(|kept| kept.id == id && kept.epoch == self.epoch)
+    }
+
     /// Whether another one has taken over.
     pub(super) fn is_fenced(&self) -> bool {
         self.fenced
@@ -186,12 +192,14 @@ impl Journal {
         if self.fenced {
             return Err(self.fenced_by(None));
         }
-        match self.in_doubt.take() {
+        match self.in_doubt.clone() {
             Some(entry) => self.write(entry),
             None => Ok(()),
         }
     }
 
+    /// What is in doubt stays so until the store says what came of it: that another
+    /// attempt had no effect says nothing of those before.
     fn write(&mut self, entry: JournalEntry) -> Result<()> {
         let bytes = entry.encode()?;
         let name = self.layout.entry(entry.number);
@@ -202,10 +210,12 @@ impl Journal {
                 return Err(self.fenced_by(JournalEntry::decode(&found).ok()));
             }
             Err(error) => {
-                if error.may_have_happened() {
-                    self.in_doubt = Some(entry);
+                let error = error.at(&name);
+                if self.in_doubt.is_none() && !error.may_have_happened() {
+                    return Err(error);
                 }
-                return Err(error.at(&name));
+                self.in_doubt = Some(entry);
+                return Err(error.ambiguous());
             }
         }
         // It is there. It counts if nobody has gone on without it.
@@ -225,6 +235,7 @@ impl Journal {
             // What stays behind goes the next time.
             let _ = self.store.remove(&self.layout.entry(*number));
         }
+        self.in_doubt = None;
         self.last = entry;
         Ok(())
     }

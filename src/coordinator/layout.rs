@@ -63,10 +63,10 @@ impl Layout {
         self.name(format_args!("checkpoints/{:020}-{epoch:010}", id.0))
     }
 
-    /// The epoch of the checkpoint whose metadata has this name.
-    pub(super) fn epoch_of_checkpoint(&self, name: &ObjectName) -> Option<u64> {
-        let (_, epoch) = name.as_str().strip_prefix(&self.checkpoints())?.split_once('-')?;
-        number(epoch)
+    /// The checkpoint, and its epoch, whose metadata has this name.
+    pub(super) fn checkpoint_of(&self, name: &ObjectName) -> Option<(SnapshotId, u64)> {
+        let (id, epoch) = name.as_str().strip_prefix(&self.checkpoints())?.split_once('-')?;
+        Some((SnapshotId(number(id)?), number(epoch)?))
     }
 
     pub(super) fn epochs(&self) -> String {
@@ -129,7 +129,8 @@ mod tests {
     fn names_say_what_they_are_of() {
         let layout = Layout::new("flights").unwrap();
         assert_eq!(layout.number_of_entry(&layout.entry(7)), Some(7));
-        assert_eq!(layout.epoch_of_checkpoint(&layout.checkpoint(SnapshotId(3), 9)), Some(9));
+        let checkpoint = layout.checkpoint(SnapshotId(3), 9);
+        assert_eq!(layout.checkpoint_of(&checkpoint), Some((SnapshotId(3), 9)));
         let file = layout.epoch(12).join("tables/x.table").unwrap();
         assert_eq!(layout.epoch_of_file(file.as_str()), Some(12));
         assert_eq!(job_of(&file), Some("flights"));

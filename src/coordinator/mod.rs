@@ -46,7 +46,7 @@ mod settings;
 mod verify;
 mod view;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
@@ -67,6 +67,7 @@ use crate::env::real::RealEnv;
 use crate::format::checkpoint::{
     Checkpoint, CheckpointKind, ShardAck, ShardCosts, ShardPart, check_job_name,
 };
+use crate::format::handle::SnapshotHandle;
 use crate::format::journal::{CheckpointRef, JournalEntry, MAX_TEXT_BYTES, Outcome, SavepointRef};
 use crate::object::{Contents, ObjectStore};
 use crate::snapshot::sink::StoreSink;
@@ -102,6 +103,15 @@ impl Participant {
                 })
             })
             .collect()
+    }
+}
+
+impl Participant {
+    /// Whether a snapshot is one of this shard.
+    fn is_of(&self, handle: &SnapshotHandle) -> bool {
+        self.operator == handle.operator()
+            && self.groups == handle.groups()
+            && self.max_parallelism == handle.max_parallelism()
     }
 }
 
@@ -275,8 +285,9 @@ impl CoordinatorBuilder {
             participants: Vec::new(),
             finished: BTreeMap::new(),
             pending: BTreeMap::new(),
-            last_completed: None,
+            completed: BTreeSet::new(),
             base: None,
+            claimed: None,
             failures: 0,
             outcomes: Vec::new(),
             events: VecDeque::new(),
@@ -319,10 +330,13 @@ pub struct Coordinator {
     finished: BTreeMap<ShardKey, ShardAck>,
     pending: BTreeMap<SnapshotId, Pending>,
     next_id: SnapshotId,
-    /// Of this epoch.
-    last_completed: Option<SnapshotId>,
+    /// What was completed in this epoch, but what is older than the
+    /// [horizon](Self::horizon).
+    completed: BTreeSet<SnapshotId>,
     /// What the shards of this epoch were restored from and may still read.
     base: Option<CheckpointRef>,
+    /// The savepoint that was to be claimed, by its name then.
+    claimed: Option<(String, CheckpointRef)>,
     /// One after the other.
     failures: usize,
     /// Of checkpoints that were given up, which no journal entry has yet.
@@ -385,12 +399,24 @@ impl Coordinator {
                 .at(self.layout.root())
                 .remedy("restore first, then start; to restore again open a new coordinator"));
         }
-        let Some(chosen) = self.view().find(from)? else { return Ok(None) };
+        let found = match self.claimed.clone() {
+            // The claim was written, and its reply lost.
+            Some((name, claimed))
+                if *from == RestoreFrom::Savepoint(name.clone())
+                    && claim == ClaimMode::Claim
+                    && self.journal.last().checkpoints.contains(&claimed) =>
+            {
+                Some(claimed)
+            }
+            _ => self.view().find(from)?,
+        };
+        let Some(chosen) = found else { return Ok(None) };
         let checkpoint = view::read_checkpoint(&*self.store, &chosen)?;
         let claimed = match from {
             RestoreFrom::Savepoint(name) if claim == ClaimMode::Claim => Some(name.clone()),
             _ => None,
         };
+        self.claimed = claimed.clone().map(|name| (name, chosen.clone()));
         if claimed.is_some() || self.journal.last().resume.as_ref() != Some(&chosen) {
             self.append(|entry| {
                 if let Some(name) = claimed {
@@ -502,7 +528,7 @@ impl Coordinator {
     /// `Invalid` if the job has no such shard; `Closed` if another coordinator has
     /// taken over. If the checkpoint could not be completed that is no error here:
     /// [`poll`](Self::poll) tries again until it is too late.
-    pub fn acknowledge(&mut self, ack: ShardAck) -> Result<Acknowledged> {
+    pub fn acknowledge(&mut self, mut ack: ShardAck) -> Result<Acknowledged> {
         if ack.epoch != self.epoch() {
             return Ok(Acknowledged::Foreign);
         }
@@ -514,7 +540,7 @@ impl Coordinator {
             self.look_after(id, &ack);
             return Ok(Acknowledged::Late);
         };
-        let files: Vec<_> = ack.files.clone();
+        let files = std::mem::take(&mut ack.files);
         match pending.add(ack, &self.participants, now_unix_ms) {
             Counted::Yes => {}
             Counted::Again => return Ok(Acknowledged::Duplicate),
@@ -534,10 +560,11 @@ impl Coordinator {
 
     /// Attaches what the runtime itself needs to go on from a checkpoint under way: the
     /// positions of its sources at the barrier, transactions of its sinks. To be called
-    /// before the last shard acknowledges. Up to 16 MiB.
+    /// before the last shard acknowledges. Up to 16 MiB. Of a checkpoint that is over
+    /// nothing is attached.
     ///
     /// # Errors
-    /// `Invalid` if it is too long.
+    /// `Invalid` if it is too long, or too late: the checkpoint is being completed.
     pub fn set_runtime_data(&mut self, id: SnapshotId, data: Vec<u8>) -> Result<()> {
         if data.len() > MAX_USER_META_BYTES {
             return Err(Error::invalid("the runtime's data is too long for a checkpoint")
@@ -545,9 +572,13 @@ impl Coordinator {
                 .expected(format_args!("at most {MAX_USER_META_BYTES} bytes"))
                 .found(data.len()));
         }
-        if let Some(pending) = self.pending.get_mut(&id) {
-            pending.set_runtime_data(data);
+        let Some(pending) = self.pending.get_mut(&id) else { return Ok(()) };
+        if pending.meta_written {
+            return Err(Error::invalid("the runtime's data comes too late for a checkpoint")
+                .at(format_args!("checkpoint {id}"))
+                .remedy("attach it before the last shard acknowledges"));
         }
+        pending.set_runtime_data(data);
         Ok(())
     }
 
@@ -567,20 +598,23 @@ impl Coordinator {
     /// every checkpoint that begins from now on.
     ///
     /// # Errors
-    /// `Invalid` if the job has no such shard, or this is of another epoch.
+    /// `Invalid` if the job has no such shard, or this is of another epoch, or of a
+    /// snapshot that was never asked for.
     pub fn finish(&mut self, last: ShardAck) -> Result<()> {
         let handle = &last.part.handle;
-        let known = self
-            .participants
-            .iter()
-            .any(|shard| shard.operator == handle.operator() && shard.groups == handle.groups());
-        if !known || last.epoch != self.epoch() {
+        let known = self.participants.iter().any(|shard| shard.is_of(handle));
+        if !known || last.epoch != self.epoch() || handle.snapshot() >= self.next_id {
             return Err(Error::invalid("the job has no such shard")
                 .at(format_args!("shard {} of {:?}", handle.groups(), handle.operator()))
                 .expected(format_args!("one that was started in epoch {}", self.epoch()))
-                .found(format_args!("epoch {}", last.epoch)));
+                .found(format_args!("snapshot {} of epoch {}", handle.snapshot(), last.epoch)));
         }
-        self.finished.insert(key_of(&last), last);
+        let key = key_of(&last);
+        let holder = Holder::Finished(key.clone());
+        let before = self.registry.release(&holder);
+        self.registry.hold(&holder, last.files.iter().map(|file| (&*file.location, file.bytes)));
+        self.garbage.add_loose(SnapshotId(self.next_id.0.saturating_sub(1)), before);
+        self.finished.insert(key, last);
         Ok(())
     }
 
@@ -619,14 +653,19 @@ impl Coordinator {
     /// `Closed` and `Unavailable` as always; what was not deleted goes with the next
     /// coordinator.
     pub fn cancel(mut self) -> Result<()> {
+        self.settle()?;
         let under_way: Vec<_> = self.pending.keys().copied().collect();
         for id in under_way {
             self.give_up(id, "the job was cancelled".to_owned(), false);
         }
-        self.settle()?;
-        // No shard will name anything any more.
-        self.last_completed = Some(SnapshotId(u64::MAX));
-        self.garbage.completed(SnapshotId(u64::MAX));
+        // No shard will name anything any more, nor what nobody acknowledged.
+        for key in std::mem::take(&mut self.finished).into_keys() {
+            let released = self.registry.release(&Holder::Finished(key));
+            self.garbage.add_loose(SnapshotId(0), released);
+        }
+        self.sweep()?;
+        self.completed.insert(SnapshotId(u64::MAX));
+        self.let_loose_go();
         if self.settings.on_cancel == OnCancel::Delete {
             self.base = None;
             self.participants.clear();
@@ -705,7 +744,8 @@ impl Coordinator {
             let name = format!("{}{}", schedule.prefix, self.next_id);
             match self.savepoint(&name) {
                 Ok(_) => self.clock.savepoint_ns = now_ns,
-                Err(error) => return self.unless_fenced(error, "no savepoint could be begun"),
+                // Somebody may have taken its name; with the next checkpoint it is another.
+                Err(error) => self.unless_fenced(error, "no savepoint could be begun")?,
             }
         }
         let under_way = |pending: &&Pending| pending.barrier.kind == CheckpointKind::Checkpoint;
@@ -757,16 +797,21 @@ impl Coordinator {
 
     /// Gives up a checkpoint that is under way, unless it may be complete.
     fn give_up(&mut self, id: SnapshotId, mut reason: String, is_failure: bool) {
-        // The entry in doubt may say that it is complete.
-        if self.journal.is_in_doubt() {
+        // What an entry in doubt says is complete may be so. Whoever took over knows what
+        // is: nobody must be told here that it was given up.
+        if self.journal.is_fenced() || self.journal.may_have(id) {
             return;
         }
         let Some(pending) = self.pending.remove(&id) else { return };
         cut(&mut reason, MAX_TEXT_BYTES);
+        if reason.is_empty() {
+            "no reason was given".clone_into(&mut reason);
+        }
         let now_ns = self.env.monotonic_ns();
         self.outcomes.push(pending.outcome(now_ns, Some(reason.clone())));
         let released = self.registry.release(&Holder::Pending(id));
         self.garbage.add_loose(id, released);
+        self.let_loose_go();
         if pending.meta_written {
             self.garbage.add_trash(self.layout.checkpoint(id, self.epoch()).as_str());
         }
@@ -815,8 +860,8 @@ impl Coordinator {
         let reference = CheckpointRef { id, epoch: checkpoint.epoch, location, bytes, hash };
         let stops = pending.barrier.stop.is_some();
         let mut outcome = pending.outcome(self.env.monotonic_ns(), None);
-        outcome.bytes_new += bytes;
-        outcome.bytes_total += bytes;
+        outcome.bytes_new = outcome.bytes_new.saturating_add(bytes);
+        outcome.bytes_total = outcome.bytes_total.saturating_add(bytes);
         let kind = checkpoint.kind;
         let completed_unix_ms = checkpoint.completed_unix_ms;
         let (retained, base) = (self.settings.retained, self.base.clone());
@@ -908,8 +953,8 @@ impl Coordinator {
         let holder = Holder::Completed(reference.location.clone());
         self.registry.hand_over(&Holder::Pending(id), holder.clone());
         self.registry.hold(&holder, [(&*reference.location, reference.bytes)]);
-        self.last_completed = self.last_completed.max(Some(id));
-        self.garbage.completed(id);
+        self.completed.insert(id);
+        self.let_loose_go();
         self.clock.end_ns = Some(self.env.monotonic_ns());
         match pending.barrier.kind {
             CheckpointKind::Savepoint(name) if pending.barrier.stop.is_some() => {
@@ -950,8 +995,23 @@ impl Coordinator {
             })
             .collect();
         self.garbage.add_loose(id, unknown);
-        if let Some(last) = self.last_completed {
-            self.garbage.completed(last);
+        self.let_loose_go();
+    }
+
+    /// The newest checkpoint of this epoch that is complete and older than all that are
+    /// under way: what it does not need, and nobody else holds, will not be named again.
+    fn horizon(&self) -> Option<SnapshotId> {
+        let newest = match self.pending.keys().next() {
+            Some(oldest) => self.completed.range(..oldest).next_back(),
+            None => self.completed.last(),
+        };
+        newest.copied()
+    }
+
+    fn let_loose_go(&mut self) {
+        if let Some(horizon) = self.horizon() {
+            self.completed = self.completed.split_off(&horizon);
+            self.garbage.let_go_before(horizon);
         }
     }
 }

@@ -65,8 +65,18 @@ pub(super) fn create(store: &dyn ObjectStore, name: &ObjectName, bytes: &[u8]) -
             Ok(Some(found)) if found == bytes => return Ok(Created::Ours),
             Ok(Some(found)) => return Ok(Created::Others(found)),
             Ok(None) if attempt < ATTEMPTS => {}
-            Ok(None) if !in_doubt => return Err(error),
-            Ok(None) | Err(_) => return Err(error.ambiguous()),
+            // It was there and has gone again, or may yet come.
+            Ok(None) => {
+                return Err(Error::unavailable("an object could not be created")
+                    .source(error)
+                    .ambiguous());
+            }
+            // Whose it is that is there cannot be told now.
+            Err(unread) => {
+                return Err(Error::unavailable("a new object could not be read back")
+                    .source(unread)
+                    .ambiguous());
+            }
         }
     }
 }

@@ -70,13 +70,7 @@ impl Pending {
         participants: &[Participant],
         now_unix_ms: u64,
     ) -> Counted {
-        let handle = &ack.part.handle;
-        let is_of = |shard: &Participant| {
-            shard.operator == handle.operator()
-                && shard.groups == handle.groups()
-                && shard.max_parallelism == handle.max_parallelism()
-        };
-        if !participants.iter().any(is_of) {
+        if !participants.iter().any(|shard| shard.is_of(&ack.part.handle)) {
             return Counted::NoShard;
         }
         let key = key_of(&ack);
@@ -135,8 +129,9 @@ impl Pending {
         };
         for ack in self.acks.values() {
             outcome.pause_ns = outcome.pause_ns.max(ack.part.costs.pause_ns);
-            outcome.bytes_new += ack.part.costs.bytes_new;
-            outcome.bytes_total += ack.part.costs.bytes_total;
+            let costs = &ack.part.costs;
+            outcome.bytes_new = outcome.bytes_new.saturating_add(costs.bytes_new);
+            outcome.bytes_total = outcome.bytes_total.saturating_add(costs.bytes_total);
         }
         outcome
     }

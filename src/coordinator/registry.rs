@@ -1,15 +1,16 @@
 //! Which files are needed, and by whom.
 //!
 //! A holder is a completed checkpoint (a savepoint, one that is retired and not yet
-//! gone), or a checkpoint that is under way. A file is needed as long as somebody holds
+//! gone), a checkpoint that is under way, or a shard that has come to its end. A file is needed as long as somebody holds
 //! it. Names are kept once, whatever the number of holders; a holder costs four bytes
-//! for each of its files.
+//! each time that it names a file.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
+use super::pending::ShardKey;
 use crate::base::SnapshotId;
 
 /// Who needs files.
@@ -17,6 +18,8 @@ use crate::base::SnapshotId;
 pub(super) enum Holder {
     /// A checkpoint that shards are acknowledging.
     Pending(SnapshotId),
+    /// A shard that has come to its end: it is part of every checkpoint from now on.
+    Finished(ShardKey),
     /// A completed one, by the object name of its metadata.
     Completed(String),
 }
@@ -44,26 +47,15 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    /// Has `holder` need these files as well. A file that it holds already is held
-    /// once.
+    /// Has `holder` need these files as well. What it names twice it holds twice, until
+    /// it releases all.
     pub(super) fn hold<'a>(
         &mut self,
         holder: &Holder,
         files: impl IntoIterator<Item = (&'a str, u64)>,
     ) {
         let mut numbers = self.held.remove(holder).unwrap_or_default();
-        for (location, bytes) in files {
-            numbers.push(self.number(location, bytes));
-        }
-        numbers.sort_unstable();
-        // Whoever is twice in the list was counted twice.
-        numbers.dedup_by(|one, other| {
-            let twice = one == other;
-            if twice {
-                self.file(*one).holders -= 1;
-            }
-            twice
-        });
+        numbers.extend(files.into_iter().map(|(location, bytes)| self.number(location, bytes)));
         self.held.insert(holder.clone(), numbers);
     }
 
@@ -169,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_that_names_a_file_twice_holds_it_once() {
+    fn a_holder_that_names_a_file_twice_releases_it_as_often() {
         let mut registry = Registry::default();
         registry.hold(&holder("one"), [("a", 1), ("a", 1)]);
         registry.hold(&holder("one"), [("a", 1), ("b", 1)]);
