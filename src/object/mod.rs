@@ -9,11 +9,18 @@
 //! - [`LocalStore`]: a directory, on a local disk or a shared file system.
 //! - [`MemoryStore`]: a map, for tests and examples.
 //! - [`FolderStore`]: a part of another store.
+//! - `RemoteStore`, with the feature `object-store`: Amazon S3 and what speaks like it,
+//!   Google Cloud Storage, Azure; with the feature `hdfs`, HDFS.
+//!
+//! [`open_url`] finds the one that a URL asks for.
 
 mod folder;
 mod local;
 mod memory;
 mod name;
+#[cfg(feature = "object-store")]
+mod remote;
+mod url;
 
 use std::fmt;
 use std::path::Path;
@@ -23,6 +30,9 @@ pub use folder::FolderStore;
 pub use local::LocalStore;
 pub use memory::MemoryStore;
 pub use name::{MAX_NAME_BYTES, MAX_SEGMENT_BYTES, ObjectName};
+#[cfg(feature = "object-store")]
+pub use remote::{MAX_PART_BYTES, MIN_PART_BYTES, RemoteOptions, RemoteStore};
+pub use url::open_url;
 
 use crate::base::checksum::{self, ContentHash, ContentHasher};
 use crate::base::{Error, Result};
@@ -117,7 +127,8 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
         keep_going: &mut dyn FnMut(u64) -> bool,
     ) -> Result<()>;
 
-    /// Opens an object for reading. It stays readable if it is removed.
+    /// Opens an object for reading. It stays readable if it is removed; in a store that
+    /// has no such thing as an open file, reading it fails then, as `NotFound`.
     ///
     /// # Errors
     /// `Corrupt` if the store is there and the object is not: trying again
@@ -145,6 +156,13 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     /// # Errors
     /// `Unavailable` if the store fails; ambiguous if the object may be gone.
     fn remove(&self, name: &ObjectName) -> Result<()>;
+}
+
+#[cfg(not(feature = "hdfs"))]
+fn needs_feature(scheme: &str, feature: &str) -> Error {
+    Error::invalid("this kind of object store was left out when the engine was built")
+        .at(format_args!("{scheme}://"))
+        .remedy(format_args!("build the crate alluvium with its feature \"{feature}\""))
 }
 
 fn already_exists(name: &ObjectName) -> Error {
