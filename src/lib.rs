@@ -85,6 +85,7 @@ pub mod format;
 mod memtable;
 pub mod object;
 mod restore;
+pub mod savepoint;
 mod shard;
 mod snapshot;
 pub mod state;

@@ -13,6 +13,7 @@
 //! operator    states that a subtask keeps beside its keys
 //! manifest    which tables make a shard's snapshot
 //! handle      how to find and recognise a manifest
+//! canonical   all state of a job, in an order that knows no tables
 //! ```
 //!
 //! Nothing here reads or writes a file: the layouts work on byte slices, so
@@ -30,6 +31,7 @@
 //! - Reserved bytes are written as zero and must be zero.
 
 pub mod block;
+pub mod canonical;
 pub mod collection;
 pub mod envelope;
 pub mod filter;
