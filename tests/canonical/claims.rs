@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use alluvium::codec::CodecId;
 use alluvium::env::sim::{FaultError, FaultKind};
 use alluvium::env::{Env, SimEnv};
 use alluvium::format::Compression;
@@ -215,6 +216,26 @@ fn a_broadcast_state_that_differs_is_the_first_one_and_is_told() {
     assert_eq!(report.differing_broadcasts, [("op".to_owned(), "other".to_owned())]);
     let found = plain::read(&bytes);
     assert_eq!(found.operators["op"].items["other"].items, [(b"key".to_vec(), vec![1])]);
+}
+
+#[test]
+fn a_subtask_without_items_leaves_no_trace_among_those_of_others() {
+    let env = SimEnv::new(1);
+    let backend = backend_on(&env, 16).open().unwrap();
+    let mut shards = open(&backend, "op", &ranges(3, 16), &[]);
+    for (number, shard) in shards.iter_mut().enumerate() {
+        let version = if number == 1 { 2 } else { 1 };
+        let spec = OperatorStateSpec::list("items").value_codec(CodecId::new("item", version));
+        let items = shard.open_operator_state(spec).unwrap();
+        if number != 1 {
+            shard.operator_list_add(items, &[&[number as u8]]).unwrap();
+        }
+    }
+    let found = plain::read(&export(&store_of(&env), &snapshots(&mut shards, 1)));
+    let items = &found.operators["op"].items["items"];
+    assert_eq!(items.parts, [(("item".to_owned(), 1, Vec::new()), 2)]);
+    let values: Vec<&[u8]> = items.items.iter().map(|(_, value)| &value[..]).collect();
+    assert_eq!(values, [[0], [2]]);
 }
 
 #[test]

@@ -136,6 +136,17 @@ fn a_forged_savepoint_with_sound_checksums_is_refused() {
             }),
         ),
         ("a piece of nothing", Box::new(|parts| parts.frames.insert(1, (8, vec![1; 10])))),
+        (
+            "a short value in pieces",
+            Box::new(move |parts| {
+                let block = &mut parts.frames[5].1;
+                let flags = block.len() - 5;
+                block[flags] = 8;
+                block.pop();
+                parts.frames[last].1[0] += 1;
+                parts.frames.insert(6, (8, b"2".to_vec()));
+            }),
+        ),
         ("an unknown frame", Box::new(|parts| parts.frames[1].0 = 10)),
         ("a table's frame", Box::new(|parts| parts.frames[1].0 = 1)),
         ("bytes behind the entries", Box::new(|parts| parts.frames[0].1.push(0))),
