@@ -113,6 +113,13 @@ pub trait WriteFile: Send {
     /// Appends all of `bytes`.
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()>;
 
+    /// Makes everything written so far visible to who opens the file, and says if that
+    /// is not possible; nothing becomes durable. For files that are of no use after a
+    /// crash.
+    fn flush(&mut self) -> io::Result<()> {
+        self.sync()
+    }
+
     /// Makes everything written so far durable. After an error the file is
     /// lost: it must be abandoned and rewritten under a new name, since the
     /// system may have dropped the dirty pages.

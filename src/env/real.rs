@@ -215,6 +215,10 @@ impl WriteFile for RealWriter {
         self.unless_failed(|file| file.write_all(bytes))
     }
 
+    fn flush(&mut self) -> io::Result<()> {
+        self.unless_failed(BufWriter::flush)
+    }
+
     fn sync(&mut self) -> io::Result<()> {
         let synced_once = self.synced_once;
         self.unless_failed(|file| {

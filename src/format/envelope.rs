@@ -58,17 +58,7 @@ impl Envelope {
     /// `Incompatible` if the version is not the one known here, `Corrupt` for
     /// anything else that is wrong.
     pub fn open(self, bytes: &[u8]) -> Result<Reader<'_>> {
-        let mut reader = Reader::new(self.what, bytes);
-        let magic = reader.array::<8>("magic")?;
-        if magic != self.magic {
-            return Err(Error::corrupt(format_args!("not a {}", self.what))
-                .expected(format_args!("first bytes {:?}", self.magic.escape_ascii().to_string()))
-                .found(format_args!("{:?}", magic.escape_ascii().to_string())));
-        }
-        let version = reader.u16("version")?;
-        if version != self.version {
-            return Err(unknown_version(self.what, self.version, version));
-        }
+        let mut reader = self.open_head(bytes)?;
         let reserved = reader.u16("reserved bytes")?;
         let body_len = reader.u32("body length")? as usize;
         let body = reader.take("body", body_len)?;
@@ -88,6 +78,25 @@ impl Envelope {
             .remedy("read another copy of it"));
         }
         Ok(Reader::new(self.what, body))
+    }
+
+    /// A cursor behind the version, if it is the one known here.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(super) fn open_head(self, bytes: &[u8]) -> Result<Reader<'_>> {
+        let mut reader = Reader::new(self.what, bytes);
+        let magic = reader.array::<8>("magic")?;
+        if magic != self.magic {
+            return Err(Error::corrupt(format_args!("not a {}", self.what))
+                .expected(format_args!("first bytes {:?}", self.magic.escape_ascii().to_string()))
+                .found(format_args!("{:?}", magic.escape_ascii().to_string())));
+        }
+        let version = reader.u16("version")?;
+        if version != self.version {
+            return Err(unknown_version(self.what, self.version, version));
+        }
+        Ok(reader)
     }
 }
 

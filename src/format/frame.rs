@@ -46,6 +46,12 @@ pub enum PartKind {
     Header = 5,
     /// The last bytes of the table (not a frame either).
     Footer = 6,
+    /// Entries of a canonical savepoint.
+    Entries = 7,
+    /// Bytes of one long value in a canonical savepoint.
+    Piece = 8,
+    /// What ends a canonical savepoint.
+    End = 9,
 }
 
 impl PartKind {
@@ -58,7 +64,14 @@ impl PartKind {
             Self::Properties => "properties",
             Self::Header => "table header",
             Self::Footer => "table footer",
+            Self::Entries => "block of entries",
+            Self::Piece => "piece of a value",
+            Self::End => "end",
         }
+    }
+
+    const fn may_be_compressed(self) -> bool {
+        matches!(self, Self::Data | Self::Entries | Self::Piece)
     }
 }
 
@@ -114,7 +127,7 @@ impl FrameEncoder {
     }
 
     /// Appends to `out` the frame of `payload` that will stand at `offset` in
-    /// the file. Only data blocks are compressed: the other parts are hashes
+    /// the file. Of a table only data blocks are compressed: the other parts are hashes
     /// for the most, or tiny.
     ///
     /// # Errors
@@ -183,7 +196,7 @@ impl FrameEncoder {
 
     /// Appends the compressed payload and says whether that was worth it.
     fn compressed(&mut self, out: &mut Vec<u8>, kind: PartKind, payload: &[u8]) -> Result<bool> {
-        let wanted = kind == PartKind::Data
+        let wanted = kind.may_be_compressed()
             && self.compression == Compression::Lz4
             && payload.len() <= MAX_COMPRESSED_RAW_BYTES;
         if !wanted {
@@ -251,7 +264,7 @@ fn decode<'a>(
     match codec {
         CODEC_NONE if raw_len == stored_len => Ok(payload),
         CODEC_NONE => Err(reader.corrupt("raw length", stored_len, raw_len)),
-        CODEC_LZ4 if kind == PartKind::Data && raw_len <= MAX_COMPRESSED_RAW_BYTES => {
+        CODEC_LZ4 if kind.may_be_compressed() && raw_len <= MAX_COMPRESSED_RAW_BYTES => {
             scratch.clear();
             scratch.resize(raw_len, 0);
             match decompress_into(payload, scratch) {

@@ -70,11 +70,11 @@ const ENVELOPE: Envelope = Envelope { what: "manifest", magic: *b"ALVMANIF", ver
 
 /// Fewest bytes of a schema: a name of one byte, its length, the version and
 /// the length of the detail.
-const MIN_SCHEMA_BYTES: usize = 4;
+pub(super) const MIN_SCHEMA_BYTES: usize = 4;
 /// Fewest bytes of a state: a name of one byte, its length, the kind, three
 /// schemas, the absence of map keys, the number of older schemas and the absence
 /// of a time to live.
-const MIN_STATE_BYTES: usize = 6 + 3 * MIN_SCHEMA_BYTES;
+pub(super) const MIN_STATE_BYTES: usize = 6 + 3 * MIN_SCHEMA_BYTES;
 /// Fewest bytes of a table: its meta, a location of one byte, its slice, the
 /// number of dropped states.
 const MIN_TABLE_BYTES: usize = TableMeta::ENCODED_BYTES + 2 + 4 + 1;
@@ -281,7 +281,6 @@ impl Manifest {
         check_len("number of tables", self.tables.len(), 0, MAX_TABLES)?;
         check_len("user meta", self.user_meta.len(), 0, MAX_USER_META_BYTES)?;
         for state in &self.states {
-            check_len("name of a state", state.name.len(), 1, MAX_STATE_NAME_BYTES)?;
             state.check()?;
         }
         if let Some(pair) = self.states.windows(2).find(|pair| pair[0].name >= pair[1].name) {
@@ -337,7 +336,9 @@ impl StateMeta {
         std::iter::once(&self.value_schema).chain(&self.older_value_schemas)
     }
 
-    fn check(&self) -> Result<(), Broken> {
+    pub(super) fn check(&self) -> Result<(), Broken> {
+        let name = self.name.len();
+        check_len("name of a state", name, 1, MAX_STATE_NAME_BYTES)?;
         let others = [&self.key_schema, &self.namespace_schema].into_iter();
         for schema in others.chain(&self.map_key_schema).chain(self.value_schemas()) {
             check_len("name of a codec", schema.id().name.len(), 1, MAX_CODEC_NAME_BYTES)?;
@@ -358,7 +359,7 @@ impl StateMeta {
         Ok(())
     }
 
-    fn encode(&self, out: &mut Vec<u8>) {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
         encode_bytes(self.name.as_bytes(), out);
         out.push(self.kind as u8);
         self.key_schema.encode(out);
@@ -379,7 +380,7 @@ impl StateMeta {
         }
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self> {
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self> {
         let name = reader.str("state name", MAX_STATE_NAME_BYTES)?.to_owned();
         let kind = StateKind::decode(reader.u8("state kind")?)?;
         let key_schema = Schema::decode(reader)?;
@@ -452,14 +453,14 @@ fn check_dropped(dropped: &[String]) -> Result<(), Broken> {
     }
 }
 
-fn encode_instant(ms: Option<i64>, out: &mut Vec<u8>) {
+pub(super) fn encode_instant(ms: Option<i64>, out: &mut Vec<u8>) {
     out.push(u8::from(ms.is_some()));
     if let Some(ms) = ms {
         out.extend_from_slice(&ms.to_le_bytes());
     }
 }
 
-fn decode_instant(what: &'static str, reader: &mut Reader<'_>) -> Result<Option<i64>> {
+pub(super) fn decode_instant(what: &'static str, reader: &mut Reader<'_>) -> Result<Option<i64>> {
     match reader.u8(what)? {
         0 => Ok(None),
         1 => Ok(Some(reader.u64(what)? as i64)),

@@ -15,6 +15,7 @@
 //! handle      how to find and recognise a manifest
 //! checkpoint  the handles of all shards of a job, and what it cost
 //! journal     what the coordinator of a job remembers
+//! canonical   all state of a job, in an order that knows no tables
 //! ```
 //!
 //! Nothing here reads or writes a file: the layouts work on byte slices, so
@@ -32,6 +33,7 @@
 //! - Reserved bytes are written as zero and must be zero.
 
 pub mod block;
+pub mod canonical;
 pub mod checkpoint;
 pub mod collection;
 pub mod envelope;

@@ -70,7 +70,7 @@ impl OperatorStateMode {
         matches!(self, Self::List | Self::UnionList)
     }
 
-    fn decode(number: u8) -> Result<Self> {
+    pub(super) fn decode(number: u8) -> Result<Self> {
         match number {
             1 => Ok(Self::List),
             2 => Ok(Self::UnionList),

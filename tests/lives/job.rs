@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use alluvium::env::SimEnv;
 use alluvium::env::sim::{CrashMode, SimRng};
+use alluvium::env::{Env, SimEnv};
+use alluvium::object::LocalStore;
+use alluvium::savepoint::{Export, Import};
 use alluvium::{
     Backend, KeyGroup, KeyGroupRange, MaxParallelism, SnapshotHandle, SnapshotId, SnapshotTicket,
-    TimeDomain, Ttl,
+    StoreSink, TimeDomain, Ttl,
 };
 
 use crate::engine::Running;
@@ -285,8 +287,12 @@ impl Life {
             self.fire_to_the_end_of_time();
         }
         let Checkpoint { handles, image, .. } = &self.checkpoints[at];
-        let handles = handles.clone().expect("it is completed");
+        let mut handles = handles.clone().expect("it is completed");
         self.image = image.clone();
+        if self.rng.one_in(3) {
+            self.tally.count("by way of a savepoint", 1);
+            handles = self.through_a_savepoint(&handles);
+        }
         if self.rng.one_in(4) {
             self.tally.count("power cut", 1);
             let mode = CrashMode::ALL[self.pick(CrashMode::ALL.len())];
@@ -301,6 +307,29 @@ impl Life {
         if self.rng.one_in(3) {
             self.check_all();
         }
+    }
+
+    /// Makes a canonical savepoint of a checkpoint, and a checkpoint of that on other
+    /// shards.
+    fn through_a_savepoint(&mut self, handles: &[SnapshotHandle]) -> Vec<SnapshotHandle> {
+        let env: Arc<dyn Env> = Arc::new(self.env.clone());
+        let store = LocalStore::open(Arc::clone(&env), "/shared/checkpoints".into()).unwrap();
+        let store = StoreSink::new(Arc::new(store));
+        let export = |handles: &[SnapshotHandle]| {
+            let mut bytes = Vec::new();
+            let export = Export::new(Arc::clone(&env), "/node/work", &store);
+            export.sort_bytes(1).write(handles, &mut bytes).unwrap();
+            bytes
+        };
+        let bytes = export(handles);
+        let shards = 1 + self.rng.below(5) as u32;
+        let import = Import::new(Arc::clone(&env), "/node/work", &store, SnapshotId(self.next_id));
+        let import = import.shards(shards).table_bytes(1 + self.rng.below(3_000)).sort_bytes(1);
+        let imported = import.read(&bytes[..]).unwrap();
+        let handles = imported.operators[0].handles.clone();
+        assert!(export(&handles) == bytes, "what was imported has another savepoint");
+        self.image.operator = operator::imported(&self.image.operator, shards as usize);
+        handles
     }
 
     /// Opens shards of some snapshots, or empty ones. What a new version of the job

@@ -8,7 +8,8 @@
 //! back by a month, the watermark, states dropped and registered anew under each
 //! other's names, barriers, background work one task at a time, snapshots
 //! completed, cancelled and aborted, and restarts from any completed snapshot on
-//! another split of the key groups. With a restart values may get another
+//! another split of the key groups, now and then by way of a canonical savepoint. With a
+//! restart values may get another
 //! schema, and states another time to live, or none; some are not registered
 //! until later, or not at all in that life.
 //!

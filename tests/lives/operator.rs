@@ -70,6 +70,24 @@ fn restored(image: &[Vec<Kept>], at: usize, index: usize, parallelism: usize) ->
     }
 }
 
+/// What so many subtasks have of all states after an import: lists dealt out, and the
+/// first one's broadcast states.
+pub fn imported(image: &[Vec<Kept>], parallelism: usize) -> Vec<Vec<Kept>> {
+    let of_state = |at: usize, index: usize| {
+        let mut there =
+            image.iter().map(|states| &states[at]).filter(|kept| **kept != Kept::Nothing);
+        match there.clone().next() {
+            None => Kept::Nothing,
+            Some(Kept::Broadcast(entries)) => Kept::Broadcast(entries.clone()),
+            Some(_) => {
+                let all: Elements = there.by_ref().flat_map(|kept| kept.elements()).collect();
+                Kept::List(dealt(&all, parallelism).swap_remove(index))
+            }
+        }
+    };
+    (0..parallelism).map(|index| (0..MODES.len()).map(|at| of_state(at, index)).collect()).collect()
+}
+
 fn read(shard: &Shard, state: OperatorStateId) -> Elements {
     let mut elements = Elements::new();
     let visit = &mut |element: &[u8]| {

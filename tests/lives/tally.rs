@@ -22,6 +22,7 @@ impl Tally {
             "restarted",
             "power cut",
             "rescaled",
+            "by way of a savepoint",
             "new version",
             "left for later",
             "dropped",
