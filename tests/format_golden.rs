@@ -16,8 +16,9 @@ use std::path::Path;
 use alluvium::base::SnapshotId;
 use alluvium::codec::{CodecId, Schema};
 use alluvium::format::{
-    Compression, Manifest, OperatorPart, OperatorState, OperatorStateMode, SnapshotHandle,
-    StateKind, StateMeta, TableMeta, TableRef,
+    Checkpoint, CheckpointKind, CheckpointRef, Compression, JournalEntry, Manifest, OperatorPart,
+    OperatorState, OperatorStateMode, Outcome, Pin, SavepointRef, ShardAck, ShardCosts, ShardPart,
+    SnapshotHandle, StateKind, StateMeta, StoredFile, TableMeta, TableRef,
 };
 use alluvium::table::{TableOptions, TableReader};
 use table_support::*;
@@ -149,4 +150,103 @@ fn manifests_and_handles_of_version_1_open_and_are_still_written_alike() {
     assert_eq!(SnapshotHandle::decode(&golden_handle).unwrap(), handle);
     assert!(golden_handle == handle.encode(), "the format of snapshot handles changed");
     assert_eq!(handle.open_manifest(&bytes).unwrap(), manifest);
+}
+
+fn part() -> ShardPart {
+    let (_, meta) = small_model().write(FILE, PLAIN).unwrap();
+    let manifest = manifest(meta);
+    let bytes = manifest.encode().unwrap();
+    let handle = SnapshotHandle::new(&manifest, &bytes, "dir:/golden", "m/7").unwrap();
+    let costs = ShardCosts {
+        pause_ns: 5_700,
+        duration_ns: 81_000_000,
+        bytes_new: 300,
+        bytes_total: 70_000,
+        records_new: 17,
+    };
+    ShardPart { handle, costs }
+}
+
+fn reference(id: u64) -> CheckpointRef {
+    CheckpointRef {
+        id: SnapshotId(id),
+        epoch: 2,
+        location: format!("jobs/flights/checkpoints/{id:020}-0000000002"),
+        bytes: 1000 + id,
+        hash: alluvium::base::checksum::ContentHash(u128::from(id) << 70),
+    }
+}
+
+#[test]
+fn checkpoints_and_acknowledgements_of_version_1_open_and_are_still_written_alike() {
+    let checkpoint = Checkpoint {
+        id: SnapshotId(7),
+        epoch: 2,
+        job: "flights".into(),
+        kind: CheckpointKind::Savepoint("before-upgrade".into()),
+        triggered_unix_ms: 1_795_000_000_123,
+        completed_unix_ms: 1_795_000_000_321,
+        shards: vec![part()],
+        runtime: b"kafka offsets: 17".to_vec(),
+    };
+    let written = checkpoint.encode().unwrap();
+    let bytes = golden("checkpoint-v1.bin", &written);
+    assert_eq!(Checkpoint::decode(&bytes).unwrap(), checkpoint);
+    assert!(bytes == written, "the format of checkpoints changed");
+
+    let file = |location: &str, bytes| StoredFile { location: location.into(), bytes };
+    let files = vec![file("m/7", 900), file("t/0-3", 69_100)];
+    let ack = ShardAck { epoch: 2, part: part(), files };
+    let written = ack.encode().unwrap();
+    let bytes = golden("ack-v1.bin", &written);
+    assert_eq!(ShardAck::decode(&bytes).unwrap(), ack);
+    assert!(bytes == written, "the format of acknowledgements changed");
+}
+
+#[test]
+fn journal_entries_and_pins_of_version_1_open_and_are_still_written_alike() {
+    let outcome = |kind, failure: Option<&str>| Outcome {
+        id: SnapshotId(7),
+        epoch: 2,
+        kind,
+        triggered_unix_ms: 1_795_000_000_123,
+        duration_ms: 198,
+        pause_ns: 5_700,
+        bytes_new: 300,
+        bytes_total: 70_000,
+        failure: failure.map(str::to_owned),
+    };
+    let named = CheckpointKind::Savepoint("before-upgrade".into());
+    let entry = JournalEntry {
+        number: 12,
+        epoch: 2,
+        writer: 0x0102_0304_0506_0708,
+        written_unix_ms: 1_795_000_000_400,
+        next_id: SnapshotId(23),
+        job: "flights".into(),
+        owner: "host 1, process 2".into(),
+        resume: Some(reference(8)),
+        checkpoints: vec![reference(6), reference(8)],
+        savepoints: vec![SavepointRef {
+            name: "before-upgrade".into(),
+            created_unix_ms: 1_795_000_000_321,
+            checkpoint: reference(7),
+        }],
+        retired: vec![reference(5)],
+        outcomes: vec![outcome(named, None), outcome(CheckpointKind::Checkpoint, Some("declined"))],
+    };
+    let written = entry.encode().unwrap();
+    let bytes = golden("journal-v1.bin", &written);
+    assert_eq!(JournalEntry::decode(&bytes).unwrap(), entry);
+    assert!(bytes == written, "the format of journal entries changed");
+
+    let pin = Pin {
+        created_unix_ms: 1_795_000_000_500,
+        owner: "a reader".into(),
+        checkpoint: reference(8),
+    };
+    let written = pin.encode().unwrap();
+    let bytes = golden("pin-v1.bin", &written);
+    assert_eq!(Pin::decode(&bytes).unwrap(), pin);
+    assert!(bytes == written, "the format of pins changed");
 }
