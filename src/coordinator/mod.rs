@@ -421,7 +421,7 @@ impl Coordinator {
             self.append(|entry| {
                 if let Some(name) = claimed {
                     entry.savepoints.retain(|savepoint| savepoint.name != name);
-                    let is_there = entry.checkpoints.iter().any(|kept| *kept == chosen);
+                    let is_there = entry.checkpoints.contains(&chosen);
                     if !is_there {
                         entry.checkpoints.push(chosen.clone());
                         entry.checkpoints.sort_by_key(|kept| kept.id);

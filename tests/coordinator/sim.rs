@@ -730,8 +730,10 @@ impl Sim {
         let what = match ack {
             Ok(ack) => What::Ack(id.0, ack.encode().unwrap()),
             Err(error) => {
-                // What those before wrote may be swept while they look at it.
-                let is_last = state.truths[job].epoch() == epoch;
+                // What those before wrote may be swept while they look at it, and what
+                // shards of a cancelled job write.
+                let truth = &state.truths[job];
+                let is_last = truth.epoch() == epoch && !truth.cancelling.contains(&epoch);
                 assert!(!is_last || error.kind() == ErrorKind::Unavailable, "{error}");
                 What::Decline(id.0, participant(shard))
             }
