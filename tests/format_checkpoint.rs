@@ -311,7 +311,8 @@ fn forged(good: &[u8], decode: Decode, needle: &[u8], with: &[u8]) -> Option<Err
 fn forged_ones_with_sound_hashes_are_refused() {
     let [checkpoint, ack, entry, pin] = all();
     let corrupt = Some(ErrorKind::Corrupt);
-    let cases: [(&str, &(Vec<u8>, Decode), &[u8], &[u8], Option<ErrorKind>); 14] = [
+    type Case<'a> = (&'static str, &'a (Vec<u8>, Decode), &'a [u8], &'a [u8], Option<ErrorKind>);
+    let cases: [Case<'_>; 14] = [
         ("a path", &checkpoint, b"flights-2.b_7", b"../../etc/pwd", corrupt),
         ("an unknown kind", &checkpoint, b"b_7\x02", b"b_7\x03", Some(ErrorKind::Incompatible)),
         ("a million shards", &checkpoint, b"upgrade\x03", b"upgrade\xc0\x84\x3d", corrupt),

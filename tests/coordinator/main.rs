@@ -69,8 +69,7 @@ fn run(seed: u64, tracing: bool) -> Tally {
     sim.take_over();
     (0..steps).for_each(|_| sim.step());
     sim.come_to_rest();
-    let tally = sim.state.lock().tally.clone();
-    tally
+    sim.state.lock().tally.clone()
 }
 
 #[test]
