@@ -16,8 +16,8 @@ use std::path::Path;
 use alluvium::base::SnapshotId;
 use alluvium::codec::{CodecId, Schema};
 use alluvium::format::{
-    Compression, Manifest, OperatorPart, OperatorState, OperatorStateMode, SnapshotHandle,
-    StateKind, StateMeta, TableMeta, TableRef,
+    Action, Answer, Compression, Manifest, OperatorPart, OperatorState, OperatorStateMode, Request,
+    SnapshotHandle, StateKind, StateMeta, TableMeta, TableRef,
 };
 use alluvium::table::{TableOptions, TableReader};
 use table_support::*;
@@ -149,4 +149,26 @@ fn manifests_and_handles_of_version_1_open_and_are_still_written_alike() {
     assert_eq!(SnapshotHandle::decode(&golden_handle).unwrap(), handle);
     assert!(golden_handle == handle.encode(), "the format of snapshot handles changed");
     assert_eq!(handle.open_manifest(&bytes).unwrap(), manifest);
+}
+
+#[test]
+fn requests_and_answers_of_version_1_open_and_are_still_written_alike() {
+    let request = Request {
+        created_unix_ms: 1_795_000_000_123,
+        seen: 17,
+        asker: "a person".into(),
+        action: Action::Keep(SnapshotId(7), "before-upgrade".into()),
+    };
+    let bytes = golden("request-v1.bin", &request.encode().unwrap());
+    assert_eq!(Request::decode(&bytes).unwrap(), request);
+    assert!(bytes == request.encode().unwrap(), "the format of requests changed");
+
+    let answer = Answer {
+        answered_unix_ms: 1_795_000_000_456,
+        id: Some(SnapshotId(7)),
+        refused: Some("the name is taken".into()),
+    };
+    let bytes = golden("answer-v1.bin", &answer.encode().unwrap());
+    assert_eq!(Answer::decode(&bytes).unwrap(), answer);
+    assert!(bytes == answer.encode().unwrap(), "the format of answers changed");
 }
