@@ -222,7 +222,14 @@ fn check_sequence(sequence: u64, handle: &SnapshotHandle) -> Result<()> {
 
 /// Whether the manifests know what the values in a table are written under, but
 /// for those of states that were dropped.
-fn check_schemas(states: &[StateMeta], table: &TableReader, dropped: &[String]) -> Result<()> {
+///
+/// # Errors
+/// `Corrupt`, naming the state, if they do not.
+pub(crate) fn check_schemas(
+    states: &[StateMeta],
+    table: &TableReader,
+    dropped: &[String],
+) -> Result<()> {
     for held in table.states().iter().filter(|held| !dropped.contains(&held.name)) {
         let known = states.iter().find(|state| state.name == held.name);
         let mut schemas = known.into_iter().flat_map(StateMeta::value_schemas);
