@@ -16,9 +16,10 @@ use std::path::Path;
 use alluvium::base::SnapshotId;
 use alluvium::codec::{CodecId, Schema};
 use alluvium::format::{
-    Borrowed, Checkpoint, CheckpointKind, CheckpointRef, Compression, JournalEntry, Manifest,
-    OperatorPart, OperatorState, OperatorStateMode, Outcome, Pin, SavepointRef, ShardAck,
-    ShardCosts, ShardPart, SnapshotHandle, StateKind, StateMeta, StoredFile, TableMeta, TableRef,
+    Action, Answer, Borrowed, Checkpoint, CheckpointKind, CheckpointRef, Compression, JournalEntry,
+    Manifest, OperatorPart, OperatorState, OperatorStateMode, Outcome, Pin, Request, SavepointRef,
+    ShardAck, ShardCosts, ShardPart, SnapshotHandle, StateKind, StateMeta, StoredFile, TableMeta,
+    TableRef,
 };
 use alluvium::table::{TableOptions, TableReader};
 use table_support::*;
@@ -266,4 +267,26 @@ fn journal_entries_and_pins_of_version_1_open_and_are_still_written_alike() {
     let bytes = golden("pin-v1.bin", &written);
     assert_eq!(Pin::decode(&bytes).unwrap(), pin);
     assert!(bytes == written, "the format of pins changed");
+}
+
+#[test]
+fn requests_and_answers_of_version_1_open_and_are_still_written_alike() {
+    let request = Request {
+        created_unix_ms: 1_795_000_000_123,
+        seen: 17,
+        asker: "a person".into(),
+        action: Action::Keep(SnapshotId(7), "before-upgrade".into()),
+    };
+    let bytes = golden("request-v1.bin", &request.encode().unwrap());
+    assert_eq!(Request::decode(&bytes).unwrap(), request);
+    assert!(bytes == request.encode().unwrap(), "the format of requests changed");
+
+    let answer = Answer {
+        answered_unix_ms: 1_795_000_000_456,
+        id: Some(SnapshotId(7)),
+        refused: Some("the name is taken".into()),
+    };
+    let bytes = golden("answer-v1.bin", &answer.encode().unwrap());
+    assert_eq!(Answer::decode(&bytes).unwrap(), answer);
+    assert!(bytes == answer.encode().unwrap(), "the format of answers changed");
 }

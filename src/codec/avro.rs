@@ -121,6 +121,60 @@ impl<T: Serialize + DeserializeOwned + 'static> Avro<T> {
     }
 }
 
+/// A schema that was stored, without a type.
+#[cfg(feature = "dynamic")]
+pub(super) struct DynamicAvro(AvroSchema);
+
+#[cfg(feature = "dynamic")]
+impl DynamicAvro {
+    /// That of a schema's detail, if it is one.
+    pub(super) fn of(detail: &[u8]) -> Option<Self> {
+        parse(std::str::from_utf8(detail).ok()?).ok().map(Self)
+    }
+
+    /// The value that all of `bytes` stand for, as JSON.
+    pub(super) fn decode(&self, bytes: &[u8]) -> Result<serde_json::Value> {
+        let mut reader = Exact { rest: bytes, overrun: false };
+        let value = from_avro_datum(&self.0, &mut reader, None)
+            .map_err(|why| not_a_value("avro", "a value of the Avro schema", why))?;
+        if reader.overrun || !reader.rest.is_empty() {
+            let what = if reader.overrun { "too few" } else { "too many" };
+            return Err(not_a_value("avro", "the bytes of one value", what));
+        }
+        Ok(to_json(value))
+    }
+}
+
+#[cfg(feature = "dynamic")]
+impl fmt::Debug for DynamicAvro {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DynamicAvro")
+    }
+}
+
+#[cfg(feature = "dynamic")]
+fn to_json(value: apache_avro::types::Value) -> serde_json::Value {
+    use super::dynamic::{hex, object};
+    use apache_avro::types::Value;
+    match value {
+        Value::Union(_, inner) => to_json(*inner),
+        Value::Record(fields) => {
+            object(fields.into_iter().map(|(name, value)| (name, to_json(value))))
+        }
+        Value::Map(entries) => {
+            object(entries.into_iter().map(|(name, value)| (name, to_json(value))))
+        }
+        Value::Array(items) => items.into_iter().map(to_json).collect(),
+        Value::Bytes(bytes) | Value::Fixed(_, bytes) => hex(&bytes).into(),
+        Value::Enum(_, symbol) => symbol.into(),
+        // Numbers, texts and what logical types make of them; what has no JSON is named.
+        other => {
+            let text = format!("{other:?}");
+            serde_json::Value::try_from(other).unwrap_or(serde_json::Value::String(text))
+        }
+    }
+}
+
 /// Notes whether more was asked for than there is: the decoder takes a union that
 /// is cut off for null.
 struct Exact<'a> {

@@ -174,6 +174,23 @@ impl StoredPart {
     }
 }
 
+/// The parts of a schema, each with its number of bytes if that is fixed; `None` if it
+/// is not a whole one of `outer`.
+#[cfg(feature = "dynamic")]
+pub(super) fn parts_of(
+    outer: &str,
+    stored: &Schema,
+) -> Option<impl Iterator<Item = (Option<usize>, Schema)>> {
+    let mut reader = Reader::new("schema of parts", stored.detail());
+    let mut count = 0;
+    while reader.remaining() > 0 {
+        StoredPart::decode(&mut reader).ok()?;
+        count += 1;
+    }
+    let parts = StoredPart::all(outer, count, stored).filter(|parts| !parts.is_empty())?;
+    Some(parts.into_iter().map(|part| (part.fixed_len, part.schema)))
+}
+
 macro_rules! tuples {
     ($(($($part:ident $codec:ident $at:tt),*; $last:ident $last_codec:ident $last_at:tt))*) => {$(
         impl<$($part,)* $last, $($codec,)* $last_codec> Codec<($($part,)* $last,)>

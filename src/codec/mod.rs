@@ -10,6 +10,7 @@
 //! | records of an Avro schema | `Avro`, with the feature `avro` |
 //! | a value whose type has changed | [`Evolving`] |
 //! | your own | [`Codec`] |
+//! | what is stored, without its type | `dynamic`, with the feature `dynamic` |
 //!
 //! What a codec is called and what it needs is its [`Schema`]. It is stored in
 //! every snapshot, compared when a state is registered, and what was written
@@ -23,6 +24,8 @@
 #[cfg(feature = "avro")]
 mod avro;
 mod compose;
+#[cfg(feature = "dynamic")]
+pub mod dynamic;
 mod evolving;
 mod key;
 #[cfg(feature = "postcard")]

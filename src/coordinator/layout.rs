@@ -6,6 +6,8 @@
 //! jobs/JOB/epochs/EPOCH/tables/FILE.table  what shards wrote in that life of the coordinator
 //! jobs/JOB/epochs/EPOCH/manifests/...
 //! jobs/JOB/pins/ID-EPOCH-RANDOM            somebody reads that checkpoint
+//! jobs/JOB/requests/RANDOM                 somebody asks the coordinator for something
+//! jobs/JOB/answers/RANDOM                  what came of it
 //! ```
 //!
 //! Numbers are decimal and padded, so that names ascend as the numbers do. The epoch in
@@ -96,6 +98,25 @@ impl Layout {
         self.name(format_args!("pins/{id:020}-{epoch:010}-{random:016x}"))
     }
 
+    pub(super) fn requests(&self) -> String {
+        format!("{}requests/", self.root)
+    }
+
+    pub(super) fn request(&self, random: u64) -> ObjectName {
+        self.name(format_args!("requests/{random:016x}"))
+    }
+
+    pub(super) fn answers(&self) -> String {
+        format!("{}answers/", self.root)
+    }
+
+    /// Where the answer to the request of this name is.
+    pub(super) fn answer_to(&self, request: &ObjectName) -> Option<ObjectName> {
+        let random = request.as_str().strip_prefix(&self.requests())?;
+        let is_random = random.len() == 16 && random.bytes().all(|b| b.is_ascii_hexdigit());
+        is_random.then(|| self.name(format_args!("answers/{random}")))
+    }
+
     fn name(&self, rest: fmt::Arguments<'_>) -> ObjectName {
         let name = ObjectName::new(format!("{}{rest}", self.root));
         name.expect("a job's name is a segment, and numbers are")
@@ -134,7 +155,11 @@ mod tests {
         let file = layout.epoch(12).join("tables/x.table").unwrap();
         assert_eq!(layout.epoch_of_file(file.as_str()), Some(12));
         assert_eq!(job_of(&file), Some("flights"));
+        let answer = layout.answer_to(&layout.request(5)).unwrap();
+        assert_eq!(answer.as_str(), "jobs/flights/answers/0000000000000005");
+        assert_eq!(layout.answer_to(&answer), None);
         let other = Layout::new("other").unwrap();
+        assert_eq!(other.answer_to(&layout.request(5)), None);
         assert_eq!(other.number_of_entry(&layout.entry(7)), None);
         assert_eq!(other.epoch_of_file(file.as_str()), None);
     }

@@ -42,6 +42,7 @@ mod layout;
 mod objects;
 mod pending;
 mod registry;
+mod requests;
 mod settings;
 mod verify;
 mod view;
@@ -57,6 +58,8 @@ use self::layout::Layout;
 use self::objects::Created;
 use self::pending::{Counted, Pending, ShardKey, key_of};
 use self::registry::{Holder, Registry};
+use self::requests::Requests;
+pub use self::requests::{Asked, ask};
 pub use self::settings::{CheckpointSettings, OnCancel, SavepointSchedule};
 pub use self::verify::{Depth, Problem, Verified, is_damaged, verify};
 pub use self::view::{JobView, PinGuard, RestoreFrom, jobs};
@@ -292,6 +295,7 @@ impl CoordinatorBuilder {
             outcomes: Vec::new(),
             events: VecDeque::new(),
             clock: Clock::new(now_ns),
+            requests: Requests::default(),
             catching_up: false,
             stopping: false,
         };
@@ -343,6 +347,7 @@ pub struct Coordinator {
     outcomes: Vec<Outcome>,
     events: VecDeque<Event>,
     clock: Clock,
+    requests: Requests,
     catching_up: bool,
     stopping: bool,
 }
@@ -464,8 +469,9 @@ impl Coordinator {
         self.catching_up = catching_up;
     }
 
-    /// Does what is due: gives up what took too long, completes what is ready, begins
-    /// checkpoints, deletes up to 256 files that nobody needs.
+    /// Does what is due: gives up what took too long, completes what is ready, does what
+    /// others [ask] for, begins checkpoints, deletes up to 256 files that nobody
+    /// needs.
     ///
     /// # Errors
     /// `Closed` if another coordinator has taken over the job: stop it. All else is
@@ -474,6 +480,7 @@ impl Coordinator {
         const DELETES: usize = 256;
         self.try_to_complete()?;
         self.give_up_late_ones();
+        self.meet_requests()?;
         self.trigger_what_is_due()?;
         match self.collect(DELETES) {
             Err(error) if self.journal.is_fenced() => Err(error),

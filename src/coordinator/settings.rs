@@ -48,6 +48,10 @@ pub struct CheckpointSettings {
     pub on_cancel: OnCancel,
     /// Savepoints beside the checkpoints. Default: none.
     pub savepoints: Option<SavepointSchedule>,
+    /// How often the coordinator looks whether somebody, such as the command line tool,
+    /// [asks](super::ask) for a savepoint or its disposal; `None` if never. Each look
+    /// lists one folder of the store, or two. Default: 10 seconds.
+    pub requests_interval_ms: Option<u64>,
     /// How many outcomes the journal remembers, up to 4,096. Default: 100.
     pub history: usize,
 }
@@ -64,6 +68,7 @@ impl Default for CheckpointSettings {
             retained: 1,
             on_cancel: OnCancel::Keep,
             savepoints: None,
+            requests_interval_ms: Some(10_000),
             history: 100,
         }
     }
@@ -76,6 +81,7 @@ impl CheckpointSettings {
             ("retained", self.retained as u64),
             ("timeout_ms", self.timeout_ms),
             ("interval_ms", self.interval_ms.unwrap_or(1)),
+            ("requests_interval_ms", self.requests_interval_ms.unwrap_or(1)),
             ("catching_up_interval_ms", self.catching_up_interval_ms.flatten().unwrap_or(1)),
             ("savepoints.interval_ms", self.savepoints.as_ref().map_or(1, |s| s.interval_ms)),
             ("savepoints.retained", self.savepoints.as_ref().map_or(1, |s| s.retained as u64)),

@@ -72,6 +72,11 @@ impl JobView {
         Self { store, layout, entry }
     }
 
+    /// Where the job's objects are.
+    pub(super) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
     /// What the journal says.
     pub fn entry(&self) -> &JournalEntry {
         &self.entry

@@ -16,6 +16,7 @@
 //! checkpoint  the handles of all shards of a job, and what it cost
 //! journal     what the coordinator of a job remembers
 //! canonical   all state of a job, in an order that knows no tables
+//! request     what others ask of it, and its answers
 //! ```
 //!
 //! Nothing here reads or writes a file: the layouts work on byte slices, so
@@ -46,6 +47,7 @@ pub mod manifest;
 pub mod operator_state;
 mod promise;
 pub mod properties;
+pub mod request;
 pub mod table;
 
 pub use checkpoint::{Checkpoint, CheckpointKind, ShardAck, ShardCosts, ShardPart, StoredFile};
@@ -55,6 +57,7 @@ pub use handle::SnapshotHandle;
 pub use journal::{Borrowed, CheckpointRef, JournalEntry, Outcome, Pin, SavepointRef};
 pub use manifest::{Manifest, StateKind, StateMeta, TableRef, TtlMeta};
 pub use operator_state::{Items, OperatorPart, OperatorState, OperatorStateMode};
+pub use request::{Action, Answer, Request};
 pub use table::TableMeta;
 
 // Lengths from files are at most 32 bits wide and are added up in `usize`.

@@ -238,6 +238,9 @@ fn check_sequence(sequence: u64, handle: &SnapshotHandle) -> Result<()> {
 
 /// Whether the manifests know what the values in a table are written under, but
 /// for those of states that were dropped.
+///
+/// # Errors
+/// `Corrupt`, naming the state, if they do not.
 pub(crate) fn check_schemas(
     states: &[StateMeta],
     table: &TableReader,

@@ -3,6 +3,9 @@
 //! *Native*: a folder with everything that a checkpoint needs, tables as they are
 //! ([`native`]; quick to write, and restored without being read first).
 //!
+//! And what reads a checkpoint without a job: [`states`], record by record; [`diff`], in
+//! which records two checkpoints differ.
+//!
 //! *Canonical*: all state of a job, out of the engine's own layout into one portable
 //! stream and back.
 //!
@@ -27,6 +30,7 @@
 //!
 //! Nothing here knows a shard, or who the runtime is.
 
+pub mod diff;
 mod export;
 mod export_records;
 mod export_states;
@@ -37,6 +41,7 @@ mod order;
 mod reader;
 mod runs;
 mod sort;
+pub mod states;
 mod work;
 mod writer;
 
@@ -46,6 +51,7 @@ pub use self::export::{Export, ExportReport};
 pub use self::import::{Import, Imported, ImportedOperator};
 pub use self::native::{NativeSavepoint, export_native};
 pub use self::reader::{ObjectStream, SavepointReader};
+pub use self::states::{CheckpointReader, OperatorReader};
 
 /// Bytes that a sort keeps in memory unless told otherwise: 32 MiB. What comes beside
 /// it is less than that again.

@@ -12,23 +12,23 @@ use crate::version::merge::MergeScan;
 
 /// A live record of the tables beneath a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct BaseRecord<'a> {
-    pub(super) group: KeyGroup,
+pub(crate) struct BaseRecord<'a> {
+    pub(crate) group: KeyGroup,
     /// The hash of key and namespace.
-    pub(super) hash: u64,
-    pub(super) key: &'a [u8],
+    pub(crate) hash: u64,
+    pub(crate) key: &'a [u8],
     /// The namespace proper.
-    pub(super) namespace: &'a [u8],
+    pub(crate) namespace: &'a [u8],
     /// Which entry of the collection; `None` in a state of single values.
-    pub(super) entry: Option<&'a [u8]>,
+    pub(crate) entry: Option<&'a [u8]>,
     /// In which form the value is.
-    pub(super) form: Form,
-    pub(super) value: &'a [u8],
+    pub(crate) form: Form,
+    pub(crate) value: &'a [u8],
 }
 
 /// Lends live records in order: the newest of each name, without deletions,
 /// markers, and what those hide.
-pub(super) struct BaseScan {
+pub(crate) struct BaseScan {
     merged: MergeScan,
     /// Values are lent as they are stored, if there is none.
     migration: Option<Arc<Migration>>,
@@ -40,12 +40,12 @@ pub(super) struct BaseScan {
 
 impl BaseScan {
     /// Lends what `merged` does, as far as it is live.
-    pub(super) fn new(merged: MergeScan) -> Self {
+    pub(crate) fn new(merged: MergeScan) -> Self {
         Self { merged, migration: None, value: Vec::new(), reads: TableReads::default() }
     }
 
     /// From now on values are migrated.
-    pub(super) fn migrated(self, migration: Option<Arc<Migration>>) -> Self {
+    pub(crate) fn migrated(self, migration: Option<Arc<Migration>>) -> Self {
         Self { migration, ..self }
     }
 
@@ -66,7 +66,7 @@ impl BaseScan {
     /// # Errors
     /// `Unavailable` or `Corrupt` if a table cannot be read, and those of the
     /// codecs. The scan is then of no more use.
-    pub(super) fn next(&mut self) -> Result<Option<BaseRecord<'_>>> {
+    pub(crate) fn next(&mut self) -> Result<Option<BaseRecord<'_>>> {
         while self.merged.step()? {
             let Some(record) = self.merged.current() else { break };
             if !record.is_only_for_older_tables()? {
@@ -76,7 +76,11 @@ impl BaseScan {
         Ok(None)
     }
 
-    fn current(&mut self) -> Result<Option<BaseRecord<'_>>> {
+    /// The record that the last step lent, once more.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub(crate) fn current(&mut self) -> Result<Option<BaseRecord<'_>>> {
         let Some(record) = self.merged.current() else { return Ok(None) };
         let (namespace, entry) = match record.placement {
             Placement::Single => (record.namespace, None),

@@ -34,7 +34,7 @@ pub(crate) struct BaseTable {
 /// The tables that one state of a shard was restored from, newest first, with
 /// the state's ordinal in each.
 #[derive(Default)]
-pub(super) struct StateBase {
+pub(crate) struct StateBase {
     tables: Vec<(BaseTable, u16)>,
     /// Known from the registration on; nobody reads before.
     migration: Option<Arc<Migration>>,
@@ -45,7 +45,7 @@ pub(super) struct StateBase {
 impl StateBase {
     /// Those of `tables` (oldest first) that hold records of the state which
     /// count.
-    pub(super) fn new(name: &str, tables: &[BaseTable]) -> Self {
+    pub(crate) fn new(name: &str, tables: &[BaseTable]) -> Self {
         let tables = tables
             .iter()
             .rev()
@@ -61,7 +61,7 @@ impl StateBase {
     }
 
     /// Whether no table knows the state.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.tables.is_empty()
     }
 
@@ -132,7 +132,7 @@ impl BaseTable {
     }
 
     /// In which form the values of a state are written.
-    pub(super) fn value_form(&self, ordinal: u16) -> Form {
+    pub(crate) fn value_form(&self, ordinal: u16) -> Form {
         let state = self.reader.states().get(usize::from(ordinal));
         state.map_or(Form { schema: 0, stamps: None }, |state| Form {
             schema: state.value_schema,
@@ -189,7 +189,7 @@ impl StateBase {
     /// `Unavailable` or `Corrupt` if a table cannot be read, now or from
     /// [`BaseScan::next`]: it is then not known which entries are there. Those of
     /// the codecs.
-    pub(super) fn collection(&self, at: PlacedKey<'_>, from: Option<&[u8]>) -> Result<BaseScan> {
+    pub(crate) fn collection(&self, at: PlacedKey<'_>, from: Option<&[u8]>) -> Result<BaseScan> {
         self.check_collections()?;
         let PlacedKey { hash, group, key, namespace } = at;
         let mut marker = Vec::new();
@@ -225,7 +225,7 @@ impl StateBase {
     /// # Errors
     /// `Unavailable` or `Corrupt` if a table cannot be read, now or from
     /// [`BaseScan::next`].
-    pub(super) fn scan(&self, groups: KeyGroupRange) -> Result<BaseScan> {
+    pub(crate) fn scan(&self, groups: KeyGroupRange) -> Result<BaseScan> {
         let slices = self.tables.iter().filter_map(|(table, ordinal)| {
             let slice = table.slice.intersection(groups)?;
             Some(table.reader.scan_state(*ordinal, slice))

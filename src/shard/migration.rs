@@ -270,7 +270,10 @@ impl Migration {
 }
 
 /// Splits a stored value into its stamp, if it has one, and the rest.
-fn split_form(form: Form, value: &[u8]) -> Result<(Option<u64>, &[u8])> {
+///
+/// # Errors
+/// `Corrupt` if it should have one and is too short.
+pub(crate) fn split_form(form: Form, value: &[u8]) -> Result<(Option<u64>, &[u8])> {
     if form.stamps.is_none() {
         return Ok((None, value));
     }

@@ -5,8 +5,8 @@
 //! [`flush`] and [`compact`] are what the background does with what it is
 //! handed. Uploading and publishing are the snapshot layer's business.
 
-mod base_scan;
-mod base_tables;
+pub(crate) mod base_scan;
+pub(crate) mod base_tables;
 mod changes;
 #[cfg(test)]
 mod collection_tests;

@@ -9,7 +9,7 @@ use crate::shard::rekey::{OldCodecs, Rename};
 use crate::shard::store::{KeyedStore, StateSpec};
 
 /// Bytes before the namespace of a timer's record: its time.
-pub(super) const TIME_BYTES: usize = 8;
+pub(crate) const TIME_BYTES: usize = 8;
 
 impl TimeDomain {
     /// What the value codec of a state of timers says: nothing about values,

@@ -1,0 +1,357 @@
+//! What the tool may be asked, and the help that says so.
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::out::Format;
+
+const EXIT_CODES: &str = "\
+STORE is a directory or a file:// URL: a checkpoint store, or, where reading is enough,
+a savepoint that was exported.
+
+Data goes to the standard output, everything else to the standard error output. With
+--format json each verb writes one JSON value; `scan` and `diff --records` write one a line.
+Sizes are in bytes, times in milliseconds since 1970.
+
+Exit codes:
+  0  fine
+  1  wrong usage, or something is asked for that is not there
+  2  something is damaged; a check failed
+  3  the store cannot be reached, or nobody answered in time
+  4  refused because incompatible: another format version, other key groups
+  5  get: there is no such key
+  6  a mistake in alluvium itself: please report it";
+
+/// Looks into Alluvium's checkpoint stores, without the job or its code.
+#[derive(Parser, Debug)]
+#[command(name = "alluvium", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// Tables are for people, JSON is for scripts.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Verb {
+    /// List the jobs of a store, their checkpoints and savepoints.
+    List(List),
+    /// Show one checkpoint: operators, shards, states, costs.
+    Show(Show),
+    /// List the files of a checkpoint, and who shares them.
+    Files(Files),
+    /// List the states of a checkpoint: schemas, records, bytes.
+    States(States),
+    /// Show what a state has for one key.
+    Get(Get),
+    /// Show the records of a state, key group by key group.
+    Scan(Scan),
+    /// Show in which records two checkpoints differ.
+    Diff(Diff),
+    /// Find out whether a checkpoint is whole.
+    Verify(Verify),
+    /// Take a savepoint now, or keep a checkpoint as one.
+    Savepoint(Savepoint),
+    /// Give up a savepoint.
+    Dispose(Dispose),
+    /// Copy a checkpoint into a folder of its own.
+    Export(Export),
+    /// Copy an exported savepoint into a job's store.
+    Import(Import),
+    /// Copy an exported savepoint, or prove that a moved one is whole.
+    Relocate(Relocate),
+    /// List, and delete, what no checkpoint needs.
+    Gc(Gc),
+    /// Show what each subtask would read if the operator ran on another number of them.
+    Rescale(Rescale),
+    /// Say which format versions are stored, and rewrite older ones.
+    Upgrade(Upgrade),
+    /// Change what a state is made of.
+    Migrate(Migrate),
+}
+
+/// Which job of a store.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct OfJob {
+    /// The checkpoint store: a directory or a file:// URL.
+    pub(crate) store: String,
+    /// The job, if the store has several.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) job: Option<String>,
+}
+
+/// Which checkpoint.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct At {
+    #[command(flatten)]
+    pub(crate) of: OfJob,
+    /// The completed checkpoint of this number, instead of the latest.
+    #[arg(long, value_name = "ID", conflicts_with = "savepoint")]
+    pub(crate) checkpoint: Option<u64>,
+    /// The savepoint of this name, instead of the latest checkpoint.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) savepoint: Option<String>,
+}
+
+/// Doing something that changes the store.
+#[derive(Args, Debug, Clone, Copy)]
+pub(crate) struct Change {
+    /// Do it. Without this the tool only says what it would do.
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct List {
+    #[command(flatten)]
+    pub(crate) of: OfJob,
+    /// Also what came of the last checkpoints, failures included.
+    #[arg(long)]
+    pub(crate) history: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Show {
+    #[command(flatten)]
+    pub(crate) at: At,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Files {
+    #[command(flatten)]
+    pub(crate) at: At,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct States {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// Only this operator.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) operator: Option<String>,
+    /// Also how the bytes are spread over the key groups, by the tables' indexes.
+    #[arg(long)]
+    pub(crate) key_groups: bool,
+}
+
+/// Which state, and how it is shown.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct OfState {
+    /// The operator; the only one if it has no rival.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) operator: Option<String>,
+    /// The state.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) state: String,
+    /// Also what has expired and is still stored.
+    #[arg(long)]
+    pub(crate) expired: bool,
+    /// Show values in full, however long they are. (JSON always does.)
+    #[arg(long)]
+    pub(crate) full: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Get {
+    #[command(flatten)]
+    pub(crate) at: At,
+    #[command(flatten)]
+    pub(crate) of: OfState,
+    /// The key, as its codec shows it: a number, a text, 0x.. for bytes, JSON for tuples.
+    #[arg(required_unless_present = "key_hex", allow_hyphen_values = true)]
+    pub(crate) key: Option<String>,
+    /// The key's bytes, in hexadecimal.
+    #[arg(long, value_name = "HEX", conflicts_with = "key")]
+    pub(crate) key_hex: Option<String>,
+    /// Only this namespace, as its codec shows it; without this, all of the key's.
+    #[arg(long, allow_hyphen_values = true, conflicts_with = "namespace_hex")]
+    pub(crate) namespace: Option<String>,
+    /// The namespace's bytes, in hexadecimal.
+    #[arg(long, value_name = "HEX")]
+    pub(crate) namespace_hex: Option<String>,
+    /// The key group, if the runtime puts keys elsewhere than their hashes say.
+    #[arg(long, value_name = "N")]
+    pub(crate) group: Option<u16>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Scan {
+    #[command(flatten)]
+    pub(crate) at: At,
+    #[command(flatten)]
+    pub(crate) of: OfState,
+    /// Stop after so many records.
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u64>,
+    /// Only these key groups: A-B, or one.
+    #[arg(long, value_name = "A-B")]
+    pub(crate) groups: Option<String>,
+    /// Only keys whose bytes begin with this text.
+    #[arg(long, value_name = "TEXT", conflicts_with = "prefix_hex")]
+    pub(crate) prefix: Option<String>,
+    /// Only keys whose bytes begin with these, in hexadecimal.
+    #[arg(long, value_name = "HEX")]
+    pub(crate) prefix_hex: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Diff {
+    #[command(flatten)]
+    pub(crate) of: OfJob,
+    /// The earlier one: the number of a checkpoint, or the name of a savepoint.
+    pub(crate) before: String,
+    /// The later one.
+    pub(crate) after: String,
+    /// Only this operator.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) operator: Option<String>,
+    /// Only this state.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) state: Option<String>,
+    /// Also the records.
+    #[arg(long)]
+    pub(crate) records: bool,
+    /// Show values in full, however long they are.
+    #[arg(long)]
+    pub(crate) full: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// Read every byte of every table.
+    #[arg(long)]
+    pub(crate) deep: bool,
+    /// All checkpoints and savepoints of the job.
+    #[arg(long, conflicts_with_all = ["checkpoint", "savepoint"])]
+    pub(crate) all: bool,
+}
+
+/// Who writes the journal.
+#[derive(Args, Debug, Clone, Copy)]
+pub(crate) struct Writer {
+    /// The job is stopped: take it over and do it here. If it runs after all, its
+    /// coordinator is fenced and the job fails over.
+    #[arg(long)]
+    pub(crate) job_is_stopped: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Savepoint {
+    #[command(flatten)]
+    pub(crate) of: OfJob,
+    /// The name of the savepoint.
+    pub(crate) name: String,
+    /// Keep this completed checkpoint under the name, instead of taking a new savepoint.
+    #[arg(long, value_name = "ID")]
+    pub(crate) checkpoint: Option<u64>,
+    #[command(flatten)]
+    pub(crate) writer: Writer,
+    #[command(flatten)]
+    pub(crate) change: Change,
+    /// How long to wait for the job's coordinator, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub(crate) timeout: u64,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Dispose {
+    #[command(flatten)]
+    pub(crate) of: OfJob,
+    /// The name of the savepoint.
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) writer: Writer,
+    #[command(flatten)]
+    pub(crate) change: Change,
+    /// How long to wait for the job's coordinator, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub(crate) timeout: u64,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Export {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// The folder: empty, or left by an export of the same that was cut short.
+    pub(crate) dest: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Import {
+    #[command(flatten)]
+    pub(crate) of: OfJob,
+    /// The folder of the exported savepoint.
+    pub(crate) src: String,
+    /// The name that the savepoint gets in the job.
+    #[arg(long)]
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) writer: Writer,
+    #[command(flatten)]
+    pub(crate) change: Change,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Relocate {
+    /// The folder of the exported savepoint.
+    pub(crate) src: String,
+    /// Where to copy it. Without this it is only proved that SRC is whole where it is.
+    pub(crate) dest: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Gc {
+    #[command(flatten)]
+    pub(crate) of: OfJob,
+    #[command(flatten)]
+    pub(crate) writer: Writer,
+    #[command(flatten)]
+    pub(crate) change: Change,
+    /// Remove this pin, whose owner is gone, instead.
+    #[arg(long, value_name = "NAME", conflicts_with = "job_is_stopped")]
+    pub(crate) remove_pin: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Rescale {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// The operator; the only one if it has no rival.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) operator: Option<String>,
+    /// The number of subtasks.
+    #[arg(long, value_name = "N")]
+    pub(crate) to: u32,
+    /// Accepted for clarity: there is nothing to write. Restoring the checkpoint on that
+    /// many shards does it.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Also the files of each subtask. (JSON always has them.)
+    #[arg(long)]
+    pub(crate) files: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Upgrade {
+    #[command(flatten)]
+    pub(crate) at: At,
+    #[command(flatten)]
+    pub(crate) change: Change,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Migrate {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// The state.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) state: Option<String>,
+    /// The codec that its values should have.
+    #[arg(long, value_name = "CODEC")]
+    pub(crate) to_codec: Option<String>,
+    /// The number of key groups that the operator should have.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_parallelism: Option<u32>,
+}
