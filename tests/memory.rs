@@ -231,15 +231,18 @@ impl Life {
         self.report("timers");
     }
 
-    /// What was accounted is what the process has, but for a tenth of `bytes`.
+    /// What was accounted is what the process has, but for an eighth of `bytes`, and no more
+    /// than those.
     fn check(&self, bytes: u64) {
         let samples = &self.samples;
         if let Some((phase, anonymous, accounted)) = &samples.worst {
             println!("worst at {phase}: {} KiB anonymous\n{accounted}", anonymous / 1024);
         }
-        let tenth = (bytes / 10) as i64;
-        assert!(samples.most_above <= tenth, "{} KiB above", samples.most_above / 1024);
-        assert!(samples.most_below <= tenth, "{} KiB below", samples.most_below / 1024);
+        let eighth = (bytes / 8) as i64;
+        assert!(samples.most_above <= eighth, "{} KiB above", samples.most_above / 1024);
+        assert!(samples.most_below <= eighth, "{} KiB below", samples.most_below / 1024);
+        let memory = self.backend.memory();
+        assert!(memory.peak_bytes <= bytes, "more than the budget: {memory}");
     }
 }
 
@@ -248,17 +251,14 @@ impl Life {
 #[test]
 #[ignore = "writes some gigabytes"]
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn what_is_accounted_is_what_the_process_has_and_of_one_state_never_above_the_limit() {
+fn what_is_accounted_is_what_the_process_has_and_never_above_the_limit() {
     let budget_mib = std::env::var("MEMORY_BUDGET_MIB").ok();
     let budget = budget_mib.map_or(BUDGET_MIB, |mib| mib.parse().unwrap()) * MIB;
     let dir = tempfile::tempdir().unwrap();
     let mut life = Life::open(dir.path(), budget);
     life.live_with_values(budget);
-    let memory = life.backend.memory();
-    assert!(memory.peak_bytes <= budget, "more than the budget: {memory}");
     life.check(budget);
-    // Room that one state had is of no use to others: where states take turns, gaps come
-    // on top of the budget. What is accounted says so.
+    // Room that one state had is room for the others.
     life.live_with_others(budget);
-    life.check(budget.max(life.backend.memory().peak_bytes));
+    life.check(budget);
 }

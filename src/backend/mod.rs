@@ -151,8 +151,8 @@ impl BackendBuilder {
     }
 
     /// How much memory the backend may use, in bytes, at least
-    /// [`MIN_BUDGET_BYTES`]: all shards together, with their indexes and what the
-    /// background needs. Timers and operator states must fit. State may then be far
+    /// [`MIN_BUDGET_BYTES`]: all shards together, with their indexes, the room
+    /// between records, and what the background needs. Timers and operator states must fit. State may then be far
     /// larger than memory. What was not asked for lately is in tables only and is
     /// read from there, one read for a key; changes are written early when there are
     /// many; if writing does not keep up, operations wait for it.
@@ -390,7 +390,7 @@ impl Backend {
     /// some loads from memory.
     ///
     /// What a shard has is as of its last snapshot or early write, or, with a [memory
-    /// budget](BackendBuilder::memory_budget_bytes), exact to 64 KiB, but for the gaps.
+    /// budget](BackendBuilder::memory_budget_bytes), exact to 64 KiB.
     /// Not in it are thread stacks, what the allocator keeps, the page cache, what a
     /// runtime's own [`SnapshotSink`] takes, and what is small: locks, lists of tables,
     /// bits for changed records (a hundredth of what the records take).

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::mmap::HUGE_PAGE_BYTES;
+use super::pages::MIN_CHUNK_BYTES;
 
 /// The smallest budget that is accepted, in bytes: 256 KiB.
 pub const MIN_BUDGET_BYTES: u64 = 256 << 10;
@@ -24,6 +25,9 @@ const FOR_SPARE_BUFFERS: u64 = 1;
 const FOR_HELD: u64 = 2;
 /// One part in so many for pages that are kept ready.
 const FOR_READY_PAGES: u64 = 64;
+/// Chunks of records that the budget has room for, at least: gaps of a state go back to
+/// the system by the chunk.
+const CHUNKS: u64 = 64;
 
 /// See the [module documentation](self).
 #[derive(Debug)]
@@ -55,9 +59,15 @@ impl MemoryBudget {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Buffers of a huge page that may wait to be used again.
+    /// Buffers for copies that may wait to be used again.
     pub fn spare_buffers(&self) -> usize {
-        (self.limit_bytes / 16 * FOR_SPARE_BUFFERS) as usize / HUGE_PAGE_BYTES
+        (self.limit_bytes / 16 * FOR_SPARE_BUFFERS) as usize / self.buffer_bytes()
+    }
+
+    /// Bytes of such a buffer: a huge page, or less if that is more than there may be.
+    pub(crate) fn buffer_bytes(&self) -> usize {
+        let most = (self.limit_bytes / 16 * FOR_SPARE_BUFFERS).max(1);
+        (1_usize << most.ilog2()).clamp(MIN_CHUNK_BYTES, HUGE_PAGE_BYTES)
     }
 
     /// Bytes of filters and indexes of tables that each shard may keep in memory.
@@ -70,6 +80,12 @@ impl MemoryBudget {
     /// huge pages are too large altogether.
     pub fn ready_pages(&self) -> usize {
         (self.limit_bytes / FOR_READY_PAGES) as usize / HUGE_PAGE_BYTES
+    }
+
+    /// Bytes of a chunk of records: a power of two.
+    pub(crate) fn chunk_bytes(&self) -> usize {
+        let most = (self.limit_bytes / CHUNKS).max(1);
+        (1_usize << most.ilog2()).clamp(MIN_CHUNK_BYTES, HUGE_PAGE_BYTES)
     }
 
     /// An account for one more shard.
@@ -141,5 +157,19 @@ mod tests {
         assert_eq!(first.allowed(), all);
         drop(first);
         assert_eq!(budget.used_bytes(), 0);
+    }
+
+    /// Else one chunk of each of some states would be all that there is.
+    #[test]
+    fn chunks_and_buffers_are_small_where_the_budget_is() {
+        let sizes = |mib: u64| {
+            let budget = MemoryBudget::new(mib << 20);
+            (budget.chunk_bytes() >> 10, budget.buffer_bytes() >> 10, budget.spare_buffers())
+        };
+        assert_eq!(sizes(1), (16, 64, 1));
+        assert_eq!(sizes(4), (64, 256, 1));
+        assert_eq!(sizes(100), (1024, 2048, 3));
+        assert_eq!(sizes(128), (2048, 2048, 4));
+        assert_eq!(sizes(100_000), (2048, 2048, 3125));
     }
 }

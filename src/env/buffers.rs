@@ -20,7 +20,7 @@ use super::ledger::{Charge, MemoryComponent, MemoryLedger};
 use super::mmap::{HUGE_PAGE_BYTES, PageBuf};
 use super::sync::{AtomicU64, Ordering};
 
-/// Bytes of a buffer that comes round.
+/// Bytes of a buffer that comes round, unless memory is short.
 pub const BUFFER_BYTES: usize = HUGE_PAGE_BYTES;
 /// Looks that find nothing taken until spare buffers are given up: some ten
 /// seconds of looks by a thread that naps as long as it may.
@@ -29,9 +29,10 @@ const CALM_LOOKS: u64 = 128;
 /// mapping for long.
 const GIVEN_UP_AT_ONCE: usize = 8;
 
-/// Spare buffers of [`BUFFER_BYTES`]; one per backend, shared by its shards.
+/// Spare buffers of one size; one pool per backend, shared by its shards.
 pub struct BufferPool {
     spare: SegQueue<(PageBuf, Charge)>,
+    buffer_bytes: usize,
     most_spare: usize,
     ledger: Arc<MemoryLedger>,
     taken: AtomicU64,
@@ -43,8 +44,14 @@ pub struct BufferPool {
 impl BufferPool {
     /// An empty pool that keeps up to `most_spare` buffers, which are charged.
     pub fn new(most_spare: usize, ledger: Arc<MemoryLedger>) -> Self {
+        Self::of_bytes(BUFFER_BYTES, most_spare, ledger)
+    }
+
+    /// The same with buffers of so many bytes.
+    pub fn of_bytes(buffer_bytes: usize, most_spare: usize, ledger: Arc<MemoryLedger>) -> Self {
         Self {
             spare: SegQueue::new(),
+            buffer_bytes,
             most_spare,
             ledger,
             taken: AtomicU64::new(0),
@@ -54,23 +61,23 @@ impl BufferPool {
     }
 
     /// A buffer of at least `bytes`, with whatever in it; usually a spare one. Who
-    /// needs more than [`BUFFER_BYTES`] gets one made to measure.
+    /// needs more than one has gets one made to measure.
     ///
     /// # Errors
     /// The system's, when it has no memory to give.
     pub fn take(&self, bytes: usize) -> io::Result<PageBuf> {
-        if bytes > BUFFER_BYTES {
+        if bytes > self.buffer_bytes {
             return PageBuf::new(bytes);
         }
         self.taken.fetch_add(1, Ordering::Relaxed);
         let spare = self.spare.pop().map(|(buffer, _)| buffer);
-        spare.map_or_else(|| PageBuf::new(BUFFER_BYTES), Ok)
+        spare.map_or_else(|| PageBuf::new(self.buffer_bytes), Ok)
     }
 
     /// Takes a buffer back, to be taken again.
     pub fn give_back(&self, buffer: PageBuf) {
-        if buffer.len() == BUFFER_BYTES && self.spare.len() < self.most_spare {
-            let bytes = BUFFER_BYTES as u64;
+        if buffer.len() == self.buffer_bytes && self.spare.len() < self.most_spare {
+            let bytes = self.buffer_bytes as u64;
             let charge = self.ledger.charge(MemoryComponent::SpareBuffers, bytes);
             self.spare.push((buffer, charge));
         }
@@ -78,7 +85,7 @@ impl BufferPool {
 
     /// Bytes of spare buffers: real memory, to be counted in a budget.
     pub fn spare_bytes(&self) -> usize {
-        self.spare.len() * BUFFER_BYTES
+        self.spare.len() * self.buffer_bytes
     }
 
     /// One look of the background: gives up some spare buffers if none was taken

@@ -30,6 +30,8 @@ use super::mmap::{HUGE_PAGE_BYTES, Pages};
 use super::nap::{NapLength, Naps};
 use super::sync::{AtomicBool, AtomicU64, Mutex, Ordering, thread};
 
+/// The smallest chunk of records, in bytes: 16 KiB.
+pub const MIN_CHUNK_BYTES: usize = 16 << 10;
 /// Pages that are ready while nothing grows.
 const READY_AT_REST: usize = 1;
 /// Looks that find nothing taken until a growth counts as over. Their naps are
@@ -48,6 +50,7 @@ pub struct PagePool {
     ready: ArrayQueue<(Pages, Charge)>,
     most_ready: usize,
     on_small_pages: bool,
+    chunk_bytes: usize,
     ledger: Arc<MemoryLedger>,
     buffers: BufferPool,
     demand: Mutex<Demand>,
@@ -108,6 +111,7 @@ impl PagePool {
             ready: ArrayQueue::new(most_ready.max(1)),
             most_ready,
             on_small_pages: false,
+            chunk_bytes: HUGE_PAGE_BYTES,
             buffers: BufferPool::new(MOST_SPARE_BUFFERS, Arc::clone(&ledger)),
             ledger,
             demand: Mutex::new(Demand { wanted: READY_AT_REST, taken: 0, calm_looks: 0 }),
@@ -125,8 +129,10 @@ impl PagePool {
         let most_ready = budget.ready_pages().min(most_ready);
         let mut pool = Self::new(most_ready);
         pool.on_small_pages = most_ready == 0;
+        pool.chunk_bytes = budget.chunk_bytes();
         let most_spare = budget.spare_buffers().min(MOST_SPARE_BUFFERS);
-        pool.buffers = BufferPool::new(most_spare, Arc::clone(&pool.ledger));
+        let ledger = Arc::clone(&pool.ledger);
+        pool.buffers = BufferPool::of_bytes(budget.buffer_bytes(), most_spare, ledger);
         pool
     }
 
@@ -162,6 +168,20 @@ impl PagePool {
             self.naps.call_one();
         }
         Ok(pages)
+    }
+
+    /// Bytes of what [`take_chunk`](Self::take_chunk) gives: a huge page, or less within
+    /// a small budget. A power of two, at least [`MIN_CHUNK_BYTES`].
+    pub fn chunk_bytes(&self) -> usize {
+        self.chunk_bytes
+    }
+
+    /// Zeroed memory for records, of [`chunk_bytes`](Self::chunk_bytes).
+    ///
+    /// # Errors
+    /// The system's, when it has no memory to give.
+    pub fn take_chunk(&self) -> io::Result<Pages> {
+        if self.chunk_bytes < HUGE_PAGE_BYTES { Pages::new(self.chunk_bytes) } else { self.take() }
     }
 
     /// One look of the background: maps and prefaults until as many pages are

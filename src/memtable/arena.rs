@@ -1,11 +1,12 @@
 //! Where the records are: chunks of raw memory, divided into blocks.
 //!
 //! The arena owns chunks of [`CHUNK_BYTES`] (the first is mapped lazily, so a
-//! small state stays small; the others come prefaulted and on huge pages). A
+//! small state stays small; the others come prefaulted and on huge pages), or
+//! smaller ones within a small budget ([`PagePool::chunk_bytes`]). A
 //! chunk is a row of *blocks*, each a multiple of [`UNIT_BYTES`], each holding
-//! one record or being free. A record that needs more than
-//! [`LARGEST_SHARED_BYTES`] gets a chunk of its own, which is unmapped when
-//! the record goes.
+//! one record or being free. A record that needs more than a [quarter](CHUNK_PART)
+//! of a chunk gets one of its own, which is unmapped when the record goes. The
+//! others are unmapped when all their records were [moved](leaving) elsewhere.
 //!
 //! What a record looks like is drawn in [`record`](super::record); which blocks are in
 //! use is decided in [`space`]. A free block:
@@ -37,6 +38,7 @@
     reason = "records of any length are packed into raw chunks and read by the extractor while the writer goes on; the invariants above are what makes that sound"
 )]
 
+mod leaving;
 mod space;
 
 use std::ptr::NonNull;
@@ -45,8 +47,9 @@ use std::sync::Arc;
 
 use crate::base::{Epoch, KeyGroup, Result};
 use crate::env::mmap::{Pages, prefetch_read};
-use crate::env::pages::PagePool;
+use crate::env::pages::{MIN_CHUNK_BYTES, PagePool};
 
+use self::leaving::Leaving;
 use super::addr::{Addr, CHUNK_BYTES, UNIT_BYTES};
 use super::freelist::FreeLists;
 use super::record::{
@@ -54,9 +57,11 @@ use super::record::{
     SMALL_HEADER_BYTES, SMALL_KEY_BYTES, TOMBSTONE, ValueLens, WIDE_HEADER_BYTES, stored_bytes,
 };
 
-/// Larger blocks get a chunk of their own, so that a chunk wastes at most a
-/// quarter of itself at its end.
-const LARGEST_SHARED_BYTES: usize = CHUNK_BYTES / 4;
+/// Blocks larger than this part of a chunk get one of their own, so that a chunk
+/// wastes at most a quarter of itself at its end.
+const CHUNK_PART: usize = 4;
+/// No block that has a chunk of its own is smaller.
+const LEAST_ALONE_BYTES: usize = MIN_CHUNK_BYTES / CHUNK_PART;
 /// A free block needs room for its links.
 pub(super) const MIN_UNITS: u32 = 2;
 
@@ -138,6 +143,10 @@ pub(super) struct Arena {
     free: FreeLists,
     /// Chunk and unit where the next sweep goes on.
     sweep: (usize, u32),
+    /// The chunk that is being emptied.
+    leaving: Leaving,
+    /// Bytes of an ordinary chunk.
+    chunk_bytes: usize,
     pool: Arc<PagePool>,
     bytes: ArenaBytes,
     /// How often a block was given back or its record moved: whoever has kept a
@@ -161,6 +170,8 @@ impl Arena {
             vacant: Vec::new(),
             free: FreeLists::new(),
             sweep: (1, 0),
+            leaving: Leaving::default(),
+            chunk_bytes: pool.chunk_bytes().min(CHUNK_BYTES),
             pool,
             bytes: ArenaBytes::default(),
             moves: 0,
@@ -591,10 +602,18 @@ impl Arena {
     /// Copies a record as it is into a new block of the same capacity. The
     /// copy belongs to `epoch` and is not fresh.
     pub(super) fn copy(&mut self, from: Block, epoch: Epoch) -> Result<(Addr, Block)> {
+        let (addr, to) = self.copy_as_it_is(from)?;
+        self.touch(to, epoch);
+        Ok((addr, to))
+    }
+
+    /// Copies a record, its epoch and flags included, into a new block of the same
+    /// capacity.
+    pub(super) fn copy_as_it_is(&mut self, from: Block) -> Result<(Addr, Block)> {
         let header = self.header(from);
         let body = self.value_offset(from, header) - header.bytes() + header.value_len();
         let (addr, to, units) = self.allocate(header.capacity_bytes())?;
-        let moved = header.moved(ValueLens::exactly(header.value_len()), units).touched(epoch);
+        let moved = header.moved(ValueLens::exactly(header.value_len()), units);
         // SAFETY: the old block has `body` bytes behind its header. If the new one
         // has another header, then because it has at least a unit more, which is
         // more than headers differ by. It is not the old one, since that is not
@@ -616,7 +635,7 @@ impl Arena {
         self.bytes.used -= bytes;
         let chunk = addr.chunk();
         // The test of the size saves the look at the chunk for nearly all.
-        if units as usize > LARGEST_SHARED_BYTES / UNIT_BYTES
+        if units as usize > LEAST_ALONE_BYTES / UNIT_BYTES
             && self.chunks[chunk].as_ref().is_some_and(|chunk| !chunk.shared)
         {
             self.bytes.mapped -= bytes;
@@ -626,6 +645,10 @@ impl Arena {
             return;
         }
         self.bytes.free += bytes;
+        if self.leaving.has_passed(addr) {
+            self.note_left(units);
+            return;
+        }
         self.add_free(addr, units);
     }
 

@@ -76,6 +76,11 @@ impl Copies {
         self.large.push((buffer, bytes.len()));
     }
 
+    /// Bytes of all copies.
+    pub(super) fn bytes(&self) -> usize {
+        self.small.len() + self.large.iter().map(|(_, used)| used).sum::<usize>()
+    }
+
     /// A charge for what is made of them.
     pub(super) fn charge_beside(&self) -> Charge {
         self.charge.beside(MemoryComponent::Changes)

@@ -7,14 +7,8 @@
 
 use super::addr::{Addr, CHUNK_UNITS};
 
-const WORDS: usize = CHUNK_UNITS as usize / 64;
-
-/// The dirty bits of one chunk.
-pub(super) type ChunkBits = Box<[u64; WORDS]>;
-
-pub(super) fn no_bits() -> ChunkBits {
-    vec![0_u64; WORDS].into_boxed_slice().try_into().expect("the length is WORDS")
-}
+/// The dirty bits of one chunk, up to the last that was ever set.
+pub(super) type ChunkBits = Vec<u64>;
 
 /// See the [module documentation](self).
 #[derive(Default)]
@@ -36,8 +30,11 @@ impl DirtyMap {
         if chunk >= self.chunks.len() {
             self.chunks.resize_with(chunk + 1, || None);
         }
-        let bits = self.chunks[chunk].get_or_insert_with(|| spare().unwrap_or_else(no_bits));
+        let bits = self.chunks[chunk].get_or_insert_with(|| spare().unwrap_or_default());
         let unit = addr.unit() as usize;
+        if unit / 64 >= bits.len() {
+            bits.resize((unit / 64 + 1).next_power_of_two(), 0);
+        }
         debug_assert!(bits[unit / 64] >> (unit % 64) & 1 == 0, "marked twice");
         bits[unit / 64] |= 1 << (unit % 64);
         self.records += 1;

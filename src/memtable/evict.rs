@@ -24,8 +24,11 @@ use super::arena::Block;
 use super::index::{Hand, Slot};
 use super::maps::{MapAt, Part};
 use super::record::{COLD, Probe};
+use super::sync::Ordering;
 use super::{Below, Holds, Memtable, hash_of};
 
+/// What a [share](super::Shared::delta_share) is of.
+pub(super) const WHOLE: u32 = 1024;
 /// Buckets whose records are asked for before the hand comes to them.
 const AHEAD: usize = 2;
 /// Records in a bucket, at most.
@@ -37,6 +40,23 @@ pub(super) struct Sweep {
     hand: Hand,
     /// Where the names of records are copied to.
     names: Vec<u8>,
+}
+
+/// What changed and is not written yet, in bytes.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Changed {
+    /// What a table will hold of it: of lists and maps, as large a part as of what
+    /// changed before.
+    pub(crate) bytes: u64,
+    /// The records that must stay in memory until then.
+    pub(crate) pinned: u64,
+}
+
+impl std::ops::AddAssign for Changed {
+    fn add_assign(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.pinned += other.pinned;
+    }
 }
 
 /// What a part of a sweep has come to.
@@ -51,10 +71,15 @@ pub(crate) struct Evicted {
 }
 
 impl Memtable {
-    /// Bytes that the records changed since the last freeze take, roughly.
-    pub(crate) fn dirty_bytes(&self) -> u64 {
+    /// What changed since the last freeze, roughly.
+    pub(crate) fn changed(&self) -> Changed {
         let records = self.dirty.records();
-        if records == 0 { 0 } else { records * (self.arena.bytes().used / self.index.len().max(1)) }
+        if records == 0 {
+            return Changed::default();
+        }
+        let pinned = records * (self.arena.bytes().used / self.index.len().max(1));
+        let share = u64::from(self.shared.delta_share.load(Ordering::Relaxed));
+        Changed { bytes: (pinned * share / u64::from(WHOLE)).max(1), pinned }
     }
 
     /// The tables that the owner reads have what changed up to the end of this epoch.
@@ -106,6 +131,8 @@ impl Memtable {
     pub(crate) fn evict(&mut self, bytes: u64, buckets: usize) -> Evicted {
         let durable = self.durable.unwrap_or(Epoch::CLEAN);
         let mut evicted = Evicted::default();
+        // Of a state that nobody asks for, nobody else does them.
+        self.chores();
         let before = self.arena.bytes().used;
         for _ in 0..buckets {
             self.prefetch_ahead();

@@ -27,8 +27,10 @@ use super::collection::list::List;
 use super::collection::map::MapPage;
 use super::copies::{Copies, CopyAt};
 use super::dirty::DirtyMap;
+use super::evict::WHOLE;
 use super::hasher::IndexHasher;
 use super::record::{self, Record};
+use super::sync::Ordering;
 use super::{Holds, Shared};
 
 /// Records whose memory is asked for before it is read.
@@ -105,11 +107,25 @@ impl Frozen {
             take(addr);
         }
         drop(chunks);
+        if matches!(holds, Holds::Lists | Holds::Maps) {
+            shared.note_delta(run.copies.bytes(), records * record_bytes);
+        }
         shared.handoff.publish(epoch.0);
         if !buried.is_empty() {
             shared.buried.push(buried);
         }
         run
+    }
+}
+
+impl Shared {
+    /// Notes that a delta of so many bytes came of records of so many.
+    fn note_delta(&self, bytes: usize, of: usize) {
+        let Some(share) = (bytes * WHOLE as usize).checked_div(of) else { return };
+        let before = self.delta_share.load(Ordering::Relaxed);
+        // One that is odd counts half.
+        let now = (share.min(WHOLE as usize) as u32).midpoint(before).max(1);
+        self.delta_share.store(now, Ordering::Relaxed);
     }
 }
 

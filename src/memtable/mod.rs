@@ -21,7 +21,8 @@
 //! 6. *Chores*, a few with each first touch: free retired blocks and dropped
 //!    tombstones of extracted epochs.
 //! 7. *Evict*, where memory is short ([`evict`]): let records go that tables have as
-//!    they are.
+//!    they are; and [compact]: move what is left together, so that whole chunks go back
+//!    to the system.
 //!
 //! A delete leaves a tombstone, so that the next delta says so; except that a
 //! record created in the current epoch, whose key is known to be absent from
@@ -40,6 +41,7 @@ mod arena;
 mod at_hand_tests;
 mod buffer;
 pub(crate) mod collection;
+mod compact;
 mod copies;
 mod dirty;
 mod entry;
@@ -72,10 +74,12 @@ use crate::env::pages::PagePool;
 
 use self::addr::Addr;
 use self::arena::{Arena, Block};
+pub(crate) use self::compact::Compaction;
 use self::dirty::{ChunkBits, DirtyMap};
 use self::entry::AtHand;
 pub(crate) use self::entry::Hint;
 pub use self::entry::ValueMut;
+pub(crate) use self::evict::Changed;
 use self::evict::Sweep;
 use self::expiry::{Expiry, Time};
 use self::extract::{Buried, Frozen};
@@ -85,6 +89,7 @@ use self::index::{Index, Slot};
 pub(crate) use self::record::Probe;
 pub(crate) use self::record::Record;
 use self::record::{FRESH, LAST_EPOCH};
+use self::sync::AtomicU32;
 
 /// Operations that are in flight at once in a batched call: enough to cover a
 /// miss to memory with the work of the others, few enough that the lines are
@@ -98,6 +103,9 @@ pub(super) struct Shared {
     handoff: Handoff,
     /// Tombstones that have been extracted.
     buried: SegQueue<Vec<Buried>>,
+    /// How large a part of the records that changed the last deltas held, of
+    /// [`evict::WHOLE`]: of collections only what changed of each is in them.
+    delta_share: AtomicU32,
     /// Cleared dirty bits, to be used again.
     spare_bits: SegQueue<ChunkBits>,
     /// What the records belong to, for errors. Here, since it is hardly ever
@@ -209,6 +217,7 @@ impl Memtable {
             shared: Arc::new(Shared {
                 handoff: Handoff::new(Epoch::CLEAN.0),
                 buried: SegQueue::new(),
+                delta_share: AtomicU32::new(evict::WHOLE),
                 spare_bits: SegQueue::new(),
                 owner: String::new(),
             }),

@@ -3,15 +3,16 @@
 
 #![allow(clippy::disallowed_methods, reason = "one test extracts on a thread of its own")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::extract::Run;
+use super::extract::{Frozen, Run};
 use super::hasher::IndexHasher;
-use super::{Below, Lookup, Memtable, Probe};
+use super::{Below, Compaction, Lookup, Memtable, Probe};
 use crate::base::hash::{group_of_hash, hash_key};
 use crate::base::{Epoch, KeyGroup, MaxParallelism};
-use crate::env::pages::PagePool;
+use crate::env::budget::{MIN_BUDGET_BYTES, MemoryBudget};
+use crate::env::pages::{MIN_CHUNK_BYTES, PagePool};
 
 type Key = (Vec<u8>, Vec<u8>);
 type Model = BTreeMap<Key, Vec<u8>>;
@@ -45,6 +46,12 @@ fn in_group<'a>(group: KeyGroup, key: &'a [u8], namespace: &'a [u8]) -> Probe<'a
 
 fn memtable() -> Memtable {
     Memtable::new(Arc::new(PagePool::new(0)), Below::Nothing, SEED)
+}
+
+/// A memtable with the chunks of the smallest budget: 16 KiB each.
+fn memtable_of_small_chunks() -> Memtable {
+    let pool = PagePool::within(&MemoryBudget::new(MIN_BUDGET_BYTES), 0);
+    Memtable::new(Arc::new(pool), Below::Nothing, SEED)
 }
 
 /// What a run says, applied to a model.
@@ -99,17 +106,28 @@ fn random_value(rng: &mut Rng) -> Vec<u8> {
 
 /// One random life: operations, freezes, and extractions some time after the
 /// freeze. Every run, applied to the image before it, must give the image at
-/// its freeze.
+/// its freeze. In half of them chunks are small, and emptied now and then.
 fn random_life(seed: u64) {
     let mut rng = Rng(seed);
     let keys = 1 + rng.below(2_000);
     let steps = 200 + rng.below(3_000);
-    let mut memtable = memtable();
+    let compacts = rng.below(2) == 0;
+    let mut memtable = if compacts { memtable_of_small_chunks() } else { memtable() };
     let mut model = Model::new();
     let mut durable = Model::new();
-    let mut in_flight = std::collections::VecDeque::new();
+    let mut in_flight = VecDeque::<(Frozen, Model)>::new();
     for _ in 0..steps {
         let key = random_key(&mut rng, keys);
+        if compacts && rng.below(4) == 0 {
+            // Nothing is moved while anything frozen was not extracted.
+            while rng.below(20) > 0
+                && let Some((frozen, image)) = in_flight.pop_front()
+            {
+                apply(&frozen.extract(), &mut durable);
+                assert_eq!(durable, image, "the delta differs from the image at the freeze");
+            }
+            memtable.compact(rng.below(200) as usize);
+        }
         match rng.below(100) {
             0..=39 => {
                 let value = random_value(&mut rng);
@@ -205,6 +223,76 @@ fn a_delta_holds_exactly_the_records_changed_since_the_last_freeze() {
     }
     assert_eq!(memtable.freeze().unwrap().extract().len(), 100);
     assert_eq!(memtable.freeze().unwrap().extract().len(), 0);
+}
+
+/// Records that went left holes in all chunks alike.
+#[test]
+fn what_is_left_of_a_state_is_moved_together_and_its_other_chunks_go_back() {
+    let mut memtable = memtable_of_small_chunks();
+    for number in 0..10_000 {
+        memtable.put(&probe(&numbered(number)), &[1; 100]).unwrap();
+    }
+    let full = memtable.stats();
+    drop(memtable.freeze().unwrap().extract());
+    let mut rng = Rng(3);
+    for number in 0..10_000 {
+        if rng.below(10) > 0 {
+            memtable.forget(&probe(&numbered(number)));
+        }
+    }
+    let gappy = memtable.stats();
+    assert_eq!(gappy.arena_mapped_bytes, full.arena_mapped_bytes);
+    assert!(gappy.arena_free_bytes > full.arena_used_bytes / 10 * 8, "{gappy:?}");
+    let all = live(&memtable);
+    while memtable.compact(10) {}
+    let compact = memtable.stats();
+    assert_eq!(compact.arena_used_bytes, gappy.arena_used_bytes);
+    let most = compact.arena_used_bytes + 3 * MIN_CHUNK_BYTES as u64;
+    assert!(compact.arena_mapped_bytes <= most, "{compact:?}");
+    assert_eq!(live(&memtable), all);
+    for key in all.keys() {
+        memtable.forget(&probe(key));
+    }
+    assert!(memtable.compact(1));
+    assert_eq!(memtable.compaction(), Compaction::Useless);
+    let empty = memtable.stats();
+    assert_eq!((empty.arena_mapped_bytes, empty.index_bytes / 1024), (0, 0), "{empty:?}");
+    memtable.put(&probe(&numbered(1)), b"again").unwrap();
+    assert_eq!(live(&memtable).len(), 1);
+}
+
+/// Its extractor would still have what was moved, and chunks that nobody else has.
+#[test]
+fn nothing_is_moved_until_what_is_frozen_was_extracted() {
+    let mut memtable = memtable_of_small_chunks();
+    for number in 0..2_000 {
+        memtable.put(&probe(&numbered(number)), &[2; 100]).unwrap();
+    }
+    for number in (0..2_000).filter(|number| number % 8 > 0) {
+        memtable.delete(&probe(&numbered(number))).unwrap();
+    }
+    let full = memtable.stats();
+    assert_eq!(memtable.compaction(), Compaction::Possible);
+    assert!(memtable.compact(10), "a chunk is half empty");
+    let frozen = memtable.freeze().unwrap();
+    let all = live(&memtable);
+    assert_eq!(memtable.compaction(), Compaction::Later);
+    assert!(!memtable.compact(10));
+    for number in (0..2_000).step_by(16) {
+        memtable.entry(probe(&numbered(number))).bytes_mut().unwrap()[0] = 3;
+    }
+    let mut delta = Model::new();
+    apply(&frozen.extract(), &mut delta);
+    assert_eq!(delta, all);
+    for number in (0..2_000).step_by(8) {
+        memtable.entry(probe(&numbered(number))).bytes_mut().unwrap()[1] = 4;
+    }
+    let changed = live(&memtable);
+    while memtable.compact(10) {}
+    assert!(memtable.stats().arena_mapped_bytes < full.arena_mapped_bytes / 4);
+    assert_eq!(live(&memtable), changed);
+    apply(&memtable.freeze().unwrap().extract(), &mut delta);
+    assert_eq!(delta, changed, "what changed and was moved is in the delta");
 }
 
 #[test]

@@ -33,10 +33,10 @@ impl Footprint {
         }
     }
 
-    /// What was said last, but for the gaps.
+    /// What was said last, in all.
     pub(super) fn said_bytes(&self) -> u64 {
-        let Self { records, indexes, queues, operator, .. } = self;
-        records.bytes() + indexes.bytes() + queues.bytes() + operator.bytes()
+        let Self { records, gaps, indexes, queues, operator } = self;
+        [records, gaps, indexes, queues, operator].iter().map(|charge| charge.bytes()).sum()
     }
 }
 

@@ -39,7 +39,7 @@ use crate::codec::KeyRef;
 use crate::env::pages::PagePool;
 use crate::format::manifest::StateMeta;
 use crate::memtable::extract::Frozen;
-use crate::memtable::{Below, Memtable, MemtableStats, Probe, ValueMut};
+use crate::memtable::{Below, Changed, Memtable, MemtableStats, Probe, ValueMut};
 use crate::table::{PlacedKey, TableReads};
 
 pub(crate) use self::base_tables::BaseTable;
@@ -337,12 +337,12 @@ impl ShardCore {
 
     /// Ends the epoch of every state. Constant time in the size of the state.
     pub(crate) fn freeze(&mut self) -> Result<FrozenShard> {
-        let dirty_bytes = if self.spill.is_some() { self.dirty_bytes() } else { 0 };
+        let changed = if self.spill.is_some() { self.changed() } else { Changed::default() };
         let mut states = Vec::with_capacity(self.states.len());
         for state in self.states.iter_mut().filter(|state| state.family != Family::Dropped) {
             states.push(state.memtable.freeze()?);
         }
-        self.note_freeze(dirty_bytes);
+        self.note_freeze(changed);
         self.note_footprint();
         let operator = self.operator.freeze();
         let dropped = std::mem::take(&mut self.dropped);

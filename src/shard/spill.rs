@@ -4,12 +4,18 @@
 //! those that find their record at hand do not. Nothing happens until the memory that
 //! the shard [may use](Account::allowed) is nearly full. Then
 //!
-//! 1. what changed is written before anybody asks for a snapshot, as soon as it comes to
-//!    an [eighth](FLUSH_AT) of the memory: a freeze like any other, whose delta becomes a
-//!    table that the next snapshot names;
-//! 2. records that tables have are [evicted](crate::memtable::Evicted), a few with each
+//! 1. what changed is written before anybody asks for a snapshot, as soon as the table
+//!    will come to an [eighth](FLUSH_AT) of the memory, or the records that cannot be
+//!    evicted until then to [three eighths](PINNED_FLUSH_AT), or less: of a list or a map
+//!    all of a record stays, however little of it changed. It is a freeze like any
+//!    other, whose delta becomes a table that the next snapshot names;
+//! 2. records that tables have are [evicted](crate::memtable), a few with each
 //!    operation, state after state;
-//! 3. if writing does not keep up, operations wait for it a little, and longer the
+//! 3. gaps between records, which only their own state can use again, are memory like any
+//!    other. A [part](GAPS) of it is always left to them; when they have more, chunks
+//!    [are emptied](crate::memtable) and go back to the system, of the state that has
+//!    most gaps;
+//! 4. if writing does not keep up, operations wait for it a little, and longer the
 //!    more there is to be written; in the end until there is room. They wait a little,
 //!    too, while the local directory has more than it may and nothing can leave it.
 //!
@@ -19,6 +25,8 @@
 //! written or merged. A view says how many freezes are in its tables: records of those
 //! epochs may go. The writer takes a new view at the beginning of an operation, so
 //! tables do not change under one.
+
+mod evict;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -32,9 +40,19 @@ use super::stats::Cause;
 use super::{FrozenShard, ShardCore, StateSlot};
 use crate::base::{Epoch, Error, Result};
 use crate::env::budget::Account;
+use crate::memtable::Changed;
 
 /// One part in so many of the memory may be changed until it is written.
 const FLUSH_AT: u64 = 8;
+/// Parts of the memory, of [`PARTS`], that records may take that changed, until they are
+/// written: at most. It is less while too little else is left to be evicted, as it is
+/// with large maps, which one page keeps in memory.
+const PINNED_FLUSH_AT: u64 = 96;
+/// It is never less than these.
+const PINNED_FLUSH_FROM: u64 = 16;
+/// Parts that they may take, those included that are being written.
+const MOST_PINNED: u64 = 192;
+const PARTS: u64 = 256;
 /// One part in so many may be changed and unwritten until operations wait.
 const WAIT_AT: u64 = 6;
 /// One part in so many may be, at most.
@@ -48,8 +66,8 @@ const TOO_MANY_TABLES: usize = 48;
 const PIECE: u64 = 256;
 /// One part in so many of the memory is kept free.
 const HEADROOM: u64 = 32;
-/// Buckets that one operation looks at, while there is room.
-const BUCKETS: usize = 24;
+/// One part in so many is left to gaps between records.
+const GAPS: u64 = 16;
 /// The longest wait for a piece of what is still to be written, while there is room.
 const LONGEST_WAIT: Duration = Duration::from_millis(2);
 /// The longest wait for a piece while there are too many tables, or too many bytes of
@@ -77,6 +95,9 @@ pub(crate) trait Tables: Send {
     /// The newest view.
     fn view(&self) -> Arc<View>;
 
+    /// Whether tables are being merged, or about to be.
+    fn is_merging(&self) -> bool;
+
     /// How far the local directory is above its limit with what cannot leave it: from 0,
     /// if it is not, to 1, if far.
     fn space_shortage(&self) -> f64;
@@ -99,8 +120,10 @@ pub(super) struct Spill {
     first_delta: u64,
     /// The number of the view that the states read.
     seen: u64,
-    /// Freezes that are not: their number, and how many bytes were changed.
-    in_flight: VecDeque<(u64, u64)>,
+    /// Freezes that are not: their number, and what was changed.
+    in_flight: VecDeque<(u64, Changed)>,
+    /// Parts of the memory that changed records may take until they are written.
+    pinned_flush_at: u64,
     /// The state whose turn it is to give up records.
     state: usize,
     /// Tables of the view that a look-up meets at most.
@@ -133,9 +156,12 @@ impl Spill {
             let full = allowed / MOST_UNWRITTEN - allowed / WAIT_AT;
             patience = LONGEST_WAIT.mul_f64(share(over, full));
         }
-        let over = self.tables_met.saturating_sub(MANY_TABLES) as u64;
-        let full = (TOO_MANY_TABLES - MANY_TABLES) as u64;
-        let short = share(over, full).max(self.tables.space_shortage());
+        let mut short = self.tables.space_shortage();
+        // If nobody merges them, waiting would change nothing.
+        if self.tables_met > MANY_TABLES && self.tables.is_merging() {
+            let over = (self.tables_met - MANY_TABLES) as u64;
+            short = short.max(share(over, (TOO_MANY_TABLES - MANY_TABLES) as u64));
+        }
         let for_merges = LONGEST_WAIT_FOR_MERGES.mul_f64(short);
         if for_merges > patience {
             (for_merges, Cause::Merging)
@@ -147,6 +173,21 @@ impl Spill {
     /// The number that the chunks of lists have which the first freeze has.
     pub(super) fn first_chunk(&self) -> u64 {
         self.first_delta
+    }
+}
+
+/// What the memory of a shard is used for, in bytes.
+#[derive(Clone, Copy)]
+struct Used {
+    /// Records and all else, but for the gaps.
+    records: u64,
+    gaps: u64,
+}
+
+impl Used {
+    /// What it comes to with what is left to gaps at least.
+    fn with_gaps(self, allowed: u64) -> u64 {
+        self.records + self.gaps.max(allowed / GAPS)
     }
 }
 
@@ -169,11 +210,6 @@ impl StateSlot {
     fn is_known_to(&self, view: &View) -> bool {
         self.family != Family::Dropped && (self.restored || view.freezes > self.since)
     }
-
-    fn resident_bytes(&self) -> u64 {
-        let stats = self.memtable.stats();
-        stats.arena_used_bytes + stats.index_bytes
-    }
 }
 
 impl ShardCore {
@@ -195,6 +231,7 @@ impl ShardCore {
             first_delta,
             seen: 0,
             in_flight: VecDeque::new(),
+            pinned_flush_at: PINNED_FLUSH_AT,
             state: 0,
             tables_met: 0,
             waited_at: 0,
@@ -214,26 +251,32 @@ impl ShardCore {
         stats.unwrap_or_default()
     }
 
-    /// Notes a freeze, of changes of so many bytes.
-    pub(super) fn note_freeze(&mut self, bytes: u64) {
+    /// Notes a freeze of what changed.
+    pub(super) fn note_freeze(&mut self, changed: Changed) {
         if let Some(spill) = &mut self.spill {
-            spill.in_flight.push_back((self.freezes, bytes));
-            spill.frozen_bytes += bytes;
+            spill.in_flight.push_back((self.freezes, changed));
+            spill.frozen_bytes += changed.bytes;
         }
         self.freezes += 1;
     }
 
-    /// Bytes that changed since the last freeze, roughly.
-    pub(super) fn dirty_bytes(&self) -> u64 {
-        self.states.iter().map(|slot| slot.memtable.dirty_bytes()).sum()
+    /// What changed since the last freeze, roughly.
+    pub(super) fn changed(&self) -> Changed {
+        let mut changed = Changed::default();
+        self.states.iter().for_each(|slot| changed += slot.memtable.changed());
+        changed
     }
 
-    fn resident_bytes(&self) -> u64 {
-        let states: u64 = self.states.iter().map(StateSlot::resident_bytes).sum();
-        states
-            + self.timer_queue_bytes() as u64
-            + self.expiry_queue_bytes() as u64
-            + self.operator.bytes()
+    /// What is used now.
+    fn used(&self) -> Used {
+        let queues = (self.timer_queue_bytes() + self.expiry_queue_bytes()) as u64;
+        let mut used = Used { records: queues + self.operator.bytes(), gaps: 0 };
+        for slot in &self.states {
+            let stats = slot.memtable.stats();
+            used.records += stats.arena_used_bytes + stats.index_bytes;
+            used.gaps += stats.arena_free_bytes;
+        }
+        used
     }
 
     /// Sees to it that there is memory for one more operation.
@@ -251,6 +294,7 @@ impl ShardCore {
         self.take_view();
         let used = self.note_used();
         let allowed = self.spill().account.allowed();
+        let used = used.with_gaps(allowed);
         self.keep_writing(allowed)?;
         if used + allowed / HEADROOM <= allowed {
             return Ok(());
@@ -263,10 +307,11 @@ impl ShardCore {
         self.spill.as_mut().expect("only who has a budget comes here")
     }
 
-    fn note_used(&mut self) -> u64 {
-        let used = self.resident_bytes();
-        self.spill().account.set_used(used);
-        if used.abs_diff(self.footprint.said_bytes()) >= STEP_BYTES {
+    fn note_used(&mut self) -> Used {
+        let used = self.used();
+        let all = used.records + used.gaps;
+        self.spill().account.set_used(all);
+        if all.abs_diff(self.footprint.said_bytes()) >= STEP_BYTES {
             self.note_footprint();
         }
         used
@@ -296,24 +341,31 @@ impl ShardCore {
     /// Has changes written early, and waits if writing does not keep up.
     fn keep_writing(&mut self, allowed: u64) -> Result<()> {
         loop {
-            let dirty = self.dirty_bytes();
+            let dirty = self.changed();
             let spill = self.spill();
-            let in_flight: u64 = spill.in_flight.iter().map(|(_, bytes)| bytes).sum();
-            let unwritten = dirty + in_flight;
-            let may_begin = spill.in_flight.is_empty() || dirty >= allowed / WAIT_AT;
-            if dirty >= allowed / FLUSH_AT && may_begin {
+            let mut unwritten = dirty;
+            spill.in_flight.iter().for_each(|(_, changed)| unwritten += *changed);
+            let is_writing = !spill.in_flight.is_empty();
+            let is_pinned = dirty.pinned >= allowed / PARTS * spill.pinned_flush_at;
+            let is_much = is_pinned || dirty.bytes >= allowed / FLUSH_AT;
+            if is_much && (!is_writing || dirty.bytes >= allowed / WAIT_AT) {
+                if is_pinned {
+                    spill.pinned_flush_at = (spill.pinned_flush_at + 1).min(PINNED_FLUSH_AT);
+                }
                 self.write_early()?;
                 continue;
             }
-            if unwritten >= allowed / MOST_UNWRITTEN && !spill.in_flight.is_empty() {
+            let is_too_much = unwritten.bytes >= allowed / MOST_UNWRITTEN
+                || unwritten.pinned >= allowed / PARTS * MOST_PINNED;
+            if is_too_much && is_writing {
                 self.wait_for_tables(Cause::Writing)?;
                 continue;
             }
             // A little for each piece that was changed since.
-            let changed = spill.frozen_bytes + dirty;
+            let changed = spill.frozen_bytes + dirty.bytes;
             if changed >= spill.waited_at + allowed / PIECE {
                 spill.waited_at = changed;
-                let (patience, cause) = spill.patience(allowed, unwritten);
+                let (patience, cause) = spill.patience(allowed, unwritten.bytes);
                 if !patience.is_zero() {
                     // What cannot be written is a reason to fail when there is no room.
                     self.stalled(cause, |core| {
@@ -327,35 +379,9 @@ impl ShardCore {
         }
     }
 
-    /// Lets records go until so many bytes are free, or none can.
-    pub(crate) fn evict(&mut self, bytes: u64) -> Result<u64> {
-        if self.spill.is_none() {
-            return Ok(0);
-        }
-        self.take_view();
-        self.stop_warming();
-        let mut freed = 0;
-        // Those that were asked for lately go in the second round.
-        for _ in 0..2 {
-            for position in 0..self.states.len() {
-                while freed < bytes {
-                    let evicted = self.states[position].memtable.evict(bytes - freed, BUCKETS);
-                    freed += evicted.bytes;
-                    self.spill().evicted_records += evicted.records;
-                    if evicted.came_round {
-                        break;
-                    }
-                }
-            }
-        }
-        self.note_used();
-        self.note_footprint();
-        Ok(freed)
-    }
-
     /// Has what changed written, if anything did.
     pub(crate) fn write_early_if_dirty(&mut self) -> Result<()> {
-        let dirty = self.spill.is_some() && self.dirty_bytes() > 0;
+        let dirty = self.spill.is_some() && self.changed().pinned > 0;
         if dirty { self.write_early() } else { Ok(()) }
     }
 
@@ -379,73 +405,6 @@ impl ShardCore {
         spill.early_writes += 1;
         spill.tables.write(frozen);
         Ok(())
-    }
-
-    /// What is still in tables of states that may be evicted stays there: it would
-    /// have to go at once.
-    fn stop_warming(&mut self) {
-        if self.warming.is_none() {
-            return;
-        }
-        for slot in &mut self.states {
-            if slot.family != Family::Timers && !slot.no_room {
-                slot.no_room = true;
-                slot.memtable.stay_partial();
-            }
-        }
-    }
-
-    fn evict_some(&mut self, allowed: u64, mut used: u64) -> Result<()> {
-        let wanted = allowed - allowed / HEADROOM;
-        let mut rounds = 0;
-        let states = self.states.len();
-        loop {
-            let excess = used.saturating_sub(wanted);
-            let spill = self.spill.as_mut().expect("only who has a budget comes here");
-            let state = spill.state;
-            let evicted = self.states[state].memtable.evict(excess, BUCKETS);
-            spill.evicted_records += evicted.records;
-            if evicted.came_round {
-                spill.state = (state + 1) % states;
-                rounds += usize::from(spill.state == 0);
-            }
-            used = self.note_used();
-            if used <= allowed {
-                return Ok(());
-            }
-            if rounds < 3 {
-                continue;
-            }
-            rounds = 0;
-            // All that is left was asked for by now, or is not written yet.
-            if self.dirty_bytes() > 0 && self.spill().in_flight.is_empty() {
-                self.write_early()?;
-            }
-            if self.spill().in_flight.is_empty() {
-                return Err(self.too_small(allowed, used));
-            }
-            self.wait_for_tables(Cause::Memory)?;
-        }
-    }
-
-    #[cold]
-    fn too_small(&self, allowed: u64, used: u64) -> Error {
-        let index: u64 = self.states.iter().map(|slot| slot.memtable.stats().index_bytes).sum();
-        let limit = self.spill.as_ref().map_or(0, |spill| spill.account.budget().limit_bytes());
-        Error::unavailable("the memory budget is too small for the job")
-            .at(format_args!("shard {} of operator {:?}", self.groups, self.name))
-            .expected(format_args!(
-                "at most {allowed} bytes for this shard, of a budget of {limit}"
-            ))
-            .found(format_args!(
-                "{used} bytes that must stay in memory, {index} of them indexes, {} timers, {} \
-                 operator states",
-                self.timer_queue_bytes(),
-                self.operator.bytes(),
-            ))
-            .remedy(
-                "give the backend a larger memory budget, or spread the job over more processes",
-            )
     }
 }
 
@@ -481,8 +440,8 @@ mod tests {
     use super::*;
     use crate::env::budget::MemoryBudget;
 
-    /// A directory that is so far above its limit.
-    struct Short(f64);
+    /// A directory that is so far above its limit, and whether tables are merged.
+    struct Short(f64, bool);
 
     impl Tables for Short {
         fn newest(&self) -> u64 {
@@ -491,6 +450,10 @@ mod tests {
 
         fn view(&self) -> Arc<View> {
             Arc::default()
+        }
+
+        fn is_merging(&self) -> bool {
+            self.1
         }
 
         fn space_shortage(&self) -> f64 {
@@ -504,28 +467,42 @@ mod tests {
         }
     }
 
+    fn patience(tables: Short, tables_met: usize) -> (Duration, Cause) {
+        let budget = Arc::new(MemoryBudget::new(16 << 20));
+        let account = budget.open_account();
+        let spill = Spill {
+            tables: Box::new(tables),
+            account,
+            first_delta: 1,
+            seen: 0,
+            in_flight: VecDeque::new(),
+            pinned_flush_at: PINNED_FLUSH_AT,
+            state: 0,
+            tables_met,
+            waited_at: 0,
+            frozen_bytes: 0,
+            evicted_records: 0,
+            early_writes: 0,
+        };
+        spill.patience(1 << 20, 0)
+    }
+
     #[test]
     fn operations_wait_for_the_local_directory_the_longer_the_more_it_has() {
-        let patience = |shortage: f64| {
-            let budget = Arc::new(MemoryBudget::new(16 << 20));
-            let account = budget.open_account();
-            let spill = Spill {
-                tables: Box::new(Short(shortage)),
-                account,
-                first_delta: 1,
-                seen: 0,
-                in_flight: VecDeque::new(),
-                state: 0,
-                tables_met: 0,
-                waited_at: 0,
-                frozen_bytes: 0,
-                evicted_records: 0,
-                early_writes: 0,
-            };
-            spill.patience(1 << 20, 0)
-        };
+        let patience = |shortage: f64| patience(Short(shortage, false), 0);
         assert_eq!(patience(0.0), (Duration::ZERO, Cause::Writing));
         assert_eq!(patience(0.5), (LONGEST_WAIT_FOR_MERGES / 2, Cause::Merging));
         assert_eq!(patience(1.0), (LONGEST_WAIT_FOR_MERGES, Cause::Merging));
+    }
+
+    #[test]
+    fn operations_wait_for_merges_only_if_tables_are_being_merged() {
+        let none = (Duration::ZERO, Cause::Writing);
+        assert_eq!(patience(Short(0.0, true), MANY_TABLES), none);
+        assert_eq!(patience(Short(0.0, false), 2 * TOO_MANY_TABLES), none);
+        let longest = (LONGEST_WAIT_FOR_MERGES, Cause::Merging);
+        assert_eq!(patience(Short(0.0, true), TOO_MANY_TABLES), longest);
+        let for_space = (LONGEST_WAIT_FOR_MERGES / 2, Cause::Merging);
+        assert_eq!(patience(Short(0.5, false), TOO_MANY_TABLES), for_space);
     }
 }

@@ -745,6 +745,11 @@ impl Pipeline {
         self.tables.lock().waiting.is_empty()
     }
 
+    /// Whether tables are being merged, or about to be.
+    pub(super) fn is_merging(&self) -> bool {
+        self.tables.lock().merging.is_busy()
+    }
+
     /// The version, and how many of the shard's freezes are in it.
     pub(super) fn version_now(&self) -> (Version, u64) {
         let tables = self.tables.lock();

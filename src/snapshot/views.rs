@@ -18,6 +18,9 @@ use super::pipeline::Pipeline;
 /// threads of its own.
 const OTHERS_WORK: Duration = Duration::from_millis(1);
 
+/// What a table that is not open yet will take besides its filter and index, at least.
+const LEAST_OPEN_BYTES: usize = 1024;
+
 #[derive(Default)]
 struct Latest {
     view: Arc<View>,
@@ -113,23 +116,35 @@ impl Pipeline {
     /// The tables, open, and the number of freezes that are in them.
     fn open_tables(&self) -> Result<(u64, Vec<BaseTable>)> {
         let (version, freezes) = self.version_now();
-        let mut may_hold_bytes = self.held_bytes();
+        // What every open table takes is no matter of choice.
+        let apart = |table: &Arc<TableEntry>| match table.reader() {
+            Some(reader) => reader.memory_bytes() - reader.held_bytes(),
+            None => LEAST_OPEN_BYTES,
+        };
+        let all_apart: usize = version.tables().iter().map(apart).sum();
+        let mut may_hold_bytes = self.held_bytes().saturating_sub(all_apart as u64);
         let open = |table: &Arc<TableEntry>| {
-            let reader = match table.reader() {
+            let before = table.reader();
+            let kept = before.filter(|reader| {
+                reader.held_bytes() as u64 <= may_hold_bytes || !reader.can_be_mapped()
+            });
+            let reader = match kept {
                 Some(reader) => reader,
                 None => {
                     // A byte a record for the filter, and some for the index.
                     let likely = table.meta.records + table.meta.bytes / 256;
-                    let is_held = likely <= may_hold_bytes;
+                    let is_held = likely <= may_hold_bytes && table.reader().is_none();
                     let how = if is_held { TableReader::open_held } else { TableReader::open };
-                    table.set_reader(self.open_table(table, how)?)
+                    table.replace_reader(self.open_table(table, how)?)
                 }
             };
-            may_hold_bytes = may_hold_bytes.saturating_sub(reader.memory_bytes() as u64);
+            may_hold_bytes = may_hold_bytes.saturating_sub(reader.held_bytes() as u64);
             let dropped = Arc::from(table.dropped());
             Ok(BaseTable { reader, slice: table.slice, dropped })
         };
-        // The newest first: they are the smallest, and asked the most.
+        // The newest first: they are the smallest, and asked the most. Who was held and is
+        // not to be any more is opened once more, and closed when the shard has taken
+        // the view.
         let mut tables: Vec<_> = version.tables().iter().rev().map(open).collect::<Result<_>>()?;
         tables.reverse();
         Ok((freezes, tables))
@@ -143,6 +158,10 @@ impl Tables for ShardTables {
 
     fn view(&self) -> Arc<View> {
         Arc::clone(&self.0.views().latest.lock().view)
+    }
+
+    fn is_merging(&self) -> bool {
+        self.0.is_merging()
     }
 
     fn space_shortage(&self) -> f64 {

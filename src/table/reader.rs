@@ -384,8 +384,18 @@ impl TableReader {
             + self.properties.states.capacity() * size_of::<StateProperties>()
             + names
             + size_of_val(&*self.block_starts)
-            // On pages of its own.
-            + self.held.as_deref().map_or(0, <[u8]>::len).next_multiple_of(4096)
+            + self.held_bytes()
+    }
+
+    /// Bytes of it that filter and index take.
+    pub(crate) fn held_bytes(&self) -> usize {
+        // On pages of its own.
+        self.held.as_deref().map_or(0, <[u8]>::len).next_multiple_of(4096)
+    }
+
+    /// Whether filter and index can be read in a mapped file, and so need not be held.
+    pub(crate) fn can_be_mapped(&self) -> bool {
+        self.source.as_slice().is_some()
     }
 
     /// How the records of a state are placed; of a state that the table does

@@ -216,6 +216,13 @@ impl TableFile {
         Arc::clone(self.reader.lock().get_or_insert(reader))
     }
 
+    /// Notes that it is open, in the place of what was noted before.
+    pub(crate) fn replace_reader(&self, reader: Arc<TableReader>) -> Arc<TableReader> {
+        let before = self.reader.lock().replace(Arc::clone(&reader));
+        drop(before);
+        reader
+    }
+
     /// Notes that there is a local file of it now, from which it is to be read.
     pub(crate) fn set_local(&self, file: Arc<LocalFile>) {
         self.places.lock().local = Some(file);

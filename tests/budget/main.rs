@@ -7,4 +7,5 @@
 mod faults;
 mod job;
 mod limits;
+mod turns;
 mod values;

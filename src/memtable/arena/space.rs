@@ -13,7 +13,7 @@ use crate::env::mmap::Pages;
 
 use super::super::addr::{Addr, CHUNK_BYTES, MAX_CHUNKS, UNIT_BYTES};
 use super::super::record::{FREE, Header, ValueLens};
-use super::{Arena, Block, Chunk, LARGEST_SHARED_BYTES, MIN_UNITS};
+use super::{Arena, Block, CHUNK_PART, Chunk, MIN_UNITS};
 
 /// The first chunk is below the size at which huge pages are asked for, so
 /// that a small state takes only the small pages it touches.
@@ -39,7 +39,7 @@ impl Arena {
     /// A block of at least `bytes`, and its units. Its header means nothing
     /// yet.
     pub(super) fn allocate(&mut self, bytes: usize) -> Result<(Addr, Block, u32)> {
-        let (addr, units) = if bytes > LARGEST_SHARED_BYTES {
+        let (addr, units) = if bytes > self.chunk_bytes / CHUNK_PART {
             self.allocate_alone(bytes)?
         } else {
             self.allocate_shared(bytes)?
@@ -86,9 +86,9 @@ impl Arena {
     /// becomes a free block.
     fn start_chunk(&mut self) -> Result<()> {
         let pages = if self.bases.len() == 1 {
-            Pages::new(FIRST_CHUNK_BYTES).map_err(out_of_memory)?
+            Pages::new(self.chunk_bytes.min(FIRST_CHUNK_BYTES)).map_err(out_of_memory)?
         } else {
-            self.pool.take().map_err(out_of_memory)?
+            self.pool.take_chunk().map_err(out_of_memory)?
         };
         let end = (pages.len() / UNIT_BYTES) as u32;
         let chunk = self.add_chunk(pages, true)?;
@@ -140,7 +140,7 @@ impl Arena {
         }
     }
 
-    fn unlist(&mut self, addr: Addr, units: u32) {
+    pub(super) fn unlist(&mut self, addr: Addr, units: u32) {
         let (next, previous) = self.links(addr);
         if next != 0 {
             self.set_previous(Addr(next), previous);
@@ -226,11 +226,15 @@ impl Arena {
         }
     }
 
-    /// How many units of an ordinary chunk are divided into blocks; 0 for
-    /// chunks that hold one large record or nothing.
+    /// How many units of an ordinary chunk are divided into blocks that may be
+    /// joined; 0 for chunks that hold one large record or nothing, or are being
+    /// emptied.
     fn chunk_end(&self, chunk: usize) -> u32 {
         if chunk == self.bump_chunk {
             return self.bump_unit;
+        }
+        if self.leaving.is_of(chunk) {
+            return 0;
         }
         match self.chunks.get(chunk) {
             Some(Some(chunk)) if chunk.shared => (chunk.pages.len() / UNIT_BYTES) as u32,
