@@ -42,8 +42,11 @@ pub(crate) fn open_if_meant(at: &At) -> Result<Option<Opened>, Failure> {
     }
     let mut input = open_stream(text, &path)?;
     let head = input.fill_buf().map_err(|error| Error::io("a file could not be read", error))?;
-    if head.starts_with(b"ALV") && !head.starts_with(b"ALVCANON") {
-        return Err(other_file(&path, &head[..head.len().min(8)]).into());
+    if let Some(magic) = head.first_chunk::<8>()
+        && magic.starts_with(b"ALV")
+        && magic != b"ALVCANON"
+    {
+        return Err(other_file(&path, magic).into());
     }
     Ok(Some(SavepointReader::open(input).map_err(|error| error.at(text))))
 }

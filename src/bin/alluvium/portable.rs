@@ -70,8 +70,8 @@ pub(crate) fn export(args: &Export, chosen: &Chosen, out: &mut Out) -> Result<u8
 
 fn told(report: &ExportReport, title: &str, dest: &str) -> String {
     format!(
-        "{title} is in {dest}: {}, {}, hash {}",
-        out::many(report.entries, "entry").replace("entrys", "entries"),
+        "{title} is in {dest}: {} entries, {}, hash {}",
+        out::count(report.entries),
         out::bytes(report.bytes),
         report.hash
     )
