@@ -10,7 +10,7 @@ use alluvium::format::StateKind;
 use alluvium::format::canonical::{Entry, Head, ItemsHead, Name, Section, StateHead, UNKNOWN_TIME};
 use alluvium::savepoint::SavepointReader;
 use alluvium::savepoint::states::{Part, Record};
-use alluvium::{Error, KeyGroupRange};
+use alluvium::{Error, KeyGroup, KeyGroupRange, MaxParallelism};
 use serde_json::{Value, json};
 
 use crate::args::{At, Scan};
@@ -203,10 +203,10 @@ pub(crate) fn scan(savepoint: Opened, args: &Scan, out: &mut Out) -> Result<u8, 
     let limit = args.limit.unwrap_or(u64::MAX);
     let mut shown = match section {
         Section::State(of, state) => Shown::Records {
-            decoder: Decoder::of(&state.meta, args.of.full),
+            decoder: Box::new(Decoder::of(&state.meta, args.of.full)),
             max: of.max_parallelism,
             state,
-            list: None,
+            last: None,
         },
         Section::Items(_, items) => {
             note_unknown(name, items.key_schema.iter().chain(items.parts.iter().map(|p| &p.0)));
@@ -238,11 +238,10 @@ struct Filter {
 /// Shows the entries of one section.
 enum Shown<'h> {
     Records {
-        decoder: Decoder,
-        max: alluvium::MaxParallelism,
+        decoder: Box<Decoder>,
+        max: MaxParallelism,
         state: &'h StateHead,
-        /// Key and namespace of the list that the last element was of, and its place.
-        list: Option<(Vec<u8>, Vec<u8>, u64)>,
+        last: Option<Element>,
     },
     Items {
         items: &'h ItemsHead,
@@ -260,8 +259,8 @@ impl Shown<'_> {
         out: &mut Out,
     ) -> Result<bool, Failure> {
         match self {
-            Self::Records { decoder, max, state, list } => {
-                let place = next_place(list, entry);
+            Self::Records { decoder, max, state, last } => {
+                let place = next_place(last, entry);
                 let computed = || group_of_hash(hash_key(entry.key), *max);
                 let group = entry.group.unwrap_or_else(computed);
                 if filter.groups.is_some_and(|groups| !groups.contains(group))
@@ -318,18 +317,25 @@ impl Shown<'_> {
     }
 }
 
+/// Where the last element was.
+struct Element {
+    key: Vec<u8>,
+    namespace: Vec<u8>,
+    group: Option<KeyGroup>,
+    place: u64,
+}
+
 /// The place of an element in its list.
-fn next_place(list: &mut Option<(Vec<u8>, Vec<u8>, u64)>, entry: &Entry<'_>) -> u64 {
-    match list {
-        Some((key, namespace, place)) if key == entry.key && namespace == entry.namespace => {
-            *place += 1;
-            *place
-        }
-        other => {
-            *other = Some((entry.key.to_vec(), entry.namespace.to_vec(), 0));
-            0
-        }
+fn next_place(last: &mut Option<Element>, entry: &Entry<'_>) -> u64 {
+    if let Some(last) = last
+        && (&*last.key, &*last.namespace, last.group) == (entry.key, entry.namespace, entry.group)
+    {
+        last.place += 1;
+        return last.place;
     }
+    let (key, namespace) = (entry.key.to_vec(), entry.namespace.to_vec());
+    *last = Some(Element { key, namespace, group: entry.group, place: 0 });
+    0
 }
 
 fn decoded(schema: Option<&Schema>, bytes: &[u8]) -> Result<Value, Failure> {
