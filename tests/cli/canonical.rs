@@ -246,11 +246,15 @@ fn a_job_that_is_migrated_to_other_key_groups_and_restored_has_the_same_values()
     };
     let had = all(&["--checkpoint", "4"]);
     let first = export(&store, &dir.path().join("first"), &[]);
+    let work = dir.path().join("work");
+    let work = ["--work", text(&work)];
     let told = json(
         &store,
         "migrate",
-        &["--max-parallelism", "100", "--name", "wide", "--job-is-stopped", "--yes"],
+        &[&["--max-parallelism", "100", "--name", "wide", "--job-is-stopped", "--yes"], &work[..]]
+            .concat(),
     );
+    assert!(listing(&dir.path().join("work")).is_empty(), "nothing is left");
     assert_eq!(told["savepoint"], "wide");
     let at = ["--savepoint", "wide"];
     let shown = json(&store, "show", &at);
@@ -412,6 +416,8 @@ fn verbs_that_read_take_a_canonical_savepoint_and_the_others_say_so() {
         ("show", &["--checkpoint", "4"], "leave --job"),
         ("scan", &["--operator", "count", "--state", "x"], "no such state"),
         ("states", &["--operator", "x"], "no such operator"),
+        ("states", &["--key-groups"], "no key groups"),
+        ("scan", &["--operator", "count", "--state", "recent"], "--expired"),
     ] {
         let ran = on(&file, verb, args);
         assert_eq!((ran.code, &*ran.stdout), (1, ""), "{verb}: {ran:?}");

@@ -202,6 +202,12 @@ pub(crate) fn scan(savepoint: Opened, args: &Scan, out: &mut Out) -> Result<u8, 
     let filter = Filter { groups, prefix: prefix_of(args)? };
     let limit = args.limit.unwrap_or(u64::MAX);
     let mut shown = match section {
+        Section::State(_, state) if state.meta.ttl.is_some() && !args.of.expired => {
+            return Err(Error::invalid("a canonical savepoint does not say what has expired")
+                .at(format_args!("state {name:?}"))
+                .remedy("say --expired to see all that is stored")
+                .into());
+        }
         Section::State(of, state) => Shown::Records {
             decoder: Box::new(Decoder::of(&state.meta, args.of.full)),
             max: of.max_parallelism,
@@ -223,7 +229,9 @@ pub(crate) fn scan(savepoint: Opened, args: &Scan, out: &mut Out) -> Result<u8, 
         }
         count += u64::from(shown.entry(&entry, &filter, out)?);
     }
-    out::note("whether the rest of the savepoint is whole, `alluvium verify` says");
+    if savepoint.end().is_none() {
+        out::note("whether the rest of the savepoint is whole, `alluvium verify` says");
+    }
     Ok(match &shown {
         Shown::Records { decoder, .. } => records::code_of(decoder),
         Shown::Items { .. } => 0,

@@ -165,10 +165,8 @@ pub(crate) fn migrate(
         return would(&what, true, out);
     }
     let scratch = Scratch::of_system(args.work.as_deref())?;
-    let path = scratch.dir().join("migrated.canonical");
-    RealEnv::new().fs().create_dir_all(scratch.dir()).map_err(|error| {
-        Error::io("the working directory could not be made", error).at(scratch.dir().display())
-    })?;
+    let env = RealEnv::new();
+    let path = scratch.dir().join(format!("{:016x}.canonical", env.random_u64()));
     let mut file = NewFile::create(&path)?;
     pinned(&chosen, || write(&chosen, scratch.dir(), Compression::Lz4, &mut file))?;
     file.finish()?;

@@ -8,6 +8,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use alluvium::env::{Env, RealEnv};
@@ -51,10 +52,16 @@ impl Scratch {
     /// value.
     pub(crate) fn open(asked: Option<&str>, parent: &Path) -> Result<Self> {
         if let Some(asked) = asked {
-            return Ok(Self { dir: PathBuf::from(asked), is_ours: false });
+            let dir = PathBuf::from(asked);
+            fs::create_dir_all(&dir).map_err(|error| {
+                Error::io("the directory for temporary files could not be made", error)
+                    .at(dir.display())
+            })?;
+            return Ok(Self { dir, is_ours: false });
         }
         let dir = parent.join(format!(".alluvium-{:016x}", RealEnv::new().random_u64()));
-        let created = fs::create_dir(&dir);
+        // Others may be let into the parent, and this is state.
+        let created = fs::DirBuilder::new().mode(0o700).create(&dir);
         created.map_err(|error| {
             Error::io("a directory for temporary files could not be made", error)
                 .at(dir.display())

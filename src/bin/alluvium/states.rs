@@ -6,7 +6,7 @@ use alluvium::codec::Schema;
 use alluvium::format::{OperatorStateMode, StateKind, StateMeta};
 use alluvium::savepoint::OperatorReader;
 use alluvium::savepoint::states::{OperatorStateSummary, open_table};
-use alluvium::{KeyGroup, KeyGroupRange, TimeDomain};
+use alluvium::{Error, KeyGroup, KeyGroupRange, TimeDomain};
 use serde_json::{Value, json};
 
 use crate::args::States;
@@ -35,6 +35,12 @@ pub(crate) struct Counted {
 
 pub(crate) fn run(args: &States, out: &mut Out) -> Result<u8, Failure> {
     if let Some(savepoint) = canonical::open_if_meant(&args.at)? {
+        if args.key_groups {
+            return Err(Error::invalid("a canonical savepoint has no key groups")
+                .at(&args.at.of.store)
+                .remedy("leave --key-groups out, or import it first")
+                .into());
+        }
         return canonical::states(savepoint, args.operator.as_deref(), out);
     }
     let chosen = choose(&args.at, Access::Read)?;
