@@ -136,7 +136,7 @@ fn one_state_of_a_table_may_be_spent_and_the_others_stay() {
     assert_eq!(shown(&merged), [(1, right_half, vec!["t".to_owned()])]);
     // What is dropped besides adds to it.
     merged.drop_states(&["v".to_owned(), "another".to_owned()]);
-    assert_eq!(numbers(&merged.without_dropped().unwrap().0), []);
+    assert_eq!(numbers(&merged.without_dropped().unwrap().0), [0_u64; 0]);
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn of_two_slices_of_one_file_each_is_spent_by_itself() {
     let cut = merged.with_merged(&middle, range(4, 4), None).unwrap();
     let (left, gone) = at(&cut, 10).unwrap();
     assert_eq!(shown(&left), [(1, range(5, 9), vec![]), (2, range(5, 9), vec![])]);
-    assert_eq!(gone, [], "the file is needed for the other half");
+    assert_eq!(gone, [0_u64; 0], "the file is needed for the other half");
 }
 
 #[test]

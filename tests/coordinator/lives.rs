@@ -249,7 +249,8 @@ impl Sim {
                     .filter(|shard| !shard.door.as_ref().unwrap().is_crashed())
                     .map(|shard| shard.groups.iter().count() as u32)
                     .sum();
-                actor.coordinator.is_some() && groups == OPERATORS.iter().map(|(_, max)| max).sum()
+                actor.coordinator.is_some()
+                    && groups == OPERATORS.iter().map(|(_, max)| max).sum::<u32>()
             });
             if at.is_some() {
                 state.tally.went_on_after_faults += 1;
