@@ -3,13 +3,18 @@
 use std::sync::Arc;
 
 use super::objects::{self, Created};
-use super::view::{JobView, RestoreFrom};
+use super::view::{JobView, RestoreFrom, files_of};
 use super::{Coordinator, layout};
 use crate::base::{Error, Result, SnapshotId};
-use crate::format::checkpoint::{Checkpoint, CheckpointKind, check_job_name};
+use crate::format::checkpoint::{
+    Checkpoint, CheckpointKind, ShardCosts, ShardPart, check_job_name,
+};
+use crate::format::handle::SnapshotHandle;
 use crate::format::journal::{Borrowed, CheckpointRef, SavepointRef};
 use crate::object::{Contents, ObjectName};
+use crate::restore::read_manifest;
 use crate::savepoint::native::{ExportProgress, NativeSavepoint, copy_shards};
+use crate::snapshot::sink::StoreSink;
 
 impl Coordinator {
     /// Makes a checkpoint or savepoint of another job in the same store the one that
@@ -69,9 +74,75 @@ impl Coordinator {
         let source = savepoint.source();
         let identity = self.store.identity();
         let shards = copy_shards(theirs, &*source, &*self.store, &folder, &identity, keep_going)?;
-        let copied = Checkpoint { shards, ..theirs.clone() };
+        self.adopt_as_savepoint(Checkpoint { shards, ..theirs.clone() }, name)
+    }
+
+    /// Keeps snapshots that were put into this coordinator's [sink](Self::sink) under
+    /// this name: those that an [`Import`](crate::savepoint::Import) made of a canonical
+    /// savepoint, of all shards of all operators. `runtime` is what the runtime needs to
+    /// go on. The job can then be [restored](Self::restore) from it.
+    ///
+    /// The savepoint is a checkpoint of a new number, which is not below that of any of
+    /// the snapshots.
+    ///
+    /// # Errors
+    /// `Invalid` if the name is taken or no name, a file lies elsewhere than in the sink,
+    /// or an operator's snapshots do not hold each of its key groups once; `Corrupt` if
+    /// a manifest is missing or damaged; `Closed` and `Unavailable` as always. Nothing
+    /// is registered then.
+    pub fn import_shards(
+        &mut self,
+        name: &str,
+        handles: impl IntoIterator<Item = SnapshotHandle>,
+        runtime: Vec<u8>,
+    ) -> Result<CheckpointRef> {
+        self.check_new(name)?;
+        let source = StoreSink::new(Arc::clone(&self.store));
+        let mut id = SnapshotId(0);
+        let mut shards = Vec::new();
+        for handle in handles {
+            let manifest = read_manifest(&source, &handle)?;
+            let files = files_of(&manifest, &handle);
+            // Files of others are deleted by others, and those of an earlier epoch may be.
+            let is_elsewhere =
+                |location: &str| self.layout.epoch_of_file(location) != Some(self.epoch());
+            if let Some(file) = files.iter().find(|file| is_elsewhere(&file.location)) {
+                return Err(Error::invalid("a file of the snapshots is not in the job's sink")
+                    .at(&file.location)
+                    .expected(format_args!("one in {}", self.layout.epoch(self.epoch())))
+                    .remedy("import into the sink of this coordinator"));
+            }
+            id = id.max(handle.snapshot());
+            let bytes = files.iter().map(|file| file.bytes).sum();
+            let costs = ShardCosts {
+                bytes_new: bytes,
+                bytes_total: bytes,
+                records_new: manifest.tables.iter().map(|table| table.meta.records).sum(),
+                ..ShardCosts::default()
+            };
+            shards.push(ShardPart { handle, costs });
+        }
+        let place =
+            |part: &ShardPart| (part.handle.operator().to_owned(), part.handle.groups().first());
+        shards.sort_by_cached_key(place);
+        let now_unix_ms = self.env.unix_time_ms();
+        let made = Checkpoint {
+            id,
+            epoch: self.epoch(),
+            job: self.seen.job.clone(),
+            kind: CheckpointKind::Savepoint(name.to_owned()),
+            triggered_unix_ms: now_unix_ms,
+            completed_unix_ms: now_unix_ms,
+            shards,
+            runtime,
+        };
+        self.adopt_as_savepoint(made, name)
+    }
+
+    /// Makes a checkpoint whose files are in the store a savepoint of this job.
+    fn adopt_as_savepoint(&mut self, theirs: Checkpoint, name: &str) -> Result<CheckpointRef> {
         let kind = CheckpointKind::Savepoint(name.to_owned());
-        let (reference, ours) = self.own_metadata(copied, kind)?;
+        let (reference, ours) = self.own_metadata(theirs, kind)?;
         self.adopt(&reference, |entry| {
             let savepoint = SavepointRef {
                 name: name.to_owned(),

@@ -210,7 +210,7 @@ fn upgrade_reads_every_version_and_says_that_there_is_nothing_to_do() {
 fn migrate_says_what_it_cannot_do() {
     for (args, word) in [
         (&["--state", "counts", "--to-codec", "i64"][..], "evolving codec"),
-        (&["--max-parallelism", "32"], "canonical"),
+        (&["--max-parallelism", "32"], "--name"),
         (&[], "--max-parallelism"),
     ] {
         let ran = on(shared(), "migrate", args);

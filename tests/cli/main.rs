@@ -12,6 +12,7 @@
 
 #[cfg(feature = "avro")]
 mod avro;
+mod canonical;
 mod changing;
 mod hostile;
 mod job;

@@ -6,7 +6,8 @@ use crate::out::Format;
 
 const EXIT_CODES: &str = "\
 STORE is a directory or a file:// URL: a checkpoint store, or, where reading is enough,
-a savepoint that was exported.
+a savepoint that was exported. `list`, `show`, `states`, `scan` and `verify` also take a
+canonical savepoint: a file, or - for the standard input.
 
 Data goes to the standard output, everything else to the standard error output. With
 --format json each verb writes one JSON value; `scan` and `diff --records` write one a line.
@@ -54,7 +55,7 @@ pub(crate) enum Verb {
     Savepoint(Savepoint),
     /// Give up a savepoint.
     Dispose(Dispose),
-    /// Copy a checkpoint into a folder of its own.
+    /// Copy a checkpoint into a folder of its own, or into one canonical stream.
     Export(Export),
     /// Copy an exported savepoint into a job's store.
     Import(Import),
@@ -66,7 +67,7 @@ pub(crate) enum Verb {
     Rescale(Rescale),
     /// Say which format versions are stored, and rewrite older ones.
     Upgrade(Upgrade),
-    /// Change what a state is made of.
+    /// Divide the keys among another number of key groups, as a new savepoint.
     Migrate(Migrate),
 }
 
@@ -274,19 +275,46 @@ pub(crate) struct Dispose {
 pub(crate) struct Export {
     #[command(flatten)]
     pub(crate) at: At,
-    /// The folder: empty, or left by an export of the same that was cut short.
+    /// The folder: empty, or left by an export of the same that was cut short. Of a
+    /// canonical savepoint the file, which must not exist, or - for the standard output.
     pub(crate) dest: String,
+    /// Write a canonical savepoint: one portable stream, out of the engine's own layout.
+    #[arg(long)]
+    pub(crate) canonical: bool,
+    /// Do not compress it.
+    #[arg(long, requires = "canonical")]
+    pub(crate) stored: bool,
+    /// The directory for what does not fit into memory: about as much as the state.
+    /// Without this it is a new one beside DEST, or the system's for temporary files if
+    /// that is the standard output; it is removed again.
+    #[arg(long, value_name = "DIR", requires = "canonical")]
+    pub(crate) work: Option<String>,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct Import {
     #[command(flatten)]
     pub(crate) of: OfJob,
-    /// The folder of the exported savepoint.
+    /// The folder of the exported savepoint; of a canonical one the file, or - for the
+    /// standard input.
     pub(crate) src: String,
     /// The name that the savepoint gets in the job.
     #[arg(long)]
     pub(crate) name: String,
+    /// SRC is a canonical savepoint.
+    #[arg(long)]
+    pub(crate) canonical: bool,
+    /// The number of shards that each operator is divided into. It can be restored on
+    /// any other number.
+    #[arg(long, value_name = "N", requires = "canonical", default_value_t = 1)]
+    pub(crate) shards: u32,
+    /// The number of key groups that each operator gets, instead of what it had.
+    #[arg(long, value_name = "M", requires = "canonical")]
+    pub(crate) max_parallelism: Option<u32>,
+    /// The directory for what does not fit into memory: about as much as the state.
+    /// Without this it is a new one in the system's directory for temporary files.
+    #[arg(long, value_name = "DIR", requires = "canonical")]
+    pub(crate) work: Option<String>,
     #[command(flatten)]
     pub(crate) writer: Writer,
     #[command(flatten)]
@@ -351,7 +379,20 @@ pub(crate) struct Migrate {
     /// The codec that its values should have.
     #[arg(long, value_name = "CODEC")]
     pub(crate) to_codec: Option<String>,
-    /// The number of key groups that the operator should have.
-    #[arg(long, value_name = "N")]
+    /// The number of key groups that each operator gets. Refused if the runtime puts
+    /// keys elsewhere than their hashes say.
+    #[arg(long, value_name = "M", requires = "name")]
     pub(crate) max_parallelism: Option<u32>,
+    /// The name of the new savepoint.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// The directory for a copy of the state, and what does not fit into memory: about
+    /// twice the state. Without this it is a new one in the system's directory for
+    /// temporary files.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) work: Option<String>,
+    #[command(flatten)]
+    pub(crate) writer: Writer,
+    #[command(flatten)]
+    pub(crate) change: Change,
 }

@@ -5,7 +5,8 @@ use alluvium::env::{Env, RealEnv};
 use alluvium::format::{Checkpoint, CheckpointKind, CheckpointRef, JournalEntry, Outcome};
 use serde_json::{Value, json};
 
-use crate::args::List;
+use crate::args::{At, List};
+use crate::canonical;
 use crate::failure::{Failure, code_of};
 use crate::out::{self, Out, Table};
 use crate::store::{Access, Place, open_job, open_place, open_store};
@@ -19,6 +20,10 @@ struct Row {
 }
 
 pub(crate) fn run(args: &List, out: &mut Out) -> Result<u8, Failure> {
+    let at = At { of: args.of.clone(), checkpoint: None, savepoint: None };
+    if let Some(savepoint) = canonical::open_if_meant(&at)? {
+        return canonical::list(savepoint, out);
+    }
     let now = RealEnv::new().unix_time_ms();
     let mut code = 0;
     let mut shown = Vec::new();

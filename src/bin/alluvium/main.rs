@@ -6,6 +6,7 @@
 //! Those that change something say what they would do, until they are told `--yes`.
 
 mod args;
+mod canonical;
 mod change;
 mod decode;
 mod failure;
@@ -13,9 +14,11 @@ mod files;
 mod gc;
 mod list;
 mod out;
+mod portable;
 mod readonly;
 mod records;
 mod rescale;
+mod scratch;
 mod show;
 mod states;
 mod store;
@@ -78,6 +81,6 @@ fn run(verb: Verb, out: &mut Out) -> Result<u8, Failure> {
         Verb::Gc(args) => gc::run(&args, out),
         Verb::Rescale(args) => rescale::run(&args, out),
         Verb::Upgrade(args) => versions::upgrade(&args, out),
-        Verb::Migrate(args) => versions::migrate(&args),
+        Verb::Migrate(args) => versions::migrate(&args, out),
     }
 }

@@ -203,3 +203,8 @@ fn unreadable(what: &str, error: io::Error, path: &Path) -> Error {
 pub(crate) fn is_dir(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| found.is_dir())
 }
+
+/// Whether there is a plain file here.
+pub(crate) fn is_file(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.is_file())
+}

@@ -10,6 +10,7 @@ use alluvium::{Error, KeyGroup, KeyGroupRange, StateKind};
 use serde_json::{Value, json};
 
 use crate::args::{Diff, Get, OfState, Scan};
+use crate::canonical;
 use crate::decode::{Decoder, Which, note_unknown};
 use crate::failure::{DAMAGED, Failure, NO_SUCH_KEY};
 use crate::out::{self, Out, Table, compact};
@@ -84,6 +85,9 @@ fn open_operator(chosen: &Chosen, of: &OfState) -> Result<OperatorReader, Failur
 }
 
 pub(crate) fn scan(args: &Scan, out: &mut Out) -> Result<u8, Failure> {
+    if let Some(savepoint) = canonical::open_if_meant(&args.at)? {
+        return canonical::scan(savepoint, args, out);
+    }
     let chosen = choose(&args.at, Access::Read)?;
     let operator = open_operator(&chosen, &args.of)?;
     let name = &args.of.state;
@@ -108,11 +112,7 @@ pub(crate) fn scan(args: &Scan, out: &mut Out) -> Result<u8, Failure> {
         Some(text) => parse_groups(text)?,
         None => operator.max_parallelism().all_groups(),
     };
-    let prefix = match (&args.prefix, &args.prefix_hex) {
-        (Some(text), _) => text.as_bytes().to_vec(),
-        (None, Some(hex)) => unhex(hex)?,
-        (None, None) => Vec::new(),
-    };
+    let prefix = prefix_of(args)?;
     let mut decoder = Decoder::of(operator.state(name)?, args.of.full);
     let mut scan: StateScan = operator.scan(name, groups)?;
     let mut shown = 0;
@@ -126,7 +126,16 @@ pub(crate) fn scan(args: &Scan, out: &mut Out) -> Result<u8, Failure> {
     Ok(code_of(&decoder))
 }
 
-fn parse_groups(text: &str) -> Result<KeyGroupRange, Failure> {
+/// The bytes that keys are to begin with.
+pub(crate) fn prefix_of(args: &Scan) -> Result<Vec<u8>, Failure> {
+    Ok(match (&args.prefix, &args.prefix_hex) {
+        (Some(text), _) => text.as_bytes().to_vec(),
+        (None, Some(hex)) => unhex(hex)?,
+        (None, None) => Vec::new(),
+    })
+}
+
+pub(crate) fn parse_groups(text: &str) -> Result<KeyGroupRange, Failure> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let numbers = first.trim().parse().ok().zip(last.trim().parse().ok());
     let Some((first, last)) = numbers else {
@@ -139,7 +148,7 @@ fn parse_groups(text: &str) -> Result<KeyGroupRange, Failure> {
 }
 
 /// Damage does not stop a scan, and is not passed over either.
-fn code_of(decoder: &Decoder) -> u8 {
+pub(crate) fn code_of(decoder: &Decoder) -> u8 {
     if decoder.misfits == 0 {
         return 0;
     }
@@ -147,7 +156,11 @@ fn code_of(decoder: &Decoder) -> u8 {
     DAMAGED
 }
 
-fn show(record: &Record<'_>, decoder: &mut Decoder, out: &mut Out) -> Result<(), Failure> {
+pub(crate) fn show(
+    record: &Record<'_>,
+    decoder: &mut Decoder,
+    out: &mut Out,
+) -> Result<(), Failure> {
     let key = decoder.read(Which::Key, record.key);
     let namespace = match record.namespace {
         [] => Value::Null,

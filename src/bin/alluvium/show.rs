@@ -6,6 +6,7 @@ use alluvium::format::{CheckpointKind, Manifest, ShardPart};
 use serde_json::{Value, json};
 
 use crate::args::Show;
+use crate::canonical;
 use crate::failure::Failure;
 use crate::list::checkpoint_json;
 use crate::out::{self, Out, Table};
@@ -16,6 +17,9 @@ use crate::store::{Access, choose, groups_of};
 const DATA_SHOWN_BYTES: usize = 256;
 
 pub(crate) fn run(args: &Show, out: &mut Out) -> Result<u8, Failure> {
+    if let Some(savepoint) = canonical::open_if_meant(&args.at)? {
+        return canonical::show(savepoint, out);
+    }
     let chosen = choose(&args.at, Access::Read)?;
     let checkpoint = &chosen.checkpoint;
     let reader = chosen.reader();
@@ -145,7 +149,7 @@ fn shard_json(part: &ShardPart, manifest: &Manifest) -> Value {
 }
 
 /// Bytes that mean something to the runtime: as text if they are one.
-fn data_text(data: &[u8]) -> String {
+pub(crate) fn data_text(data: &[u8]) -> String {
     let shown = &data[..data.len().min(DATA_SHOWN_BYTES)];
     let mut text = match std::str::from_utf8(shown) {
         Ok(text) if !text.chars().any(char::is_control) => format!("{text:?}"),
@@ -157,6 +161,6 @@ fn data_text(data: &[u8]) -> String {
     text
 }
 
-fn data_json(data: &[u8]) -> Value {
+pub(crate) fn data_json(data: &[u8]) -> Value {
     json!({ "bytes": data.len(), "hex": hex(data), "text": std::str::from_utf8(data).ok() })
 }

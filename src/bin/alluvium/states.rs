@@ -6,10 +6,11 @@ use alluvium::codec::Schema;
 use alluvium::format::{OperatorStateMode, StateKind, StateMeta};
 use alluvium::savepoint::OperatorReader;
 use alluvium::savepoint::states::{OperatorStateSummary, open_table};
-use alluvium::{KeyGroup, KeyGroupRange, TimeDomain};
+use alluvium::{Error, KeyGroup, KeyGroupRange, TimeDomain};
 use serde_json::{Value, json};
 
 use crate::args::States;
+use crate::canonical;
 use crate::failure::Failure;
 use crate::out::{self, Out, Table};
 use crate::store::{Access, choose};
@@ -33,6 +34,15 @@ pub(crate) struct Counted {
 }
 
 pub(crate) fn run(args: &States, out: &mut Out) -> Result<u8, Failure> {
+    if let Some(savepoint) = canonical::open_if_meant(&args.at)? {
+        if args.key_groups {
+            return Err(Error::invalid("a canonical savepoint has no key groups")
+                .at(&args.at.of.store)
+                .remedy("leave --key-groups out, or import it first")
+                .into());
+        }
+        return canonical::states(savepoint, args.operator.as_deref(), out);
+    }
     let chosen = choose(&args.at, Access::Read)?;
     let reader = chosen.reader();
     let names: Vec<String> = match &args.operator {
@@ -154,25 +164,13 @@ pub(crate) fn print(
             let none = Counted::default();
             let counted = counted.get(&state.name).unwrap_or(&none);
             let most = if counted.at_most { "≤ " } else { "" };
-            let older = match state.older_value_schemas.len() {
-                0 => String::new(),
-                older => format!(" (and {older} older)"),
-            };
-            let value = match (&state.map_key_schema, state.kind) {
-                (_, StateKind::Timers) => timers_text(state),
-                (Some(key), _) => format!("{key} => {}{older}", state.value_schema),
-                (None, _) => format!("{}{older}", state.value_schema),
-            };
             table.row([
                 format!("{:?}", state.name),
                 kind_text(state.kind).to_owned(),
                 state.key_schema.to_string(),
                 state.namespace_schema.to_string(),
-                value,
-                state.ttl.map_or_else(
-                    || "for ever".to_owned(),
-                    |ttl| format!("{}, {}", out::duration_ms(ttl.duration_ms), time_text(ttl.time)),
-                ),
+                value_text(state),
+                lives_text(state),
                 out::count(counted.tables),
                 format!("{most}{}", out::count(counted.records)),
                 format!("{most}{}", out::count(counted.tombstones)),
@@ -241,6 +239,48 @@ pub(crate) fn kind_text(kind: StateKind) -> &'static str {
     }
 }
 
+/// What the values of a state are, and the keys of a map.
+pub(crate) fn value_text(state: &StateMeta) -> String {
+    let older = match state.older_value_schemas.len() {
+        0 => String::new(),
+        older => format!(" (and {older} older)"),
+    };
+    match (&state.map_key_schema, state.kind) {
+        (_, StateKind::Timers) => timers_text(state),
+        (Some(key), _) => format!("{key} => {}{older}", state.value_schema),
+        (None, _) => format!("{}{older}", state.value_schema),
+    }
+}
+
+/// How long a state keeps what it has.
+pub(crate) fn lives_text(state: &StateMeta) -> String {
+    state.ttl.map_or_else(
+        || "for ever".to_owned(),
+        |ttl| format!("{}, {}", out::duration_ms(ttl.duration_ms), time_text(ttl.time)),
+    )
+}
+
+/// How long a state keeps what it has, for scripts.
+pub(crate) fn ttl_json(state: &StateMeta) -> Option<Value> {
+    state.ttl.map(|ttl| {
+        json!({
+            "time": time_text(ttl.time),
+            "duration_ms": ttl.duration_ms,
+            "since_ms": ttl.since_ms,
+        })
+    })
+}
+
+/// How an operator state is distributed, for scripts.
+pub(crate) fn mode_text(mode: OperatorStateMode) -> &'static str {
+    match mode {
+        OperatorStateMode::List => "list",
+        OperatorStateMode::UnionList => "union",
+        OperatorStateMode::Broadcast => "broadcast",
+        _ => "unknown",
+    }
+}
+
 fn timers_text(state: &StateMeta) -> String {
     let codec = state.value_schema.to_string();
     codec.strip_prefix("timers.").map_or(codec.clone(), |time| time.replace('_', " "))
@@ -253,7 +293,7 @@ fn time_text(time: TimeDomain) -> &'static str {
     }
 }
 
-fn schema_json(schema: &Schema) -> Value {
+pub(crate) fn schema_json(schema: &Schema) -> Value {
     json!({
         "codec": schema.id().to_string(),
         "fingerprint": format!("{:016x}", schema.fingerprint()),
@@ -273,11 +313,7 @@ pub(crate) fn state_json(state: &StateMeta, counted: Option<&Counted>) -> Value 
         "map_key": state.map_key_schema.as_ref().map(schema_json),
         "value": schema_json(&state.value_schema),
         "older_values": state.older_value_schemas.iter().map(schema_json).collect::<Vec<_>>(),
-        "ttl": state.ttl.map(|ttl| json!({
-            "time": time_text(ttl.time),
-            "duration_ms": ttl.duration_ms,
-            "since_ms": ttl.since_ms,
-        })),
+        "ttl": ttl_json(state),
         "tables": counted.tables,
         "records": counted.records,
         "tombstones": counted.tombstones,
@@ -291,12 +327,7 @@ pub(crate) fn state_json(state: &StateMeta, counted: Option<&Counted>) -> Value 
 pub(crate) fn operator_state_json(state: &OperatorStateSummary) -> Value {
     json!({
         "state": state.name,
-        "mode": match state.mode {
-            OperatorStateMode::List => "list",
-            OperatorStateMode::UnionList => "union",
-            OperatorStateMode::Broadcast => "broadcast",
-            _ => "unknown",
-        },
+        "mode": mode_text(state.mode),
         "key": state.key_schema.as_ref().map(schema_json),
         "value": state.value_schema.as_ref().map(schema_json),
         "shards": state.shards,

@@ -28,16 +28,15 @@ pub(crate) enum Access {
 
 /// Opens the store that a text names: the one place that knows where stores can be.
 pub(crate) fn open_store(text: &str, access: Access) -> Result<Arc<dyn ObjectStore>> {
-    let path = match text.split_once("://") {
-        Some(("file", path)) => PathBuf::from(decode_percent(path)?),
-        Some((scheme, _)) => {
-            return Err(Error::invalid("this build of alluvium knows no such stores")
-                .at(text)
-                .expected("a directory, or file://")
-                .found(format_args!("{scheme}://")));
-        }
-        None => PathBuf::from(text),
-    };
+    let path = path_of(text)?;
+    if readonly::is_file(&path) {
+        return Err(Error::invalid("this is a file, and no directory")
+            .at(path.display())
+            .expected("the directory of a checkpoint store, or of an exported savepoint")
+            .remedy(
+                "list, show, states, scan, verify and import --canonical read a canonical savepoint",
+            ));
+    }
     if access != Access::Make && !readonly::is_dir(&path) {
         return Err(Error::invalid("there is no such directory")
             .at(path.display())
@@ -49,6 +48,18 @@ pub(crate) fn open_store(text: &str, access: Access) -> Result<Arc<dyn ObjectSto
             Arc::new(LocalStore::open(Arc::new(RealEnv::with_pread()), path)?)
         }
     })
+}
+
+/// The path that a text names.
+pub(crate) fn path_of(text: &str) -> Result<PathBuf> {
+    match text.split_once("://") {
+        Some(("file", path)) => Ok(PathBuf::from(decode_percent(path)?)),
+        Some((scheme, _)) => Err(Error::invalid("this build of alluvium knows no such stores")
+            .at(text)
+            .expected("a directory, or file://")
+            .found(format_args!("{scheme}://"))),
+        None => Ok(PathBuf::from(text)),
+    }
 }
 
 fn decode_percent(path: &str) -> Result<String> {

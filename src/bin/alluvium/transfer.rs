@@ -10,32 +10,50 @@ use alluvium::format::checkpoint::check_job_name;
 use alluvium::object::{ObjectName, ObjectStore};
 use alluvium::savepoint::native::ExportProgress;
 use alluvium::savepoint::{NativeSavepoint, export_native};
-use alluvium::{Error, SnapshotSource};
+use alluvium::{Error, SnapshotId, SnapshotSource};
 use serde_json::json;
 
-use crate::args::{Export, Import, Relocate};
+use crate::args::{At, Export, Import, Relocate};
 use crate::failure::{DAMAGED, Failure, UNAVAILABLE};
 use crate::out::{self, Out};
+use crate::portable;
 use crate::readonly;
-use crate::store::{Access, Place, choose, open_place, open_store, owner, take_over};
+use crate::store::{Access, Chosen, Place, choose, open_place, open_store, owner, take_over};
 
 pub(crate) fn export(args: &Export, out: &mut Out) -> Result<u8, Failure> {
+    let chosen = choose_to_copy(&args.at)?;
+    if args.canonical {
+        return portable::export(args, &chosen, out);
+    }
+    let target = open_target(&args.dest)?;
+    let exported = pinned(&chosen, || copy(&chosen.checkpoint, &*chosen.source, target))?;
+    told(&exported, &chosen.title(), &args.dest, out)
+}
+
+/// Finds a checkpoint that can be pinned, if it is a job's.
+fn choose_to_copy(at: &At) -> Result<Chosen, Failure> {
     // Only a job's store has somebody who deletes, so only there a pin is needed.
-    let access = match open_place(&args.at.of, Access::Read)? {
+    let access = match open_place(&at.of, Access::Read)? {
         Place::Job(_) => Access::Change,
         Place::Exported(_) => Access::Read,
     };
-    let chosen = choose(&args.at, access)?;
-    let target = open_target(&args.dest)?;
+    Ok(choose(at, access)?)
+}
+
+/// Does something while nobody deletes the checkpoint.
+pub(crate) fn pinned<T>(
+    chosen: &Chosen,
+    work: impl FnOnce() -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let pin = match &chosen.of_job {
         Some((view, reference)) => Some(view.pin(&RealEnv::new(), reference, &owner("export"))?),
         None => None,
     };
-    let exported = copy(&chosen.checkpoint, &*chosen.source, target);
+    let done = work();
     if let Some(pin) = pin {
         pin.release()?;
     }
-    told(&exported?, &chosen.title(), &args.dest, out)
+    done
 }
 
 pub(crate) fn relocate(args: &Relocate, out: &mut Out) -> Result<u8, Failure> {
@@ -94,7 +112,6 @@ pub(crate) fn relocate(args: &Relocate, out: &mut Out) -> Result<u8, Failure> {
 
 pub(crate) fn import(args: &Import, out: &mut Out) -> Result<u8, Failure> {
     check_job_name("name of the savepoint", &args.name)?;
-    let savepoint = open_exported(&args.src)?;
     let job = match &args.of.job {
         Some(job) => {
             check_job_name("name of the job", job)?;
@@ -112,6 +129,10 @@ pub(crate) fn import(args: &Import, out: &mut Out) -> Result<u8, Failure> {
             .remedy("stop the job, and say --job-is-stopped: its journal is taken over")
             .into());
     }
+    if args.canonical {
+        return portable::import(args, &job, out);
+    }
+    let savepoint = open_exported(&args.src)?;
     let checkpoint = savepoint.checkpoint();
     let what = format!(
         "copy the savepoint of job {} (checkpoint {}, {}) into job {job} as savepoint {}",
@@ -130,15 +151,25 @@ pub(crate) fn import(args: &Import, out: &mut Out) -> Result<u8, Failure> {
     let reference =
         coordinator.import(&savepoint, &args.name, &mut |progress| show(&bar, progress))?;
     bar.finish_and_clear();
+    imported(&job, &args.name, reference.id, out)
+}
+
+/// Says what became of a savepoint from elsewhere.
+pub(crate) fn imported(
+    job: &str,
+    name: &str,
+    id: SnapshotId,
+    out: &mut Out,
+) -> Result<u8, Failure> {
     if out.is_json() {
         out.json(&json!({
             "dry_run": false,
             "job": job,
-            "savepoint": args.name,
-            "checkpoint": reference.id.0,
+            "savepoint": name,
+            "checkpoint": id.0,
         }))?;
     } else {
-        out.line(format!("savepoint {} of job {job} is checkpoint {}", args.name, reference.id))?;
+        out.line(format!("savepoint {name} of job {job} is checkpoint {id}"))?;
     }
     Ok(0)
 }

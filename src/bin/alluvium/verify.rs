@@ -5,6 +5,7 @@ use alluvium::{Error, ErrorKind};
 use serde_json::{Value, json};
 
 use crate::args::Verify;
+use crate::canonical;
 use crate::failure::{DAMAGED, Failure, UNAVAILABLE, code_of};
 use crate::out::{self, Out};
 use crate::store::{Access, Chosen, Place, choose, choose_of, open_place};
@@ -41,6 +42,9 @@ impl Looked {
 }
 
 pub(crate) fn run(args: &Verify, out: &mut Out) -> Result<u8, Failure> {
+    if let Some(savepoint) = canonical::open_if_meant(&args.at)? {
+        return canonical::verify(savepoint, out);
+    }
     let depth = if args.deep { Depth::Deep } else { Depth::Shallow };
     let is_latest = args.at.checkpoint.is_none() && args.at.savepoint.is_none();
     let view = match open_place(&args.at.of, Access::Read)? {

@@ -173,29 +173,21 @@ fn kind_json((name, kind): (&&str, &Kind)) -> Value {
     })
 }
 
-pub(crate) fn migrate(args: &Migrate) -> Result<u8, Failure> {
-    let chosen = choose(&args.at, Access::Read)?;
-    let title = chosen.title();
+pub(crate) fn migrate(args: &Migrate, out: &mut Out) -> Result<u8, Failure> {
     if let Some(codec) = &args.to_codec {
         return Err(Error::invalid("values cannot be migrated without the job's code")
-            .at(title)
+            .at(choose(&args.at, Access::Read)?.title())
             .expected(format_args!("a codec {codec:?} that reads what is stored"))
             .remedy(
                 "register the state with an evolving codec: values are brought up to date when they are read or merged",
             )
             .into());
     }
-    if let Some(groups) = args.max_parallelism {
-        return Err(Error::invalid("the number of key groups cannot be changed by this build")
-            .at(title)
-            .expected(format_args!(
-                "an export in the canonical format, to be read with {groups} key groups"
-            ))
-            .remedy("wait for a version that exports it")
-            .into());
+    if let (Some(groups), Some(name)) = (args.max_parallelism, &args.name) {
+        return crate::portable::migrate(args, groups, name, out);
     }
     Err(Error::invalid("it is not said what to migrate")
-        .at(title)
-        .expected("--max-parallelism, or --to-codec")
+        .at(choose(&args.at, Access::Read)?.title())
+        .expected("--max-parallelism and --name, or --to-codec")
         .into())
 }
