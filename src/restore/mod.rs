@@ -176,9 +176,21 @@ impl Plan {
         ledger: &Arc<MemoryLedger>,
     ) -> Result<Restored> {
         let store = source.identity();
-        let mut entries = Vec::with_capacity(self.tables.len());
+        let mut entries: Vec<Arc<TableEntry>> = Vec::with_capacity(self.tables.len());
         let mut base = Vec::with_capacity(self.tables.len());
-        for (table, slice) in std::mem::take(&mut self.tables) {
+        let tables = std::mem::take(&mut self.tables);
+        for (table, slice) in &tables {
+            let (table, slice) = (table, *slice);
+            let dropped: Arc<[String]> = Arc::from(table.dropped.clone());
+            // Slices of one file are of one file here, too: it is opened once, and is in
+            // one place.
+            let file = entries.iter().find(|entry| entry.meta.file == table.meta.file);
+            if let Some(file) = file.map(|entry| Arc::clone(entry.file())) {
+                let reader = file.reader().expect("it was opened with its first slice");
+                base.push(BaseTable { reader, slice, dropped });
+                entries.push(TableEntry::slice_of(&file, slice, &table.dropped));
+                continue;
+            }
             let place = || format!("table {} named by the manifest", table.location);
             let bytes: Arc<dyn ReadAt> =
                 source.open(&table.location).map_err(|error| error.at(place()))?;
@@ -187,7 +199,6 @@ impl Plan {
             check_schemas(&self.states, &reader, &table.dropped)
                 .map_err(|error| error.at(place()))?;
             let states = reader.states().to_vec();
-            let dropped = Arc::from(table.dropped.clone());
             let stored = Stored {
                 store: store.clone(),
                 location: table.location.clone(),
@@ -195,7 +206,9 @@ impl Plan {
                 confirmed: true,
             };
             let places = Places { local: None, restored: Some(bytes), stored: Some(stored) };
-            let entry = TableEntry::new(table.meta, slice, states, &table.dropped, places);
+            let common = dropped_in_all(&tables, table);
+            let first = TableEntry::new(table.meta, slice, states, &common, places);
+            let entry = TableEntry::slice_of(first.file(), slice, &table.dropped);
             let reader = Arc::new(reader.charged_to(ledger).with_origin(Origin {
                 reads: Arc::clone(entry.reads()),
                 store_bytes: Some(Arc::clone(&counts.read_bytes)),
@@ -221,6 +234,13 @@ impl Plan {
         let Self { states, sequence, watermark, operator, .. } = self;
         Ok(Restored { states, sequence, watermark, version, base, operator })
     }
+}
+
+/// The states whose records do not count in any slice of the file of a table.
+fn dropped_in_all(tables: &[(TableRef, KeyGroupRange)], table: &TableRef) -> Vec<String> {
+    let slices = tables.iter().filter(|(other, _)| other.meta.file == table.meta.file);
+    let is_in_all = |name: &&String| slices.clone().all(|(slice, _)| slice.dropped.contains(*name));
+    table.dropped.iter().filter(is_in_all).cloned().collect()
 }
 
 /// Numbers go up by one with each snapshot: a job that does not overflow in its

@@ -133,6 +133,18 @@ impl TableEntry {
         Arc::new(Self { file: Arc::new(file), slice, spent: Vec::new() })
     }
 
+    /// A slice of a file of which there are other ones, and the states whose records in
+    /// it do not count.
+    pub(crate) fn slice_of(
+        file: &Arc<TableFile>,
+        slice: KeyGroupRange,
+        dropped: &[String],
+    ) -> Arc<Self> {
+        let of_file = file.dropped.lock().clone();
+        let spent = dropped.iter().filter(|name| !of_file.contains(name)).cloned().collect();
+        Arc::new(Self { file: Arc::clone(file), slice, spent })
+    }
+
     /// The states whose records in it do not count: they were dropped, or the records
     /// are spent.
     pub(crate) fn dropped(&self) -> DroppedStates {
