@@ -34,7 +34,8 @@ fuzz_target!(|bytes: &[u8]| {
     let handles: Vec<_> =
         imported.operators.iter().flat_map(|operator| operator.handles.clone()).collect();
     let mut out = Vec::new();
-    let export = Export::new(env, "/work", &store).job(&imported.head.job, &imported.head.user_meta);
+    let export =
+        Export::new(env, "/work", &store).job(&imported.head.job, &imported.head.user_meta);
     export.write(&handles, &mut out).expect("an import has a savepoint");
     let again = read(&out).expect("what was exported is read");
     assert_eq!(entries.len(), again.len());
