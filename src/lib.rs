@@ -68,6 +68,8 @@
 //! # Where to look
 //!
 //! - Something failed: [`Error`] and [`ErrorKind`], which names the next step.
+//! - Checkpoints of a whole job, savepoints, forks: [`coordinator`]; savepoints that leave
+//!   their store, and reading a checkpoint without a shard: [`savepoint`].
 //! - A runtime with its own checkpoint files: [`SnapshotSink`] and
 //!   [`SnapshotSource`].
 //! - What keys and values may be: [`base::limits`]; how they become bytes, and

@@ -19,6 +19,48 @@
 //! something to say) and does what the [events](Coordinator::next_event) tell. Calls
 //! that reach the store block, so it belongs on a thread of its own.
 //!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use alluvium::coordinator::{ClaimMode, Coordinator, Event, Participant, RestoreFrom};
+//! use alluvium::env::RealEnv;
+//! use alluvium::format::ShardAck;
+//! use alluvium::object::MemoryStore;
+//! use alluvium::{Backend, MaxParallelism, ValueState};
+//!
+//! # fn main() -> alluvium::Result<()> {
+//! # let dir = tempfile::tempdir().expect("a temporary directory");
+//! let store = Arc::new(MemoryStore::new(Arc::new(RealEnv::new())));
+//! let mut coordinator = Coordinator::builder(store, "orders").open()?;
+//! let restored = coordinator.restore(&RestoreFrom::Latest, ClaimMode::NoClaim)?;
+//!
+//! let sink = Arc::new(coordinator.sink());
+//! let backend = Backend::builder(dir.path()).sink(sink.clone()).source(sink).open()?;
+//! let all = MaxParallelism::DEFAULT;
+//! let handles = restored.map(|checkpoint| checkpoint.handles("count")).unwrap_or_default();
+//! let mut shard = backend.shard("count", all.all_groups()).restore(handles).open()?;
+//! let counts: ValueState<u64, u64> = ValueState::register(&mut shard, "counts")?;
+//! coordinator.start(Participant::of_operator("count", all, 1)?)?;
+//!
+//! counts.put(&mut shard, &7, &1)?;
+//! coordinator.trigger()?; // `poll` does so by itself when it is time
+//! while let Some(event) = coordinator.next_event() {
+//!     match event {
+//!         Event::Trigger(barrier) => {
+//!             let report = shard.snapshot(barrier.id, b"")?.wait()?;
+//!             coordinator.set_runtime_data(barrier.id, b"source offset 1".to_vec())?;
+//!             coordinator.acknowledge(ShardAck::of(barrier.epoch, &report))?;
+//!         }
+//!         Event::Completed(id) => shard.notify_complete(id),
+//!         other => println!("{other:?}"),
+//!     }
+//! }
+//! coordinator.poll()?;
+//! assert_eq!(coordinator.view().entry().checkpoints.len(), 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # What is promised
 //!
 //! - A checkpoint is completed by one create of a small object that never replaces
