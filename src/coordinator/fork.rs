@@ -2,16 +2,13 @@
 
 use std::sync::Arc;
 
-use super::objects::{self, Created};
 use super::view::{JobView, RestoreFrom, files_of};
 use super::{Coordinator, layout};
 use crate::base::{Error, Result, SnapshotId};
-use crate::format::checkpoint::{
-    Checkpoint, CheckpointKind, ShardCosts, ShardPart, check_job_name,
-};
+use crate::format::checkpoint::{Checkpoint, CheckpointKind, ShardCosts, ShardPart};
 use crate::format::handle::SnapshotHandle;
 use crate::format::journal::{Borrowed, CheckpointRef, SavepointRef};
-use crate::object::{Contents, ObjectName};
+use crate::object::ObjectName;
 use crate::restore::read_manifest;
 use crate::savepoint::native::{ExportProgress, NativeSavepoint, copy_shards};
 use crate::snapshot::sink::StoreSink;
@@ -44,12 +41,12 @@ impl Coordinator {
         let theirs = view.read(&chosen)?;
         let (reference, ours) = self.own_metadata(theirs, CheckpointKind::Checkpoint)?;
         let borrowed = Borrowed { job: job.to_owned(), pin: pin.name().as_str().to_owned() };
-        self.adopt(&reference, |entry| {
-            let at = entry.checkpoints.partition_point(|other| other.id < reference.id);
-            entry.checkpoints.insert(at, reference.clone());
+        let adopted = self.adopt(&reference, |entry| {
+            entry.add_checkpoint(reference.clone());
             entry.resume = Some(reference.clone());
             entry.borrowed.push(borrowed);
-        })?;
+        });
+        adopted?;
         pin.leave();
         self.base = Some(reference);
         Ok(ours)
@@ -67,7 +64,6 @@ impl Coordinator {
         name: &str,
         keep_going: &mut dyn FnMut(ExportProgress) -> bool,
     ) -> Result<CheckpointRef> {
-        check_job_name("name of the savepoint", name)?;
         self.check_new(name)?;
         let folder = format!("{}/", self.layout.epoch(self.epoch()));
         let theirs = savepoint.checkpoint();
@@ -149,8 +145,7 @@ impl Coordinator {
                 created_unix_ms: ours.completed_unix_ms,
                 checkpoint: reference.clone(),
             };
-            let at = entry.savepoints.partition_point(|other| other.name.as_str() < name);
-            entry.savepoints.insert(at, savepoint);
+            entry.add_savepoint(savepoint);
         })?;
         Ok(reference)
     }
@@ -175,20 +170,19 @@ impl Coordinator {
                 created_unix_ms: now_unix_ms,
                 checkpoint: chosen.clone(),
             };
-            let at = entry.savepoints.partition_point(|other| other.name.as_str() < name);
-            entry.savepoints.insert(at, savepoint);
+            entry.add_savepoint(savepoint);
         })?;
         Ok(chosen)
     }
 
-    fn check_not_started(&mut self) -> Result<()> {
+    pub(super) fn check_not_started(&mut self) -> Result<()> {
         self.settle()?;
         if self.participants.is_empty() {
             return Ok(());
         }
-        Err(Error::invalid("shards have been started already")
-            .at(self.layout.root())
-            .remedy("choose what to go on from first, then start"))
+        Err(Error::invalid("shards have been started already").at(self.layout.root()).remedy(
+            "choose what to go on from, then start; to choose again open a new coordinator",
+        ))
     }
 
     /// Writes metadata of this job for a checkpoint that it did not take. Its number is
@@ -202,19 +196,7 @@ impl Coordinator {
         self.next_id = SnapshotId(id.0 + 1);
         let epoch = self.epoch();
         let ours = Checkpoint { id, epoch, job: self.seen.job.clone(), kind, ..theirs };
-        let bytes = ours.encode()?;
-        let name = self.layout.checkpoint(id, epoch);
-        match objects::create(&*self.store, &name, &bytes).map_err(|error| error.at(&name))? {
-            Created::Ours => {}
-            Created::Others(_) => {
-                return Err(Error::corrupt("the metadata of a new checkpoint is there already")
-                    .at(&name)
-                    .remedy("find out who else writes into this folder of the store"));
-            }
-        }
-        let Contents { bytes, hash } = Contents::of(&bytes);
-        let location = name.as_str().to_owned();
-        Ok((CheckpointRef { id, epoch, location, bytes, hash }, ours))
+        Ok((self.write_metadata(&ours)?, ours))
     }
 
     /// Writes the change that makes a checkpoint one of this job.

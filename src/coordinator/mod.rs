@@ -78,13 +78,17 @@
 //! - Notifications are best effort: everything works if they are lost, late or repeated.
 
 mod collect;
+mod completion;
+mod event;
 mod fork;
 mod journal;
 mod layout;
 mod objects;
+mod participant;
 mod pending;
 mod registry;
 mod requests;
+mod schedule;
 mod settings;
 mod verify;
 mod view;
@@ -95,161 +99,27 @@ use std::sync::Arc;
 
 use self::collect::Garbage;
 pub use self::collect::{Collected, Orphan, orphans};
+use self::completion::retire_all_but;
+pub use self::event::{Acknowledged, Barrier, Event, StopMode};
 use self::journal::Journal;
 use self::layout::Layout;
-use self::objects::Created;
+pub use self::participant::Participant;
 use self::pending::{Counted, Pending, ShardKey, key_of};
 use self::registry::{Holder, Registry};
 use self::requests::Requests;
 pub use self::requests::{Asked, ask};
+use self::schedule::Clock;
 pub use self::settings::{CheckpointSettings, OnCancel, SavepointSchedule};
 pub use self::verify::{Depth, Problem, Verified, is_damaged, verify};
 pub use self::view::{JobView, PinGuard, RestoreFrom, jobs};
 use crate::base::limits::MAX_USER_META_BYTES;
-use crate::base::{Error, KeyGroupRange, MaxParallelism, Result, SnapshotId};
+use crate::base::{Error, Result, SnapshotId};
 use crate::env::Env;
 use crate::env::real::RealEnv;
-use crate::format::checkpoint::{
-    Checkpoint, CheckpointKind, ShardAck, ShardCosts, ShardPart, check_job_name,
-};
-use crate::format::handle::SnapshotHandle;
-use crate::format::journal::{CheckpointRef, JournalEntry, MAX_TEXT_BYTES, Outcome, SavepointRef};
-use crate::object::{Contents, ObjectStore};
+use crate::format::checkpoint::{Checkpoint, CheckpointKind, ShardAck, check_job_name};
+use crate::format::journal::{CheckpointRef, JournalEntry, MAX_TEXT_BYTES, Outcome};
+use crate::object::ObjectStore;
 use crate::snapshot::sink::StoreSink;
-use crate::snapshot::ticket::SnapshotReport;
-
-/// One shard that has to acknowledge every checkpoint.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Participant {
-    /// Name of its operator.
-    pub operator: String,
-    /// Its key groups.
-    pub groups: KeyGroupRange,
-    /// Number of key groups of its operator.
-    pub max_parallelism: MaxParallelism,
-}
-
-impl Participant {
-    /// The shards of an operator that runs as so many subtasks.
-    ///
-    /// # Errors
-    /// `Invalid` if there are more subtasks than key groups, or none.
-    pub fn of_operator(
-        operator: &str,
-        max_parallelism: MaxParallelism,
-        parallelism: u32,
-    ) -> Result<Vec<Self>> {
-        (0..parallelism)
-            .map(|index| {
-                Ok(Self {
-                    operator: operator.to_owned(),
-                    groups: max_parallelism.range_of_subtask(index, parallelism)?,
-                    max_parallelism,
-                })
-            })
-            .collect()
-    }
-}
-
-impl Participant {
-    /// Whether a snapshot is one of this shard.
-    fn is_of(&self, handle: &SnapshotHandle) -> bool {
-        self.operator == handle.operator()
-            && self.groups == handle.groups()
-            && self.max_parallelism == handle.max_parallelism()
-    }
-}
-
-impl ShardAck {
-    /// What a shard says in answer to a barrier of this epoch, when its snapshot is
-    /// durable.
-    pub fn of(epoch: u64, report: &SnapshotReport) -> Self {
-        let costs = ShardCosts {
-            pause_ns: report.pause_ns,
-            duration_ns: report.duration_ns,
-            bytes_new: report.bytes_new,
-            bytes_total: report.bytes_total,
-            records_new: report.records_new,
-        };
-        let part = ShardPart { handle: report.handle.clone(), costs };
-        Self { epoch, part, files: report.files.to_vec() }
-    }
-}
-
-/// How a job ends with a savepoint.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum StopMode {
-    /// It may go on from it later: timers that are not due stay.
-    Suspend,
-    /// It is over: the runtime lets event time come to its end before the barrier, so
-    /// that all windows fire.
-    Drain,
-}
-
-/// What the runtime sends through its shards.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Barrier {
-    /// The number for [`Shard::snapshot`](crate::Shard::snapshot).
-    pub id: SnapshotId,
-    /// Goes into the acknowledgement.
-    pub epoch: u64,
-    /// Checkpoint or savepoint.
-    pub kind: CheckpointKind,
-    /// The job is to stop with it, in this way: its sources emit nothing after it.
-    pub stop: Option<StopMode>,
-}
-
-/// What the runtime is told.
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum Event {
-    /// Send this barrier to all shards.
-    Trigger(Barrier),
-    /// A checkpoint is complete: tell the shards
-    /// ([`notify_complete`](crate::Shard::notify_complete)), and let sinks commit what
-    /// belongs to it.
-    Completed(SnapshotId),
-    /// A savepoint is complete. Shards and sinks are not told: it may be disposed of,
-    /// and the job does not go on from it.
-    SavepointCompleted {
-        /// Its number.
-        id: SnapshotId,
-        /// Its name.
-        name: String,
-    },
-    /// The savepoint with which the job was to stop is complete: sinks commit, shards
-    /// are closed, and the coordinator has nothing more to do.
-    Stopped {
-        /// Its number.
-        id: SnapshotId,
-        /// Its name.
-        name: String,
-    },
-    /// A checkpoint was given up: tell the shards
-    /// ([`notify_aborted`](crate::Shard::notify_aborted)).
-    Aborted {
-        /// Its number.
-        id: SnapshotId,
-        /// Why.
-        reason: String,
-    },
-    /// More checkpoints failed one after the other than is tolerated: let the job fail,
-    /// and restore it.
-    TooManyFailures(usize),
-}
-
-/// What became of an acknowledgement.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Acknowledged {
-    /// It was counted.
-    Counted,
-    /// The shard had acknowledged that checkpoint before.
-    Duplicate,
-    /// The checkpoint is over, or was never begun. Its files are looked after.
-    Late,
-    /// It is of another epoch, that of a shard which should not be there any more.
-    Foreign,
-}
 
 /// What a restored savepoint is to the job from now on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -346,19 +216,6 @@ impl CoordinatorBuilder {
     }
 }
 
-/// When something was done last, on the clock that never goes back.
-struct Clock {
-    trigger_ns: u64,
-    end_ns: Option<u64>,
-    savepoint_ns: u64,
-}
-
-impl Clock {
-    fn new(now_ns: u64) -> Self {
-        Self { trigger_ns: now_ns, end_ns: None, savepoint_ns: now_ns }
-    }
-}
-
 /// Decides which snapshots make a checkpoint; see the [module
 /// documentation](self).
 pub struct Coordinator {
@@ -440,12 +297,7 @@ impl Coordinator {
     /// started; `Corrupt` if it cannot be read: to take an older one is the caller's
     /// choice. `Unavailable` if the store fails.
     pub fn restore(&mut self, from: &RestoreFrom, claim: ClaimMode) -> Result<Option<Checkpoint>> {
-        self.settle()?;
-        if !self.participants.is_empty() {
-            return Err(Error::invalid("shards have been started already")
-                .at(self.layout.root())
-                .remedy("restore first, then start; to restore again open a new coordinator"));
-        }
+        self.check_not_started()?;
         let found = match self.claimed.clone() {
             // The claim was written, and its reply lost.
             Some((name, claimed))
@@ -468,10 +320,8 @@ impl Coordinator {
             self.append(|entry| {
                 if let Some(name) = claimed {
                     entry.savepoints.retain(|savepoint| savepoint.name != name);
-                    let is_there = entry.checkpoints.contains(&chosen);
-                    if !is_there {
-                        entry.checkpoints.push(chosen.clone());
-                        entry.checkpoints.sort_by_key(|kept| kept.id);
+                    if !entry.checkpoints.contains(&chosen) {
+                        entry.add_checkpoint(chosen.clone());
                     }
                 }
                 entry.resume = Some(chosen.clone());
@@ -499,7 +349,7 @@ impl Coordinator {
         }
         participants
             .sort_by(|a, b| (&a.operator, a.groups.first()).cmp(&(&b.operator, b.groups.first())));
-        check_participants(&participants)?;
+        participant::check(&participants)?;
         self.participants = participants;
         self.clock = Clock::new(self.env.monotonic_ns());
         Ok(())
@@ -738,7 +588,7 @@ impl Coordinator {
         self.pending.values().map(|pending| (&pending.barrier, pending.missing()))
     }
 
-    fn check_new(&mut self, name: &str) -> Result<()> {
+    pub(super) fn check_new(&mut self, name: &str) -> Result<()> {
         check_job_name("name of the savepoint", name)?;
         self.settle()?;
         let is_same = |kind: &CheckpointKind| *kind == CheckpointKind::Savepoint(name.to_owned());
@@ -751,398 +601,10 @@ impl Coordinator {
         }
         Ok(())
     }
-
-    fn begin(&mut self, kind: CheckpointKind, stop: Option<StopMode>) -> Result<SnapshotId> {
-        self.settle()?;
-        if self.participants.is_empty() || self.stopping {
-            let what = if self.stopping { "the job is being stopped" } else { "no shards yet" };
-            return Err(Error::invalid("no checkpoint can be begun").at(what));
-        }
-        // Numbers are told in the journal before they are used, some at a time: the
-        // coordinator after this one must not use one again.
-        const RESERVED: u64 = 16;
-        let id = self.next_id;
-        if id >= self.journal.last().next_id {
-            self.append(|entry| entry.next_id = SnapshotId(id.0 + RESERVED))?;
-        }
-        self.next_id = SnapshotId(id.0 + 1);
-        let barrier = Barrier { id, epoch: self.epoch(), kind, stop };
-        let now_ns = self.env.monotonic_ns();
-        let now_unix_ms = self.env.unix_time_ms();
-        let shards = self.participants.len();
-        let mut pending = Pending::new(barrier.clone(), shards, now_unix_ms, now_ns);
-        for ack in self.finished.values() {
-            pending.add(ack.clone(), &self.participants, now_unix_ms);
-            let files = ack.files.iter().map(|file| (&*file.location, file.bytes));
-            self.registry.hold(&Holder::Pending(id), files);
-        }
-        self.pending.insert(id, pending);
-        self.events.push_back(Event::Trigger(barrier));
-        Ok(id)
-    }
-
-    fn trigger_what_is_due(&mut self) -> Result<()> {
-        if self.participants.is_empty() || self.stopping {
-            return Ok(());
-        }
-        let now_ns = self.env.monotonic_ns();
-        let passed = |since_ns: u64, ms: u64| now_ns.saturating_sub(since_ns) / 1_000_000 >= ms;
-        if let Some(schedule) = self.settings.savepoints.clone()
-            && passed(self.clock.savepoint_ns, schedule.interval_ms)
-        {
-            let name = format!("{}{}", schedule.prefix, self.next_id);
-            match self.savepoint(&name) {
-                Ok(_) => self.clock.savepoint_ns = now_ns,
-                // Somebody may have taken its name; with the next checkpoint it is another.
-                Err(error) => self.unless_fenced(error, "no savepoint could be begun")?,
-            }
-        }
-        let under_way = |pending: &&Pending| pending.barrier.kind == CheckpointKind::Checkpoint;
-        let is_free =
-            self.pending.values().filter(under_way).count() < self.settings.max_concurrent;
-        let rested = self.clock.end_ns.is_none_or(|end| passed(end, self.settings.min_pause_ms));
-        if let Some(interval_ms) = self.settings.interval(self.catching_up)
-            && is_free
-            && rested
-            && passed(self.clock.trigger_ns, interval_ms)
-        {
-            match self.trigger() {
-                Ok(_) => self.clock.trigger_ns = now_ns,
-                Err(error) => return self.unless_fenced(error, "no checkpoint could be begun"),
-            }
-        }
-        Ok(())
-    }
-
-    /// What another coordinator has to do with ends this one; the rest is tried again.
-    fn unless_fenced(&self, error: Error, what: &'static str) -> Result<()> {
-        if self.journal.is_fenced() {
-            return Err(error);
-        }
-        tracing::warn!(job = self.layout.root(), %error, "{what}");
-        Ok(())
-    }
-
-    fn give_up_late_ones(&mut self) {
-        let now_ns = self.env.monotonic_ns();
-        let timeout_ms = self.settings.timeout_ms;
-        let is_late = |pending: &&Pending| {
-            now_ns.saturating_sub(pending.triggered_ns) / 1_000_000 >= timeout_ms
-        };
-        let late: Vec<_> = self
-            .pending
-            .values()
-            .filter(is_late)
-            .map(|pending| (pending.id(), pending.missing()))
-            .collect();
-        for (id, missing) in late {
-            let reason = match missing {
-                0 => format!("not written to the store within {timeout_ms} ms"),
-                _ => format!("{missing} shards did not acknowledge it within {timeout_ms} ms"),
-            };
-            self.give_up(id, reason, true);
-        }
-    }
-
-    /// Gives up a checkpoint that is under way, unless it may be complete.
-    fn give_up(&mut self, id: SnapshotId, mut reason: String, is_failure: bool) {
-        // What an entry in doubt says is complete may be so. Whoever took over knows what
-        // is: nobody must be told here that it was given up.
-        if self.journal.is_fenced() || self.journal.may_have(id) {
-            return;
-        }
-        let Some(pending) = self.pending.remove(&id) else { return };
-        cut(&mut reason, MAX_TEXT_BYTES);
-        if reason.is_empty() {
-            "no reason was given".clone_into(&mut reason);
-        }
-        let now_ns = self.env.monotonic_ns();
-        self.outcomes.push(pending.outcome(now_ns, Some(reason.clone())));
-        let released = self.registry.release(&Holder::Pending(id));
-        self.garbage.add_loose(id, released);
-        self.let_loose_go();
-        if pending.meta_written {
-            self.garbage.add_trash(self.layout.checkpoint(id, self.epoch()).as_str());
-        }
-        self.stopping &= pending.barrier.stop.is_none();
-        self.clock.end_ns = Some(now_ns);
-        tracing::warn!(job = self.layout.root(), checkpoint = id.0, reason, "checkpoint given up");
-        self.events.push_back(Event::Aborted { id, reason });
-        if is_failure && pending.barrier.kind == CheckpointKind::Checkpoint {
-            self.failures += 1;
-            if self.failures > self.settings.tolerable_failures {
-                self.events.push_back(Event::TooManyFailures(self.failures));
-            }
-        }
-    }
-
-    /// Completes what all shards have acknowledged, the newest first: it makes older
-    /// checkpoints needless.
-    fn try_to_complete(&mut self) -> Result<()> {
-        if let Err(error) = self.settle() {
-            return self.unless_fenced(error, "the journal cannot be written");
-        }
-        let ready: Vec<_> =
-            self.pending.values().filter(|p| p.is_ready()).map(Pending::id).collect();
-        for id in ready.into_iter().rev() {
-            if let Err(error) = self.complete(id) {
-                return self.unless_fenced(error, "a checkpoint could not be completed yet");
-            }
-        }
-        Ok(())
-    }
-
-    fn complete(&mut self, id: SnapshotId) -> Result<()> {
-        let Some(pending) = self.pending.get_mut(&id) else { return Ok(()) };
-        let checkpoint = pending.checkpoint(&self.seen.job);
-        let bytes = checkpoint.encode()?;
-        let name = self.layout.checkpoint(id, checkpoint.epoch);
-        pending.meta_written = true;
-        let created = objects::create(&*self.store, &name, &bytes);
-        if let Created::Others(_) = created.map_err(|error| error.at(&name))? {
-            return Err(Error::corrupt("the metadata of a new checkpoint is there already")
-                .at(&name)
-                .remedy("find out who else writes into this folder of the store"));
-        }
-        let Contents { bytes, hash } = Contents::of(&bytes);
-        let location = name.as_str().to_owned();
-        let reference = CheckpointRef { id, epoch: checkpoint.epoch, location, bytes, hash };
-        let stops = pending.barrier.stop.is_some();
-        let mut outcome = pending.outcome(self.env.monotonic_ns(), None);
-        outcome.bytes_new = outcome.bytes_new.saturating_add(bytes);
-        outcome.bytes_total = outcome.bytes_total.saturating_add(bytes);
-        let kind = checkpoint.kind;
-        let completed_unix_ms = checkpoint.completed_unix_ms;
-        let (retained, base) = (self.settings.retained, self.base.clone());
-        let schedule = self.settings.savepoints.clone();
-        self.append(move |entry| {
-            entry.outcomes.push(outcome);
-            if let CheckpointKind::Savepoint(name) = &kind {
-                let savepoint = SavepointRef {
-                    name: name.clone(),
-                    created_unix_ms: completed_unix_ms,
-                    checkpoint: reference.clone(),
-                };
-                let at = entry.savepoints.partition_point(|other| other.name < *name);
-                entry.savepoints.insert(at, savepoint);
-                if let Some(schedule) = schedule {
-                    dispose_of_old(entry, &schedule);
-                }
-            }
-            if kind == CheckpointKind::Checkpoint || stops {
-                let at = entry.checkpoints.partition_point(|other| other.id < id);
-                entry.checkpoints.insert(at, reference.clone());
-                entry.resume = Some(reference);
-                let base = base.filter(|base| entry.checkpoints.contains(base));
-                entry.checkpoints.retain(|kept| Some(kept) != base.as_ref());
-                retire_all_but(entry, retained);
-                if let Some(base) = base {
-                    let at = entry.checkpoints.partition_point(|other| other.id < base.id);
-                    entry.checkpoints.insert(at, base);
-                }
-            }
-        })
-    }
-
-    /// Writes a change of the journal, and does what follows from it.
-    fn append(&mut self, change: impl FnOnce(&mut JournalEntry)) -> Result<()> {
-        self.settle()?;
-        let history = self.settings.history;
-        let outcomes = self.outcomes.clone();
-        let written = outcomes.len();
-        let next_id = self.next_id;
-        let appended = self.journal.append(|entry| {
-            entry.next_id = entry.next_id.max(next_id);
-            entry.outcomes.extend(outcomes);
-            change(entry);
-            let over = entry.outcomes.len().saturating_sub(history);
-            entry.outcomes.drain(..over);
-        });
-        if appended.is_ok() || self.journal.is_in_doubt() {
-            // They are in the entry, which is written or will be.
-            self.outcomes.drain(..written);
-        }
-        self.absorb();
-        appended
-    }
-
-    /// Finds out what came of an entry in doubt.
-    fn settle(&mut self) -> Result<()> {
-        self.journal.settle()?;
-        self.absorb();
-        Ok(())
-    }
-
-    /// Does what follows from the last journal entry.
-    fn absorb(&mut self) {
-        let last = self.journal.last().clone();
-        if last.number == self.seen.number {
-            return;
-        }
-        let before = std::mem::replace(&mut self.seen, last);
-        let new: Vec<_> = self
-            .seen
-            .kept()
-            .filter(|kept| kept.epoch == self.seen.epoch)
-            .filter(|kept| !before.kept().any(|other| other == *kept))
-            .cloned()
-            .collect();
-        for reference in new {
-            self.completed(&reference);
-        }
-        let retired: Vec<_> =
-            self.seen.retired.iter().filter(|r| !before.retired.contains(r)).cloned().collect();
-        self.garbage.retire(retired);
-    }
-
-    /// A checkpoint is in the journal.
-    fn completed(&mut self, reference: &CheckpointRef) {
-        let id = reference.id;
-        let Some(pending) = self.pending.remove(&id) else { return };
-        let holder = Holder::Completed(reference.location.clone());
-        self.registry.hand_over(&Holder::Pending(id), holder.clone());
-        self.registry.hold(&holder, [(&*reference.location, reference.bytes)]);
-        self.completed.insert(id);
-        self.let_loose_go();
-        self.clock.end_ns = Some(self.env.monotonic_ns());
-        match pending.barrier.kind {
-            CheckpointKind::Savepoint(name) if pending.barrier.stop.is_some() => {
-                self.subsume(id);
-                self.events.push_back(Event::Stopped { id, name });
-            }
-            CheckpointKind::Savepoint(name) => {
-                self.events.push_back(Event::SavepointCompleted { id, name });
-            }
-            CheckpointKind::Checkpoint => {
-                self.failures = 0;
-                self.subsume(id);
-                self.events.push_back(Event::Completed(id));
-            }
-        }
-    }
-
-    /// Gives up checkpoints that were begun before one that is complete.
-    fn subsume(&mut self, completed: SnapshotId) {
-        let older: Vec<_> = self
-            .pending
-            .range(..completed)
-            .filter(|(_, pending)| pending.barrier.kind == CheckpointKind::Checkpoint)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in older {
-            self.give_up(id, format!("checkpoint {completed} was completed before it"), false);
-        }
-    }
-
-    /// Takes note of the files of a snapshot whose checkpoint is over.
-    fn look_after(&mut self, id: SnapshotId, ack: &ShardAck) {
-        let unknown = ack.files.iter().filter(|file| !self.registry.is_held(&file.location));
-        let unknown: Vec<_> = unknown
-            .map(|file| registry::Released {
-                location: (&*file.location).into(),
-                bytes: file.bytes,
-            })
-            .collect();
-        self.garbage.add_loose(id, unknown);
-        self.let_loose_go();
-    }
-
-    /// The newest checkpoint of this epoch that is complete and older than all that are
-    /// under way: what it does not need, and nobody else holds, will not be named again.
-    fn horizon(&self) -> Option<SnapshotId> {
-        let newest = match self.pending.keys().next() {
-            Some(oldest) => self.completed.range(..oldest).next_back(),
-            None => self.completed.last(),
-        };
-        newest.copied()
-    }
-
-    fn let_loose_go(&mut self) {
-        if let Some(horizon) = self.horizon() {
-            self.completed = self.completed.split_off(&horizon);
-            self.garbage.let_go_before(horizon);
-        }
-    }
 }
 
 impl fmt::Debug for Coordinator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Coordinator({:?}, {} under way)", self.journal, self.pending.len())
     }
-}
-
-/// Retires the oldest checkpoints until so many are left.
-fn retire_all_but(entry: &mut JournalEntry, retained: usize) {
-    let over = entry.checkpoints.len().saturating_sub(retained);
-    for gone in entry.checkpoints.drain(..over).collect::<Vec<_>>() {
-        // As a savepoint it stays.
-        if !entry.kept().any(|kept| kept.location == gone.location) {
-            entry.retired.push(gone);
-        }
-    }
-}
-
-/// Disposes of the oldest savepoints of a schedule until so many are left.
-fn dispose_of_old(entry: &mut JournalEntry, schedule: &SavepointSchedule) {
-    let is_of_schedule = |savepoint: &&SavepointRef| {
-        let rest = savepoint.name.strip_prefix(&schedule.prefix);
-        rest.is_some_and(|rest| rest == savepoint.checkpoint.id.to_string())
-    };
-    let mut ids: Vec<_> =
-        entry.savepoints.iter().filter(is_of_schedule).map(|s| s.checkpoint.id).collect();
-    ids.sort_unstable();
-    ids.truncate(ids.len().saturating_sub(schedule.retained));
-    for id in ids {
-        let resume = entry.resume.as_ref().map(|resume| resume.id);
-        let at = entry.savepoints.iter().position(|s| is_of_schedule(&s) && s.checkpoint.id == id);
-        if let Some(at) = at
-            && resume != Some(id)
-        {
-            let gone = entry.savepoints.remove(at).checkpoint;
-            if !entry.kept().any(|kept| kept.location == gone.location) {
-                entry.retired.push(gone);
-            }
-        }
-    }
-}
-
-/// Shortens a text to at most so many bytes, between characters.
-fn cut(text: &mut String, most: usize) {
-    let mut end = most.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.truncate(end);
-}
-
-fn check_participants(participants: &[Participant]) -> Result<()> {
-    let wrong = |at: &Participant, expected: String| {
-        Err(Error::invalid("the shards do not have every key group of an operator once")
-            .at(format_args!("operator {:?}", at.operator))
-            .expected(expected)
-            .found(format_args!("a shard with {}", at.groups)))
-    };
-    if participants.is_empty() {
-        return Err(Error::invalid("a job without shards has nothing to check point"));
-    }
-    for (index, shard) in participants.iter().enumerate() {
-        let all = shard.max_parallelism.all_groups();
-        let before = index.checked_sub(1).map(|before| &participants[before]);
-        let first = match before.filter(|before| before.operator == shard.operator) {
-            None => 0,
-            Some(before) if before.max_parallelism != shard.max_parallelism => {
-                return wrong(shard, format!("{} key groups, as before", before.max_parallelism));
-            }
-            Some(before) => u32::from(before.groups.last().0) + 1,
-        };
-        if u32::from(shard.groups.first().0) != first {
-            return wrong(shard, format!("one that begins with group {first}"));
-        }
-        let is_last =
-            participants.get(index + 1).is_none_or(|next| next.operator != shard.operator);
-        if is_last && shard.groups.last() != all.last() {
-            return wrong(shard, format!("the last one to end with {}", all.last()));
-        }
-    }
-    Ok(())
 }

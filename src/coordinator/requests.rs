@@ -20,10 +20,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use super::Coordinator;
+use super::completion::cut;
 use super::objects::{self, Created};
 use super::pending::Pending;
 use super::view::{JobView, RestoreFrom};
-use super::{Coordinator, cut};
 use crate::base::{Error, Result, SnapshotId};
 use crate::env::Env;
 use crate::format::checkpoint::CheckpointKind;

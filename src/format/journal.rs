@@ -332,6 +332,18 @@ impl JournalEntry {
         self.savepoints.iter().find(|savepoint| savepoint.name == name)
     }
 
+    /// Adds a checkpoint in its place.
+    pub(crate) fn add_checkpoint(&mut self, checkpoint: CheckpointRef) {
+        let at = self.checkpoints.partition_point(|other| other.id < checkpoint.id);
+        self.checkpoints.insert(at, checkpoint);
+    }
+
+    /// Adds a savepoint, of a name that is free, in its place.
+    pub(crate) fn add_savepoint(&mut self, savepoint: SavepointRef) {
+        let at = self.savepoints.partition_point(|other| other.name < savepoint.name);
+        self.savepoints.insert(at, savepoint);
+    }
+
     fn check(&self) -> Result<(), Broken> {
         check_name("name of the job", &self.job)?;
         check_len("owner", self.owner.len(), 0, MAX_TEXT_BYTES)?;
