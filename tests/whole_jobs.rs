@@ -427,6 +427,24 @@ fn an_imported_savepoint_is_one_of_the_job() {
 }
 
 #[test]
+fn a_savepoint_with_an_impossible_number_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = store(&dir.path().join("here"));
+    let mut job =
+        Job::start(coordinator(&here, "job", 1), &dir.path().join("state"), 1, None, None);
+    job.savepoint("release");
+    let view = job.coordinator.view();
+    let found = view.find(&RestoreFrom::Savepoint("release".into())).unwrap().unwrap();
+    let forged = Checkpoint { id: SnapshotId(u64::MAX), ..view.read(&found).unwrap() };
+    let folder = store(&dir.path().join("folder"));
+    let savepoint = export_native(&forged, &*view.source(), folder, &mut |_| true).unwrap();
+    let mut other = coordinator(&here, "other", 1);
+    let error = other.import(&savepoint, "forged", &mut |_| true).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(other.view().entry().savepoints.is_empty());
+}
+
+#[test]
 fn what_is_wrong_with_a_checkpoint_is_named_file_by_file() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path().join("store");

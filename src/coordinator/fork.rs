@@ -13,6 +13,9 @@ use crate::restore::read_manifest;
 use crate::savepoint::native::{ExportProgress, NativeSavepoint, copy_shards};
 use crate::snapshot::sink::StoreSink;
 
+/// No job takes so many checkpoints: from there on numbers could come to an end.
+const MAX_FOREIGN_ID: u64 = u64::MAX / 2;
+
 impl Coordinator {
     /// Makes a checkpoint or savepoint of another job in the same store the one that
     /// this job goes on from, without copying anything. Both jobs go their own ways
@@ -46,8 +49,11 @@ impl Coordinator {
             entry.resume = Some(reference.clone());
             entry.borrowed.push(borrowed);
         });
+        // What is in doubt may come to be, and would need it.
+        if adopted.is_ok() || self.journal.is_in_doubt() {
+            pin.leave();
+        }
         adopted?;
-        pin.leave();
         self.base = Some(reference);
         Ok(ours)
     }
@@ -192,6 +198,13 @@ impl Coordinator {
         theirs: Checkpoint,
         kind: CheckpointKind,
     ) -> Result<(CheckpointRef, Checkpoint)> {
+        // A savepoint from elsewhere may say anything.
+        if theirs.id.0 > MAX_FOREIGN_ID {
+            return Err(Error::corrupt("a checkpoint has an impossible number")
+                .at(format_args!("checkpoint {} of job {:?}", theirs.id, theirs.job))
+                .expected(format_args!("at most {MAX_FOREIGN_ID}"))
+                .remedy("take another copy of it"));
+        }
         let id = SnapshotId(self.next_id.0.max(theirs.id.0));
         self.next_id = SnapshotId(id.0 + 1);
         let epoch = self.epoch();

@@ -29,6 +29,7 @@
 mod bugs;
 mod by_hand;
 mod cost;
+mod forks;
 mod lives;
 mod schedule;
 mod shard;
