@@ -22,7 +22,7 @@ const FOR_RECORDS: u64 = 9;
 /// Sixteenths for buffers that wait for the next snapshot.
 const FOR_SPARE_BUFFERS: u64 = 1;
 /// Sixteenths for filters and indexes of tables.
-const FOR_HELD: u64 = 2;
+const FOR_HELD: u64 = 3;
 /// One part in so many for pages that are kept ready.
 const FOR_READY_PAGES: u64 = 64;
 /// Chunks of records that the budget has room for, at least: gaps of a state go back to

@@ -3,7 +3,7 @@
 //! When a state is registered, the background reads its tables merged and in
 //! order, migrates values of earlier versions, and sends batches of records; the
 //! task thread takes in a few with each operation, and asks for more when it has
-//! none left. A key about which the memtable has anything to say (a later value,
+//! none left, or says that there is no room for more. A key about which the memtable has anything to say (a later value,
 //! or a deletion) is left alone. When all has been taken in, the state is as fast
 //! as one that was never restored.
 //!
@@ -72,6 +72,8 @@ impl Open {
 struct Shared {
     work: Mutex<Option<Work>>,
     wanted: SegQueue<Wanted>,
+    /// Positions of states that nobody wants any more.
+    given_up: Mutex<Vec<usize>>,
     requested: AtomicBool,
     executor: Executor,
 }
@@ -89,6 +91,7 @@ impl WarmUp {
         let shared = Shared {
             work: Mutex::new(Some(Work { current: None, out, ledger })),
             wanted: SegQueue::new(),
+            given_up: Mutex::default(),
             requested: AtomicBool::new(false),
             executor,
         };
@@ -109,6 +112,10 @@ impl WarmSource for WarmUp {
         // If that comes too late for a piece of work that is just ending, the
         // next look for a batch asks again.
         self.request();
+    }
+
+    fn give_up(&mut self, state: usize) {
+        self.shared.given_up.lock().push(state);
     }
 
     fn try_next(&mut self) -> Warm {
@@ -136,7 +143,7 @@ impl Shared {
         // Taken out: if this panics it is gone, and the shard is told so.
         let Some(mut running) = work.take() else { return };
         // If not, nobody listens any more: the shard is gone.
-        if running.send_some(&self.executor, &self.wanted) {
+        if running.send_some(self) {
             *work = Some(running);
         }
         self.requested.store(false, Ordering::Release);
@@ -145,12 +152,19 @@ impl Shared {
 
 impl Work {
     /// Sends the next batches; `false` when nobody takes them.
-    fn send_some(&mut self, executor: &Executor, wanted: &SegQueue<Wanted>) -> bool {
+    fn send_some(&mut self, shared: &Shared) -> bool {
         for _ in 0..BATCHES {
-            executor.breathe(Priority::Idle);
+            shared.executor.breathe(Priority::Idle);
+            let is_given_up = |scan: &Scan| shared.given_up.lock().contains(&scan.state);
             let scan = match self.current.take() {
+                Some(scan) if is_given_up(&scan) => {
+                    if self.out.send(Warm::Done(scan.state)).is_err() {
+                        return false;
+                    }
+                    continue;
+                }
                 Some(scan) => Ok(scan),
-                None => match wanted.pop() {
+                None => match shared.wanted.pop() {
                     Some(wanted) => Scan::open(wanted),
                     None => return true,
                 },

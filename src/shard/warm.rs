@@ -29,6 +29,10 @@ pub(crate) trait WarmSource: Send {
     /// block.
     fn want(&mut self, wanted: Wanted);
 
+    /// Reads no more of this state: there is no room for it. Does not block. What is on
+    /// its way may still come.
+    fn give_up(&mut self, state: usize);
+
     /// What it has ready. Does not block.
     fn try_next(&mut self) -> Warm;
 }

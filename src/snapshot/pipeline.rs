@@ -528,7 +528,7 @@ impl Pipeline {
             let written = delta.write(
                 self.config.env.fs(),
                 local.path(),
-                self.output(file, MemoryComponent::Writing),
+                self.output(file, MemoryComponent::Writing, false),
                 || self.breathe(),
             );
             let (meta, states) = match written {
@@ -764,11 +764,12 @@ impl Pipeline {
     }
 
     /// What a new table is to be, and what the memory for it is charged to.
-    fn output(&self, file: FileId, component: MemoryComponent) -> Output {
+    fn output(&self, file: FileId, component: MemoryComponent, is_lowest: bool) -> Output {
+        let options = self.config.table_options;
         Output {
             file,
             max_parallelism: self.config.max_parallelism,
-            options: self.config.table_options,
+            options: if is_lowest { options } else { options.above_others() },
             charge: self.config.ledger.charge(component, 0),
         }
     }

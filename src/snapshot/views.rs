@@ -90,6 +90,9 @@ impl Pipeline {
         self.views().publish(Ok((0, base)), true);
         // With a budget it is worth more.
         self.local().fetch_later();
+        // A restore opens tables without knowing whose filters there is room for.
+        let pipeline = Arc::clone(self);
+        self.executor().spawn(Priority::Normal, move || pipeline.publish_view(Ok(())));
         ShardTables(Arc::clone(self))
     }
 
@@ -124,27 +127,31 @@ impl Pipeline {
         let all_apart: usize = version.tables().iter().map(apart).sum();
         let mut may_hold_bytes = self.held_bytes().saturating_sub(all_apart as u64);
         let open = |table: &Arc<TableEntry>| {
-            let before = table.reader();
-            let kept = before.filter(|reader| {
-                reader.held_bytes() as u64 <= may_hold_bytes || !reader.can_be_mapped()
-            });
-            let reader = match kept {
+            let may_hold = |bytes: u64| bytes <= may_hold_bytes;
+            let mut reader = match table.reader() {
                 Some(reader) => reader,
                 None => {
                     // A byte a record for the filter, and some for the index.
                     let likely = table.meta.records + table.meta.bytes / 256;
-                    let is_held = likely <= may_hold_bytes && table.reader().is_none();
-                    let how = if is_held { TableReader::open_held } else { TableReader::open };
-                    table.replace_reader(self.open_table(table, how)?)
+                    let open =
+                        if may_hold(likely) { TableReader::open_held } else { TableReader::open };
+                    table.replace_reader(self.open_table(table, open)?)
                 }
             };
+            let is_held = may_hold(reader.holdable_bytes()) || !reader.can_be_mapped();
+            if is_held != (reader.held_bytes() > 0) || !reader.is_read_by_calls() {
+                // What cannot be read now is told by who needs it.
+                if let Ok(again) = reader.reopened(is_held, self.ledger()) {
+                    reader = table.replace_reader(Arc::new(again));
+                }
+            }
             may_hold_bytes = may_hold_bytes.saturating_sub(reader.held_bytes() as u64);
             let dropped = Arc::from(table.dropped());
             Ok(BaseTable { reader, slice: table.slice, dropped })
         };
-        // The newest first: they are the smallest, and asked the most. Who was held and is
-        // not to be any more is opened once more, and closed when the shard has taken
-        // the view.
+        // The newest first: they are the smallest, and asked the most. Who is to be held
+        // from now on, or not any more, is opened once more; the other goes when the shard
+        // has taken the view.
         let mut tables: Vec<_> = version.tables().iter().rev().map(open).collect::<Result<_>>()?;
         tables.reverse();
         Ok((freezes, tables))

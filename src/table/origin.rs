@@ -20,6 +20,7 @@ pub(crate) trait Spare: Send + Sync {
 }
 
 /// See the [module documentation](self).
+#[derive(Clone)]
 pub(crate) struct Origin {
     /// Counts the blocks that look-ups read.
     pub(crate) reads: Arc<AtomicU64>,

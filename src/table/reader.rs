@@ -77,6 +77,8 @@ pub struct TableReader {
     block_starts: Box<[u32]>,
     /// Filter and index, unless the file is mapped.
     held: Option<PageBuf>,
+    /// Whether blocks are read by calls although the file is mapped.
+    by_calls: bool,
     /// Where the payloads of both are: in `held`, or in the mapped file.
     filter: Range<usize>,
     index: Range<usize>,
@@ -285,6 +287,7 @@ impl TableReader {
             footer,
             properties,
             block_starts,
+            by_calls: held.is_some(),
             held,
             filter,
             index,
@@ -299,6 +302,25 @@ impl TableReader {
     pub fn charged_to(mut self, ledger: &Arc<MemoryLedger>) -> Self {
         self.charge = ledger.charge(MemoryComponent::OpenTables, self.memory_bytes() as u64);
         self
+    }
+
+    /// The same table once more, for a shard that is short of memory: with filter and
+    /// index in memory or, in a mapped file, not; and its blocks are read by calls. Pages
+    /// of a map would come and go one by one, and each cost more than to copy the block.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(crate) fn reopened(&self, is_held: bool, ledger: &Arc<MemoryLedger>) -> Result<Self> {
+        let held = if is_held { Held::Always } else { Held::IfNotMapped };
+        let mut reader = Self::open_as(Arc::clone(&self.source), &self.meta, held)?;
+        reader.hash_known = self.hash_known;
+        reader.by_calls = true;
+        reader.cache.clone_from(&self.cache);
+        let reader = reader.charged_to(ledger);
+        Ok(match self.origin.clone() {
+            Some(origin) => reader.with_origin(origin),
+            None => reader,
+        })
     }
 
     /// Keeps track of where the table is read, and of how much of it.
@@ -391,6 +413,16 @@ impl TableReader {
     pub(crate) fn held_bytes(&self) -> usize {
         // On pages of its own.
         self.held.as_deref().map_or(0, <[u8]>::len).next_multiple_of(4096)
+    }
+
+    /// Whether its blocks are read by calls, be it mapped or not.
+    pub(crate) fn is_read_by_calls(&self) -> bool {
+        self.by_calls
+    }
+
+    /// Bytes that filter and index would take in memory, or take.
+    pub(crate) fn holdable_bytes(&self) -> u64 {
+        (self.footer.footer_at - self.footer.filter_at).next_multiple_of(4096)
     }
 
     /// Whether filter and index can be read in a mapped file, and so need not be held.
@@ -645,9 +677,7 @@ impl TableReader {
         SCRATCH.with_borrow_mut(|scratch| {
             let Scratch { stored, raw, .. } = scratch;
             let range = entry.offset..entry.end;
-            let frame = if self.held.is_some() {
-                // Where memory is short, pages of a map come and go one by one, and each
-                // costs more than to copy the block.
+            let frame = if self.by_calls {
                 read_through(self.source(), range, stored).map(|()| &**stored)
             } else {
                 // A touch alone would bring 128 KiB around it, and more for the next

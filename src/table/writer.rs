@@ -60,7 +60,8 @@ pub struct TableOptions {
     ///
     /// More: fewer blocks are read in vain for keys that the table does not
     /// have (8 bits: one in 40, 10: one in 100), for more memory in every
-    /// process that opens the table. 0 writes no filter, and every lookup reads
+    /// process that opens the table. A shard gives half as many again to tables with
+    /// older ones beneath them, of which a look-up asks many. 0 writes no filter, and every lookup reads
     /// a block; [`TableWriter::set_filtered`] does so for one state. At most 32.
     /// Default:
     /// [`DEFAULT_FILTER_BITS_PER_KEY`].
@@ -78,6 +79,15 @@ impl Default for TableOptions {
 }
 
 impl TableOptions {
+    /// The same for a table with older ones beneath it: nearly all keys that are looked
+    /// for there are somewhere else, and there are several such tables for each key.
+    #[must_use]
+    pub(crate) fn above_others(mut self) -> Self {
+        let bits = self.filter_bits_per_key;
+        self.filter_bits_per_key = (bits + bits / 2).min(MAX_FILTER_BITS_PER_KEY);
+        self
+    }
+
     /// Refuses options that no table can be written with.
     pub(crate) fn check(&self) -> Result<()> {
         if !(MIN_BLOCK_BYTES..=MAX_BLOCK_BYTES).contains(&self.block_bytes) {

@@ -7,5 +7,6 @@
 mod faults;
 mod job;
 mod limits;
+mod restored;
 mod turns;
 mod values;

@@ -50,13 +50,13 @@ impl ShardCore {
     /// What is still in tables of states that may be evicted stays there: it would
     /// have to go at once.
     pub(super) fn stop_warming(&mut self) {
-        if self.warming.is_none() {
-            return;
-        }
-        for slot in &mut self.states {
+        let Some(warming) = &mut self.warming else { return };
+        for (state, slot) in self.states.iter_mut().enumerate() {
             if slot.family != Family::Timers && !slot.no_room {
                 slot.no_room = true;
                 slot.memtable.stay_partial();
+                // To read it to its end would take the disk from those who ask for records.
+                warming.source.give_up(state);
             }
         }
     }

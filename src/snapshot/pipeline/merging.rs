@@ -179,7 +179,7 @@ impl Pipeline {
                 &migrations,
                 self.config.env.fs(),
                 local.path(),
-                self.output(file, MemoryComponent::Merging),
+                self.output(file, MemoryComponent::Merging, plan.to_the_bottom),
                 || {
                     if self.config.executor.is_closed() {
                         return Err(Error::closed("the backend is being closed"));

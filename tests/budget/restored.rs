@@ -1,0 +1,75 @@
+//! A shard that was restored from more than fits into memory.
+
+use std::sync::Arc;
+
+use alluvium::env::SimEnv;
+use alluvium::env::sim::SimRng;
+use alluvium::{
+    Backend, KeyRef, KeyedStore, MaxParallelism, MemoryComponent, Shard, SnapshotHandle,
+    SnapshotId, StateId, StateSpec,
+};
+
+const BUDGET_BYTES: u64 = 512 << 10;
+const VALUE_BYTES: u64 = 100;
+/// Ten times the budget.
+const KEYS: u64 = 10 * BUDGET_BYTES / VALUE_BYTES;
+
+fn open(env: &SimEnv, handle: Option<SnapshotHandle>) -> (Backend, Shard, StateId) {
+    let backend = Backend::builder("/node")
+        .env(Arc::new(env.clone()))
+        .background_threads(0)
+        .memory_budget_bytes(BUDGET_BYTES)
+        .open()
+        .unwrap();
+    let groups = MaxParallelism::DEFAULT.all_groups();
+    let mut shard = backend.shard("op", groups).restore(handle).open().unwrap();
+    let values = shard.register(StateSpec::value("values")).unwrap();
+    (backend, shard, values)
+}
+
+/// A snapshot of [`KEYS`] values that nothing compresses.
+fn loaded(env: &SimEnv) -> SnapshotHandle {
+    let (backend, mut shard, values) = open(env, None);
+    let mut rng = SimRng::new(1);
+    let mut value = [0; VALUE_BYTES as usize];
+    for key in 0..KEYS {
+        rng.fill(&mut value);
+        shard.put(values, KeyRef::new(&key.to_le_bytes()), &value).unwrap();
+    }
+    let report = shard.snapshot(SnapshotId(1), b"").unwrap().wait().unwrap();
+    while backend.run_background() {}
+    report.handle
+}
+
+/// The rest would be read to be thrown away, and take the disk from those who ask.
+#[test]
+fn a_warm_up_ends_when_memory_is_full() {
+    let env = SimEnv::new(1);
+    let handle = loaded(&env);
+    let (backend, mut shard, values) = open(&env, Some(handle));
+    let mut rng = SimRng::new(2);
+    for _ in 0..KEYS / 10 {
+        let key = rng.below(KEYS).to_le_bytes();
+        assert!(shard.get(values, KeyRef::new(&key)).unwrap().is_some());
+        shard.warm_up(100).unwrap();
+        backend.run_background();
+    }
+    while backend.run_background() {}
+    let (read, blocks) = (backend.local_dir().store_read_bytes, shard.stats().lookups.blocks_read);
+    // What was asked for, filters and indexes, and what fits twice over.
+    let most = blocks * 2 * 4096 + 4 * KEYS + 2 * BUDGET_BYTES;
+    assert!(read <= most, "{read} bytes read, for {blocks} blocks that were asked for");
+}
+
+/// In a mapped file their pages come and go, one read of the disk for each look.
+#[test]
+fn filters_and_indexes_of_a_restored_shard_come_into_memory_as_far_as_they_may() {
+    let env = SimEnv::new(1).with_mapped_reads();
+    let handle = loaded(&env);
+    let (backend, mut shard, values) = open(&env, Some(handle));
+    while backend.run_background() {}
+    shard.get(values, KeyRef::new(&1_u64.to_le_bytes())).unwrap();
+    let held = backend.memory().bytes_of(MemoryComponent::OpenTables);
+    // A byte a record for the filter, and something for the index: it all fits.
+    assert!(held >= KEYS && held <= BUDGET_BYTES / 4, "{held} bytes of {KEYS} records");
+}
