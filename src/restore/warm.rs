@@ -204,7 +204,7 @@ impl Scan {
             let dropped = Vec::new();
             (MergeSource { reader: table.reader, slice: table.slice, dropped }, ordinal)
         });
-        let records = MergeScan::of_state(sources.collect())?;
+        let records = MergeScan::of_state(sources.collect());
         Ok(Self { state, kind, records, migration, migrated: Vec::new(), open: None })
     }
 

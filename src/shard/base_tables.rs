@@ -254,7 +254,7 @@ impl StateBase {
 
     fn merged(&self, mut newest_first: Vec<TableScan>) -> Result<BaseScan> {
         newest_first.reverse();
-        Ok(BaseScan::new(MergeScan::of(newest_first)?))
+        Ok(BaseScan::new(MergeScan::of(newest_first)))
     }
 
     fn check_collections(&self) -> Result<()> {

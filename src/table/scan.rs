@@ -146,6 +146,11 @@ impl TableScan {
         (self.ahead.capacity() + self.raw.capacity()) as u64
     }
 
+    /// The key groups whose records it lends.
+    pub fn groups(&self) -> KeyGroupRange {
+        self.groups
+    }
+
     /// The table that is scanned.
     pub fn table(&self) -> &Arc<TableReader> {
         &self.table
@@ -167,6 +172,8 @@ impl TableScan {
         self.failed = true;
         if !self.find_next()? {
             self.current = None;
+            // Of many scans that are merged, most end long before the last.
+            (self.ahead, self.raw) = (Vec::new(), Vec::new());
             self.failed = false;
             return Ok(None);
         }

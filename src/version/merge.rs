@@ -13,7 +13,8 @@
 //!    older than the marker's, and if it is a deletion: the marker says as much.
 //!
 //! There are few sources (a shard's tables are bounded), so step 2 looks at
-//! all of them rather than keeping a heap.
+//! all of them rather than keeping a heap. Of one state a source is not read before its
+//! slice begins, so that of many tables side by side only those at hand have buffers.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -155,6 +156,8 @@ pub(crate) struct MergeScan {
     sources: Vec<Source>,
     /// Sources whose heads were given out and must move on.
     spent: Vec<usize>,
+    /// Sources that are not read yet, and where their slices begin: the first last.
+    later: Vec<(KeyGroup, usize)>,
     /// The last marker that was given out.
     marker: Option<Marker>,
 }
@@ -195,28 +198,24 @@ impl MergeScan {
     }
 
     /// As [`new`](Self::new), for one state, whose ordinal is beside each table
-    /// and whose records count in all of them.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new).
-    pub(crate) fn of_state(sources: Vec<(MergeSource, u16)>) -> Result<Self> {
+    /// and whose records count in all of them. Reads nothing yet.
+    pub(crate) fn of_state(sources: Vec<(MergeSource, u16)>) -> Self {
         let scans = sources
             .into_iter()
             .map(|(source, ordinal)| source.reader.scan_state(ordinal, source.slice));
         Self::of(scans.collect())
     }
 
-    /// As [`new`](Self::new), of scans that may be of one state or collection
-    /// only.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new).
-    pub(crate) fn of(scans: Vec<TableScan>) -> Result<Self> {
-        Self::skipping(scans.into_iter().map(|scan| (scan, Vec::new())).collect())
+    /// The same of scans of one state, or of one collection of it.
+    pub(crate) fn of(scans: Vec<TableScan>) -> Self {
+        let mut later: Vec<_> = scans.iter().map(|scan| scan.groups().first()).zip(0..).collect();
+        later.sort_unstable_by(|a, b| b.cmp(a));
+        let unread = |scan| Source { scan, skipped: Vec::new(), head: None };
+        let sources: Vec<_> = scans.into_iter().map(unread).collect();
+        Self { spent: Vec::with_capacity(sources.len()), sources, later, marker: None }
     }
 
-    /// As [`of`](Self::of); records of the states beside each scan are passed
-    /// over.
+    /// As [`new`](Self::new); records of the states beside each scan are passed over.
     fn skipping(scans: Vec<(TableScan, Vec<u16>)>) -> Result<Self> {
         let mut sources = Vec::with_capacity(scans.len());
         for (scan, skipped) in scans {
@@ -224,7 +223,8 @@ impl MergeScan {
             source.advance()?;
             sources.push(source);
         }
-        Ok(Self { spent: Vec::with_capacity(sources.len()), sources, marker: None })
+        let spent = Vec::with_capacity(sources.len());
+        Ok(Self { spent, sources, later: Vec::new(), marker: None })
     }
 
     /// Adds what was read so far, of each table.
@@ -263,7 +263,7 @@ impl MergeScan {
             for &spent in &self.spent {
                 self.sources[spent].advance()?;
             }
-            self.choose()?;
+            self.choose_of_all()?;
             let Some(&newest) = self.spent.last() else { return Ok(false) };
             if !self.is_hidden(newest)? {
                 return Ok(true);
@@ -274,6 +274,18 @@ impl MergeScan {
     /// The record that the last step moved on to.
     pub(crate) fn current(&self) -> Option<MergedRecord<'_>> {
         self.sources[*self.spent.last()?].peek()
+    }
+
+    /// Chooses, having begun to read all sources that may have the smallest head.
+    fn choose_of_all(&mut self) -> Result<()> {
+        loop {
+            self.choose()?;
+            let group = self.current().map(|record| record.group);
+            let begins =
+                |&mut (first, _): &mut (KeyGroup, usize)| group.is_none_or(|group| first <= group);
+            let Some((_, at)) = self.later.pop_if(begins) else { return Ok(()) };
+            self.sources[at].advance()?;
+        }
     }
 
     /// Puts the sources with the smallest head into `spent`, the newest last.

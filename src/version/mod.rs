@@ -19,6 +19,8 @@
 //! something beneath.
 
 pub(crate) mod merge;
+#[cfg(test)]
+mod merge_tests;
 pub(crate) mod plan;
 #[cfg(test)]
 mod plan_tests;
