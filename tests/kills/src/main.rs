@@ -1,10 +1,11 @@
-//! The process that is killed: `kills-job DIR` waits for a line on standard input, goes on
+//! The process that is killed: `kills-job DIR [WORK]` waits for a line on standard input, goes on
 //! from the job's last checkpoint, and ends with its input. On the way it restores itself
-//! once, on another number of shards. Every line that it says is one write:
+//! once, on another number of shards. Its store is in `DIR/store`, its local files in
+//! `DIR/WORK`. Every line that it says is one write:
 //!
 //! ```text
 //! mark WHAT                    what its main thread does from here on
-//! restored ID OFFSET           it goes on from this checkpoint
+//! restored ID OFFSET           it goes on from this checkpoint; 0 if there is none
 //! trigger ID OFFSET            a checkpoint begins
 //! complete ID OFFSET           the coordinator has said that it is complete
 //! savepoint ID OFFSET          the same, of the savepoint
@@ -30,11 +31,13 @@ use kills_tests::input::{DISPOSAL, END, GIVEN_UP, SAVEPOINT, STEP, TURN};
 use kills_tests::job::{Job, MAX, OPERATOR};
 
 fn main() -> std::process::ExitCode {
-    let dir = std::env::args_os().nth(1).expect("a directory");
+    let mut arguments = std::env::args_os().skip(1);
+    let dir = arguments.next().expect("a directory");
+    let work = arguments.next().unwrap_or_else(|| "work".into());
     let mut go = String::new();
     std::io::stdin().lock().read_line(&mut go).expect("standard input can be read");
     loop {
-        match live(Path::new(&dir)) {
+        match live(Path::new(&dir), Path::new(&work)) {
             Ok(true) => break,
             Ok(false) => {}
             Err(error) => {
@@ -55,7 +58,7 @@ fn say(line: impl std::fmt::Display) {
 
 /// One life of the job: from its last checkpoint to the turn, or to the end, in which case
 /// `true` is given.
-fn live(dir: &Path) -> Result<bool> {
+fn live(dir: &Path, work: &Path) -> Result<bool> {
     say("mark restore");
     let store = Arc::new(LocalStore::open(Arc::new(RealEnv::new()), dir.join("store"))?);
     let mut settings = CheckpointSettings::default();
@@ -72,7 +75,7 @@ fn live(dir: &Path) -> Result<bool> {
     // Another number of shards in each life, two in the first.
     let parallelism = coordinator.epoch() as u32 % 3 + 1;
     // So little memory that records leave it, and so few tables that they are merged.
-    let backend = Backend::builder(dir.join("work"))
+    let backend = Backend::builder(dir.join(work))
         .background_threads(2)
         .memory_budget_bytes(u64::from(parallelism.max(2)) * (136 << 10))
         .partition_bytes(16_000)
@@ -82,9 +85,8 @@ fn live(dir: &Path) -> Result<bool> {
         .open()?;
     let job = Job::open(&backend, from.as_ref(), parallelism)?;
     coordinator.start(Participant::of_operator(OPERATOR, MAX, parallelism)?)?;
-    if let Some(from) = &from {
-        say(format_args!("restored {} {offset}", from.id));
-    }
+    let id = from.as_ref().map_or(SnapshotId(0), |from| from.id);
+    say(format_args!("restored {} {offset}", id.0));
     say("mark work");
     let mut life = Life { coordinator, backend, job, offset, under_way: None };
     let until = if offset < TURN { TURN } else { END };

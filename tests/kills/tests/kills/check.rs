@@ -57,6 +57,10 @@ impl Said {
         self.complete = latest;
     }
 
+    pub(crate) fn complete(&self) -> Option<u64> {
+        self.complete
+    }
+
     /// What may have been under way: the last that was begun.
     fn last(&self) -> Option<u64> {
         self.triggered.keys().next_back().copied()
@@ -99,7 +103,8 @@ impl Scene<'_> {
     }
 
     /// A new coordinator takes over and sweeps: then nothing is there but what is needed.
-    pub(crate) fn sweep(&self) {
+    /// Gives the number of the last completed checkpoint.
+    pub(crate) fn sweep(&self) -> Option<u64> {
         let what = self.what;
         let store = self.store();
         let temporary: Vec<_> = names(&self.dir.join("store/.tmp"));
@@ -130,6 +135,7 @@ impl Scene<'_> {
             .flat_map(|folder| files_under(&root, folder))
             .collect();
         assert_eq!(there, needed, "{what}: what is there, and what is needed");
+        view.entry().resume.as_ref().map(|latest| latest.id.0)
     }
 
     fn store(&self) -> Arc<dyn ObjectStore> {

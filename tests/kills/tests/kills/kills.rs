@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use alluvium::coordinator::JobView;
+use alluvium::coordinator::{Coordinator, JobView};
 use alluvium::env::RealEnv;
 use alluvium::object::LocalStore;
 use kills_tests::input::Random;
@@ -14,12 +15,16 @@ use tempfile::TempDir;
 
 use crate::check::{Oracle, Said, Scene};
 use crate::phases::{self, COMPLETED, DEAD_REMOVED, Phase, SNAPSHOT_TABLE, TAKEN_OVER};
-use crate::tracer::{Call, Run, Side, Target, run};
+use crate::tracer::{Call, Run, Side, StoodStill, Target, run, run_with_pause};
 
 /// Jobs that are killed unless `ALLUVIUM_KILLS` says otherwise, beside one for each phase.
 const KILLS: usize = 40;
 /// Calls that change nothing at which a job is killed, of all of them.
 const OTHERS: usize = 300;
+/// Jobs that stand still unless `ALLUVIUM_KILLS` says otherwise.
+const PAUSES: usize = 16;
+/// The same, if all calls are asked for.
+const ALL_PAUSES: usize = 400;
 /// Jobs at a time.
 const WORKERS: usize = 2;
 
@@ -165,7 +170,12 @@ fn run_all(kills: &[Kill], calls: usize) -> BTreeMap<Call, usize> {
     std::thread::scope(|scope| {
         for _ in 0..WORKERS {
             scope.spawn(|| {
-                while let Some(kill) = kills.get(next.fetch_add(1, Ordering::Relaxed)) {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(kill) = kills.get(at) else { break };
+                    if at > 0 && at.is_multiple_of(500) {
+                        tell!("{at} jobs were killed");
+                    }
                     for call in kill.run(&oracle, calls) {
                         *met.lock().expect("nobody panics here").entry(call).or_default() += 1;
                     }
@@ -181,12 +191,16 @@ fn number_from(variable: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{variable} must be a number, not {text:?}")))
 }
 
+fn wants_all() -> bool {
+    std::env::var("ALLUVIUM_KILLS").is_ok_and(|kills| kills == "all")
+}
+
 #[test]
 fn a_kill_at_any_system_call_leaves_the_last_completed_checkpoint() {
     let Some(counted) = undisturbed() else { return };
     let calls = counted.calls.len();
     let seed = number_from("ALLUVIUM_SEED").unwrap_or(1);
-    let is_all = std::env::var("ALLUVIUM_KILLS").is_ok_and(|kills| kills == "all");
+    let is_all = wants_all();
     let sides = [Side::Before, Side::After];
     let mut targets = Vec::new();
     let every = 2 * calls;
@@ -267,10 +281,131 @@ fn a_checkpoint_that_was_completed_and_never_announced_counts() {
     for (side, completed) in [(Side::Before, None), (Side::After, Some(1))] {
         let place = Place::new();
         let run = run(place.path(), Target::Within(COMPLETED, 0, side)).unwrap();
-        assert_eq!(run.said, ["trigger 1 60"]);
+        assert_eq!(run.said, ["restored 0 0", "trigger 1 60"]);
         let env = Arc::new(RealEnv::new());
         let store = LocalStore::open(env, place.path().join("store")).unwrap();
         let view = JobView::open(Arc::new(store), "job").unwrap().unwrap();
         assert_eq!(view.entry().resume.as_ref().map(|latest| latest.id.0), completed, "{side:?}");
     }
+}
+
+/// What another process does with a job whose process stands still.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Meanwhile {
+    /// It takes the job over and sweeps: the next entry of the journal is there.
+    TakesOver,
+    /// It takes the job over, on another machine as it were, and comes to the end of the
+    /// input: the next entry of the journal has come and gone.
+    ComesToTheEnd,
+}
+
+/// Takes a job over and sweeps; gives what it would go on from.
+fn take_over(dir: &Path) -> Option<u64> {
+    let store = LocalStore::open(Arc::new(RealEnv::new()), dir.join("store")).unwrap();
+    let mut coordinator = Coordinator::builder(Arc::new(store), "job").open().unwrap();
+    assert!(coordinator.collect(usize::MAX).unwrap().is_done);
+    coordinator.view().entry().resume.as_ref().map(|latest| latest.id.0)
+}
+
+/// Runs the job to its end, where nobody traces it; gives what it said.
+fn come_to_the_end(dir: &Path) -> Vec<String> {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_kills-job"))
+        .args([dir, Path::new("elsewhere")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8(output.stdout).unwrap();
+    said.lines().map(str::to_owned).collect()
+}
+
+/// Runs a job that stands still at a call while another process takes over; gives where that
+/// was, and whether it was told that it is fenced.
+fn stand_still(target: Target, other: Meanwhile, oracle: &Oracle) -> Option<(Call, bool)> {
+    let place = Place::new();
+    // What the other one went on from, and said.
+    let mut start = None;
+    let mut successor = Vec::new();
+    let mut meanwhile = || match other {
+        Meanwhile::TakesOver => start = take_over(place.path()),
+        Meanwhile::ComesToTheEnd => {
+            successor = come_to_the_end(place.path());
+            let restored = successor.iter().find_map(|line| line.strip_prefix("restored "));
+            let id = restored.and_then(|rest| rest.split(' ').next());
+            start = id.map(|id| id.parse().unwrap()).filter(|id| *id > 0);
+        }
+    };
+    let run = run_with_pause(place.path(), target, &mut meanwhile).unwrap();
+    let Some(StoodStill { call, lines, restores }) = run.stood_still else { return None };
+    let what = format!("{target:?}, stood still at {call}, and {other:?}");
+    let (before, after) = run.said.split_at(lines);
+    let is_fenced = run.failures.starts_with("Closed");
+    // What shards should read of a checkpoint may have gone when another one was complete.
+    let is_gone = restores && run.failures.starts_with("Corrupt");
+    assert!(is_fenced || is_gone || run.succeeded, "{what}: {}", run.failures);
+    let mut said = Said::default();
+    said.hear(before);
+    said.hear(&successor);
+    // What it says to be complete was so when the other took over, until it takes the job
+    // over itself, as it does if it stood still before a restore.
+    let own = after.iter().position(|line| line.starts_with("restored "));
+    let (of_the_fenced, own) = after.split_at(own.unwrap_or(after.len()));
+    let complete = of_the_fenced.iter().filter_map(|line| line.strip_prefix("complete "));
+    for id in complete.filter_map(|rest| rest.split(' ').next()) {
+        assert_eq!(id.parse().ok(), start, "{what}: {after:?}");
+    }
+    said.hear(own);
+    if own.is_empty() && !said.ended {
+        said.find(start);
+    }
+    let stored = &run.stored;
+    let sweep = |said: &Said| {
+        Scene { dir: place.path(), said, oracle, stored, parallelism: 2, what: &what }.sweep()
+    };
+    let latest = sweep(&said);
+    if !said.ended {
+        assert_eq!(latest, said.complete(), "{what}");
+        said.hear(&come_to_the_end(place.path()));
+        sweep(&said);
+    }
+    Some((call, is_fenced))
+}
+
+#[test]
+fn a_process_that_stood_still_at_any_system_call_while_another_took_over_does_no_harm() {
+    let Some(counted) = undisturbed() else { return };
+    let seed = number_from("ALLUVIUM_SEED").unwrap_or(1);
+    let calls = counted.calls.len();
+    let pauses = if wants_all() { ALL_PAUSES } else { PAUSES };
+    let stride = (calls / pauses).max(1);
+    let mut targets: Vec<_> = (seed as usize % stride..calls)
+        .step_by(stride)
+        .map(|n| Target::Change(n, Side::Before))
+        .collect();
+    let journal = counted.calls.iter().filter(|call| call.phase == COMPLETED).count() as u64;
+    let which = Random(seed).below(journal) as usize;
+    targets.extend([Side::Before, Side::After].map(|side| Target::Within(COMPLETED, which, side)));
+    let oracle = Oracle::default();
+    let (mut fenced, mut at_journal) = (0, 0);
+    for (at, target) in targets.into_iter().enumerate() {
+        let both = [Meanwhile::TakesOver, Meanwhile::ComesToTheEnd];
+        let others = match target {
+            Target::Within(..) => &both[..],
+            _ => &both[at % 2..=at % 2],
+        };
+        for other in others {
+            if let Some((call, is_fenced)) = stand_still(target, *other, &oracle) {
+                fenced += usize::from(is_fenced);
+                at_journal += usize::from(call.phase == COMPLETED);
+            }
+        }
+    }
+    tell!(
+        "{fenced} jobs were fenced while they stood still, {at_journal} as they completed a checkpoint, seed {seed}"
+    );
+    assert!(fenced > 5 && at_journal >= 4, "{fenced} {at_journal}");
 }

@@ -23,7 +23,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::phases::{Class, Phase, Verb, phase_of};
+use crate::phases::{Class, Phase, SAID, Verb, phase_of};
 
 /// Whether the kill comes before or after the call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +59,16 @@ impl fmt::Display for Call {
     }
 }
 
+/// How far a process was that stood still.
+#[derive(Debug)]
+pub(crate) struct StoodStill {
+    pub(crate) call: Call,
+    /// How many lines it had said.
+    pub(crate) lines: usize,
+    /// Whether it was being restored.
+    pub(crate) restores: bool,
+}
+
 /// What came of a process.
 #[derive(Default, Debug)]
 pub(crate) struct Run {
@@ -68,6 +78,8 @@ pub(crate) struct Run {
     pub(crate) others: usize,
     /// At which call it was killed; `None` if it came to its end.
     pub(crate) killed_at: Option<Call>,
+    /// At which call it stood still, if it did.
+    pub(crate) stood_still: Option<StoodStill>,
     /// Whether it ended by itself and well.
     pub(crate) succeeded: bool,
     /// Objects that were given a name, or about to be, with the checkpoint that had been
@@ -83,8 +95,29 @@ pub(crate) struct Run {
 ///
 /// # Errors
 /// What the system says if it does not let a process be traced here.
-#[expect(clippy::zombie_processes, reason = "the tracer waits for all threads of the job")]
 pub(crate) fn run(dir: &Path, target: Target) -> Result<Run, Errno> {
+    run_until(dir, target, None)
+}
+
+/// As [`run`], but the process is not killed: it stands still at that call while
+/// `meanwhile` runs, and then goes on.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_with_pause(
+    dir: &Path,
+    target: Target,
+    meanwhile: &mut dyn FnMut(),
+) -> Result<Run, Errno> {
+    run_until(dir, target, Some(meanwhile))
+}
+
+#[expect(clippy::zombie_processes, reason = "the tracer waits for all threads of the job")]
+fn run_until(
+    dir: &Path,
+    target: Target,
+    meanwhile: Option<&mut dyn FnMut()>,
+) -> Result<Run, Errno> {
     let mut child = Command::new(env!("CARGO_BIN_EXE_kills-job"))
         .arg(dir)
         .stdin(Stdio::piped())
@@ -110,8 +143,10 @@ pub(crate) fn run(dir: &Path, target: Target) -> Result<Run, Errno> {
         memory,
         dir,
         target,
+        meanwhile,
         mark: "restore".to_owned(),
         triggered: 0,
+        lines: 0,
         within: 0,
         kill_after: HashMap::new(),
         run: Run::default(),
@@ -130,15 +165,19 @@ pub(crate) fn run(dir: &Path, target: Target) -> Result<Run, Errno> {
     Ok(run)
 }
 
-struct Tracer {
+struct Tracer<'a> {
     pid: Pid,
     memory: File,
     dir: String,
     target: Target,
+    /// What happens at that call, if not a kill.
+    meanwhile: Option<&'a mut dyn FnMut()>,
     /// What the main thread said last that it does.
     mark: String,
     /// The checkpoint that was begun last.
     triggered: u64,
+    /// Lines that it said.
+    lines: usize,
     /// Calls met of the phase that is meant.
     within: usize,
     /// The thread after whose call the process is to be killed.
@@ -146,7 +185,7 @@ struct Tracer {
     run: Run,
 }
 
-impl Tracer {
+impl Tracer<'_> {
     /// Follows all threads until none is left.
     fn until_the_end(&mut self) {
         // Children of this thread only: others trace as well.
@@ -175,8 +214,17 @@ impl Tracer {
         }
     }
 
-    fn kill(&mut self, call: Call) {
-        if self.run.killed_at.is_none() {
+    /// The process is at the call that is meant.
+    fn strike(&mut self, call: Call, side: Side) {
+        if let Some(meanwhile) = self.meanwhile.take() {
+            // Its other threads stop at their next calls, as nobody lets them go on.
+            let is_unsaid = call.phase == SAID && side == Side::Before;
+            let lines = self.lines - usize::from(is_unsaid);
+            let restores = self.mark == "restore";
+            self.run.stood_still = Some(StoodStill { call, lines, restores });
+            self.target = Target::Nowhere;
+            meanwhile();
+        } else if self.run.killed_at.is_none() {
             self.run.killed_at = Some(call);
             kill(self.pid, Signal::SIGKILL).expect("a child can be killed");
         }
@@ -194,7 +242,7 @@ impl Tracer {
         };
         if !is_entry {
             if let Some(call) = self.kill_after.remove(&thread) {
-                self.kill(call);
+                self.strike(call, Side::After);
             }
             return;
         }
@@ -207,7 +255,7 @@ impl Tracer {
         let class = Class::of(&path, &verb);
         let phase = phase_of(verb, class, &self.mark);
         let call = Call { name, class, phase };
-        if verb == Verb::Name
+        if matches!(verb, Verb::Name | Verb::Create)
             && let Some(object) = path.strip_prefix("store/")
         {
             self.run.stored.insert(object.to_owned(), self.triggered);
@@ -226,7 +274,7 @@ impl Tracer {
         let number = self.run.others;
         self.run.others += 1;
         match self.target {
-            Target::Other(wanted) if number == wanted => self.kill(call),
+            Target::Other(wanted) if number == wanted => self.strike(call, Side::Before),
             _ => self.meet(thread, call, None),
         }
     }
@@ -244,7 +292,7 @@ impl Tracer {
             _ => return,
         };
         match side {
-            Side::Before => self.kill(call),
+            Side::Before => self.strike(call, side),
             Side::After => drop(self.kill_after.insert(thread, call)),
         }
     }
@@ -303,6 +351,7 @@ impl Tracer {
         if let Some(id) = line.strip_prefix("trigger ").and_then(|rest| rest.split(' ').next()) {
             self.triggered = id.parse().expect("a number");
         }
+        self.lines += 1;
         Some((Verb::Say, "write", "said".to_owned()))
     }
 
