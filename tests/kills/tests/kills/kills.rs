@@ -341,7 +341,7 @@ fn stand_still(target: Target, other: Meanwhile, oracle: &Oracle) -> Option<(Cal
         }
     };
     let run = run_with_pause(place.path(), target, &mut meanwhile).unwrap();
-    let Some(StoodStill { call, lines, restores }) = run.stood_still else { return None };
+    let StoodStill { call, lines, restores } = run.stood_still?;
     let what = format!("{target:?}, stood still at {call}, and {other:?}");
     let (before, after) = run.said.split_at(lines);
     let is_fenced = run.failures.starts_with("Closed");
@@ -387,9 +387,15 @@ fn a_process_that_stood_still_at_any_system_call_while_another_took_over_does_no
         .step_by(stride)
         .map(|n| Target::Change(n, Side::Before))
         .collect();
-    let journal = counted.calls.iter().filter(|call| call.phase == COMPLETED).count() as u64;
-    let which = Random(seed).below(journal) as usize;
-    targets.extend([Side::Before, Side::After].map(|side| Target::Within(COMPLETED, which, side)));
+    let completed = counted.calls.iter().filter(|call| call.phase == COMPLETED).count();
+    let which = match wants_all() {
+        true => 0..completed,
+        false => seed as usize % completed..seed as usize % completed + 1,
+    };
+    for nth in which {
+        let at = |side| Target::Within(COMPLETED, nth, side);
+        targets.extend([Side::Before, Side::After].map(at));
+    }
     let oracle = Oracle::default();
     let (mut fenced, mut at_journal) = (0, 0);
     for (at, target) in targets.into_iter().enumerate() {
