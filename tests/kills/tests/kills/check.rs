@@ -37,6 +37,11 @@ impl Said {
             let first = words.next();
             let mut number = || words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
             match first {
+                Some("restored") => {
+                    let id = Some(number()).filter(|id| *id > 0);
+                    assert!(id >= self.complete, "an older one was restored: {lines:?}");
+                    self.complete = id;
+                }
                 Some("trigger") => {
                     let before = self.triggered.insert(number(), number());
                     assert_eq!(before, None, "a number was used twice: {lines:?}");
