@@ -352,8 +352,8 @@ fn stand_still(target: Target, other: Meanwhile, oracle: &Oracle) -> Option<(Cal
     said.hear(before);
     said.hear(&successor);
     // What it says to be complete was so when the other took over, until it takes the job
-    // over itself, as it does if it stood still before a restore.
-    let own = after.iter().position(|line| line.starts_with("restored "));
+    // over itself, as it does if it stood still before a restore. Then nobody fences it.
+    let own = after.iter().position(|line| run.succeeded && line.starts_with("restored "));
     let (of_the_fenced, own) = after.split_at(own.unwrap_or(after.len()));
     let complete = of_the_fenced.iter().filter_map(|line| line.strip_prefix("complete "));
     for id in complete.filter_map(|rest| rest.split(' ').next()) {
