@@ -198,6 +198,21 @@ impl Journal {
         }
     }
 
+    /// Looks whether another one has taken over, after something was not found that the
+    /// last entry names.
+    ///
+    /// # Errors
+    /// `Closed` if so; `Unavailable` if the store cannot be read.
+    pub(super) fn look_again(&mut self) -> Result<()> {
+        let newest = numbers(&*self.store, &self.layout)?.pop();
+        if newest.is_some_and(|newest| newest > self.last.number) && self.in_doubt.is_none() {
+            self.fenced = true;
+            let newer = read_last(&*self.store, &self.layout).ok().flatten();
+            return Err(self.fenced_by(newer));
+        }
+        Ok(())
+    }
+
     /// What is in doubt stays so until the store says what came of it: that another
     /// attempt had no effect says nothing of those before.
     fn write(&mut self, entry: JournalEntry) -> Result<()> {

@@ -113,7 +113,7 @@ pub use self::settings::{CheckpointSettings, OnCancel, SavepointSchedule};
 pub use self::verify::{Depth, Problem, Verified, is_damaged, verify};
 pub use self::view::{JobView, PinGuard, RestoreFrom, jobs};
 use crate::base::limits::MAX_USER_META_BYTES;
-use crate::base::{Error, Result, SnapshotId};
+use crate::base::{Error, ErrorKind, Result, SnapshotId};
 use crate::env::Env;
 use crate::env::real::RealEnv;
 use crate::format::checkpoint::{Checkpoint, CheckpointKind, ShardAck, check_job_name};
@@ -295,7 +295,8 @@ impl Coordinator {
     /// # Errors
     /// `Invalid` if there is no such checkpoint or savepoint, or shards have been
     /// started; `Corrupt` if it cannot be read: to take an older one is the caller's
-    /// choice. `Unavailable` if the store fails.
+    /// choice. `Closed` if another coordinator has taken over and the checkpoint has gone;
+    /// `Unavailable` if the store fails.
     pub fn restore(&mut self, from: &RestoreFrom, claim: ClaimMode) -> Result<Option<Checkpoint>> {
         self.check_not_started()?;
         let found = match self.claimed.clone() {
@@ -310,7 +311,13 @@ impl Coordinator {
             _ => self.view().find(from)?,
         };
         let Some(chosen) = found else { return Ok(None) };
-        let checkpoint = view::read_checkpoint(&*self.store, &chosen)?;
+        let checkpoint = match view::read_checkpoint(&*self.store, &chosen) {
+            // Whoever took over meanwhile may have completed a newer one.
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                return Err(self.journal.look_again().err().unwrap_or(error));
+            }
+            read => read?,
+        };
         let claimed = match from {
             RestoreFrom::Savepoint(name) if claim == ClaimMode::Claim => Some(name.clone()),
             _ => None,

@@ -526,3 +526,25 @@ fn settings_out_of_range_are_refused() {
     assert_eq!(owner.unwrap_err().kind(), ErrorKind::Invalid);
     assert!(store.names("").is_empty(), "nothing was written");
 }
+
+#[test]
+fn who_was_replaced_before_its_restore_is_told_so_and_not_that_a_checkpoint_is_damaged() {
+    let mut first = Job::new(by_hand());
+    first.checkpoint();
+    let mut late = Job::open(&first.env, &first.store, first.name, by_hand());
+    // Another one takes over, and what the late one would go on from goes.
+    let mut other = first.next_life(by_hand());
+    other.coordinator.release_base();
+    for _ in 0..2 {
+        other.checkpoint();
+        other.collect();
+    }
+    let restore = |job: &mut Job| job.coordinator.restore(&RestoreFrom::Latest, ClaimMode::NoClaim);
+    let error = restore(&mut late).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+    // Where nobody took over, what is missing is damage.
+    let mut next = Job::open(&first.env, &first.store, first.name, by_hand());
+    let latest = next.coordinator.view().entry().resume.clone().unwrap();
+    first.store.inner.remove(&ObjectName::new(latest.location).unwrap()).unwrap();
+    assert_eq!(restore(&mut next).unwrap_err().kind(), ErrorKind::Corrupt);
+}
