@@ -61,9 +61,6 @@ const MOST_PAGES_READY: usize = 8;
 /// One part in so many of the memory budget a partition has at most: whoever merges one
 /// keeps some bytes for each record.
 const PARTITION_OF_BUDGET: u64 = 4;
-/// Bytes of a block where records are read from tables one by one: a page of the
-/// system, and so the least that a disk gives.
-const SPILLED_BLOCK_BYTES: usize = 4096;
 
 /// Settings of a [`Backend`]; see [`Backend::builder`].
 #[derive(Debug)]
@@ -238,7 +235,7 @@ impl BackendBuilder {
     pub fn open(self) -> Result<Backend> {
         let table_options = self.table_options.unwrap_or_else(|| match self.memory_budget_bytes {
             None => TableOptions::default(),
-            Some(_) => TableOptions { block_bytes: SPILLED_BLOCK_BYTES, ..TableOptions::default() },
+            Some(_) => TableOptions { fit_pages: true, ..TableOptions::default() },
         });
         table_options.check()?;
         let budget = self.memory_budget_bytes.map(open_budget).transpose()?;

@@ -18,7 +18,7 @@ use super::pages::MIN_CHUNK_BYTES;
 pub const MIN_BUDGET_BYTES: u64 = 256 << 10;
 
 /// Sixteenths of the budget that records and indexes may take.
-const FOR_RECORDS: u64 = 9;
+const FOR_RECORDS: u64 = 10;
 /// Sixteenths for buffers that wait for the next snapshot.
 const FOR_SPARE_BUFFERS: u64 = 1;
 /// Sixteenths for filters and indexes of tables.

@@ -2,16 +2,18 @@
 //! checksum that knows where it belongs.
 //!
 //! ```text
-//! frame:  | checksum u64 | kind u8 | codec u8 | reserved u16 | raw_len u32 | stored_len u32 | payload |
+//! frame:  | checksum u64 | kind u8 | codec u8 | reserved u16 | raw_len u32 | stored_len u32 | payload | padding |
 //!         0              8         9          10             12            16               20
 //! ```
 //!
 //! - `checksum`: xxh3 of everything behind it (bytes 8 to the end of the
-//!   payload), seeded with the file's id, the frame's offset in the file and
+//!   frame), seeded with the file's id, the frame's offset in the file and
 //!   the kind. It stands first so that one pass over contiguous bytes makes it.
 //! - `codec`: 0 the payload as it is, 1 one LZ4 block.
 //! - `raw_len`, `stored_len`: length of the payload before and after
 //!   compression; equal for codec 0.
+//! - `padding`: of data blocks only, zeros up to where a page of the file begins; less
+//!   than a [`PAGE_BYTES`] of them, and most often none.
 
 use lz4_flex::block::{
     CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size,
@@ -23,6 +25,13 @@ use crate::codec::Reader;
 
 /// Bytes of a frame before its payload.
 pub const FRAME_HEADER_BYTES: usize = 20;
+
+/// Bytes that a disk reads at once, at least: what blocks are laid in if they are to
+/// [fit](crate::table::TableOptions::fit_pages).
+pub const PAGE_BYTES: usize = 4096;
+
+/// Most of a page that is padded: an eighth. If more is left, the next frame begins there.
+const MAX_PADDING_BYTES: usize = PAGE_BYTES / 8;
 
 /// Largest payload that is compressed, and so the most that a decoder has to
 /// reserve for a compressed frame, however small: 4 MiB. Larger payloads are
@@ -103,12 +112,14 @@ pub struct FrameLens {
     pub raw_len: u32,
     /// Payload bytes in the file.
     pub stored_len: u32,
+    /// Zeros behind them.
+    pub padding: u32,
 }
 
 impl FrameLens {
     /// Bytes of the whole frame in the file.
     pub const fn frame_bytes(self) -> u64 {
-        FRAME_HEADER_BYTES as u64 + self.stored_len as u64
+        FRAME_HEADER_BYTES as u64 + self.stored_len as u64 + self.padding as u64
     }
 }
 
@@ -139,6 +150,34 @@ impl FrameEncoder {
         offset: u64,
         payload: &[u8],
     ) -> Result<FrameLens> {
+        self.encode_padded(out, kind, offset, payload, |_| 0)
+    }
+
+    /// The same of a data block; what little is left of a page behind it is part of it.
+    ///
+    /// # Errors
+    /// As `encode`.
+    pub fn encode_to_page(
+        &mut self,
+        out: &mut Vec<u8>,
+        offset: u64,
+        payload: &[u8],
+    ) -> Result<FrameLens> {
+        self.encode_padded(out, PartKind::Data, offset, payload, |end| {
+            let left = (end.next_multiple_of(PAGE_BYTES as u64) - end) as usize;
+            if left <= MAX_PADDING_BYTES { left } else { 0 }
+        })
+    }
+
+    /// `padding` says how many zeros follow a frame that ends there.
+    fn encode_padded(
+        &mut self,
+        out: &mut Vec<u8>,
+        kind: PartKind,
+        offset: u64,
+        payload: &[u8],
+        padding: impl FnOnce(u64) -> usize,
+    ) -> Result<FrameLens> {
         let Ok(raw_len) = u32::try_from(payload.len()) else {
             return Err(self.too_large(kind, payload.len()));
         };
@@ -154,7 +193,9 @@ impl FrameEncoder {
             }
         };
         let stored_len = (out.len() - body) as u32;
-        let lens = FrameLens { raw_len, stored_len };
+        let padding = padding(offset + (out.len() - start) as u64);
+        out.resize(out.len() + padding, 0);
+        let lens = FrameLens { raw_len, stored_len, padding: padding as u32 };
         self.seal(&mut out[start..], kind, codec, offset, lens);
         Ok(lens)
     }
@@ -170,7 +211,8 @@ impl FrameEncoder {
     pub fn frame_in_place(&self, frame: &mut [u8], kind: PartKind, offset: u64) -> Result<()> {
         let bytes = frame.len() - FRAME_HEADER_BYTES;
         let raw_len = u32::try_from(bytes).map_err(|_| self.too_large(kind, bytes))?;
-        self.seal(frame, kind, CODEC_NONE, offset, FrameLens { raw_len, stored_len: raw_len });
+        let lens = FrameLens { raw_len, stored_len: raw_len, padding: 0 };
+        self.seal(frame, kind, CODEC_NONE, offset, lens);
         Ok(())
     }
 
@@ -243,7 +285,7 @@ fn decode<'a>(
     let reserved = reader.u16("reserved")?;
     let raw_len = reader.u32("raw length")? as usize;
     let stored_len = reader.u32("stored length")? as usize;
-    let payload = reader.rest();
+    let stored = reader.rest();
 
     let checksum = of_part(file, offset, kind as u8, &frame[8..]);
     if !checksum_matches(checksum, stored_checksum) {
@@ -258,8 +300,15 @@ fn decode<'a>(
     if reserved != 0 {
         return Err(reader.corrupt("reserved bytes", 0, reserved));
     }
-    if payload.len() != stored_len {
-        return Err(reader.corrupt("stored length", payload.len(), stored_len));
+    let Some((payload, padding)) = stored.split_at_checked(stored_len) else {
+        return Err(reader.corrupt("stored length", stored.len(), stored_len));
+    };
+    let most_padding = if kind == PartKind::Data { MAX_PADDING_BYTES } else { 0 };
+    if padding.len() > most_padding {
+        return Err(reader.corrupt("stored length", stored.len(), stored_len));
+    }
+    if padding.iter().any(|&byte| byte != 0) {
+        return Err(reader.corrupt("padding", "zeros", "something else"));
     }
     match codec {
         CODEC_NONE if raw_len == stored_len => Ok(payload),

@@ -13,6 +13,7 @@
 mod cache;
 mod collection;
 pub(crate) mod origin;
+mod page_fit;
 mod reader;
 mod scan;
 mod verify;

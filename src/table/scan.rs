@@ -276,16 +276,19 @@ impl TableScan {
                 .skip(cursor, |record| Ok(bounds.compare(record)? == Ordering::Less))
                 .map_err(|error| in_block(error, table.file(), &entry))?;
         }
-        // A payload that lies at the end of its frame was not decompressed.
-        let stored = frame.as_ptr_range().end == payload.as_ptr_range().end;
-        let end = entry.end;
-        let place = match (stored, mapped) {
-            (false, _) => Place::Raw,
-            (true, true) => Place::Mapped((end as usize) - payload.len(), end as usize),
-            (true, false) => {
-                let end = (end - self.ahead_at) as usize;
-                Place::Ahead(end - payload.len(), end)
+        // One that lies within its frame was not decompressed.
+        let is_stored = frame.as_ptr_range().contains(&payload.as_ptr());
+        let place = if is_stored {
+            let start = payload.as_ptr().addr() - frame.as_ptr().addr();
+            let at = entry.offset as usize + start;
+            if mapped {
+                Place::Mapped(at, at + payload.len())
+            } else {
+                let at = at - self.ahead_at as usize;
+                Place::Ahead(at, at + payload.len())
             }
+        } else {
+            Place::Raw
         };
         Ok(Current { entry, place, layout, cursor })
     }

@@ -76,7 +76,7 @@ fn shards_share_one_budget() {
         });
         used.collect::<Vec<_>>()
     };
-    let records_bytes = 2 * BUDGET_BYTES / 16 * 9;
+    let records_bytes = 2 * BUDGET_BYTES / 16 * 10;
     let alone = work(0, 0..10_000);
     assert!(alone[0] > records_bytes * 8 / 10 && alone[0] <= records_bytes, "{alone:?}");
     work(1, 0..10_000);

@@ -50,13 +50,12 @@ pub(super) fn open_backend(settings: &Settings, dir: &Path) -> Result<Backend> {
         Compression::None => TableCompression::None,
         Compression::Lz4 => TableCompression::Lz4,
     };
-    // With a budget as the engine chooses it, and as RocksDB has them.
-    let block_bytes =
-        if settings.budget_bytes.is_some() { 4096 } else { TableOptions::default().block_bytes };
+    // As the engine chooses it.
+    let fit_pages = settings.budget_bytes.is_some();
     let builder = Backend::builder(dir)
         .checkpoint_dir(dir.join(CHECKPOINTS))
         .background_threads(settings.background_threads)
-        .table_options(TableOptions { compression, block_bytes, ..TableOptions::default() });
+        .table_options(TableOptions { compression, fit_pages, ..TableOptions::default() });
     Ok(limited(builder, settings.budget_bytes).open()?)
 }
 
