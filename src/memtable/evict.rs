@@ -6,6 +6,11 @@
 //! for a cold record takes the mark away ([`Memtable::refer`]): a look at the likely
 //! place does not find cold records, so the usual case need not know of this at all.
 //!
+//! What comes from a table is cold at first, and still so after the change for which it
+//! came ([`Memtable::keep_cold`]): most of what is asked for once is not asked for
+//! again, and would push out what is (as in SIEVE; Zhang et al., 2024). So a record may
+//! be cold before it is durable. Its header is left alone while an extractor may read it.
+//!
 //! # What may go
 //!
 //! Only what is *durable*: of an epoch whose delta is in a table that the owner reads.
@@ -107,10 +112,30 @@ impl Memtable {
     pub(crate) fn refer(&mut self, probe: &Probe<'_>) -> bool {
         match self.find(probe) {
             Some(found) => {
-                self.arena.warm(found.block);
+                let epoch = self.arena.header(found.block).epoch();
+                if epoch == self.epoch || self.durable.is_some_and(|durable| epoch <= durable) {
+                    self.arena.warm(found.block);
+                }
                 true
             }
             None => false,
+        }
+    }
+
+    /// The mark of what comes from a table.
+    pub(super) fn cold_at_first(&self) -> u64 {
+        if self.is_partial && self.holds == Holds::Values { COLD } else { 0 }
+    }
+
+    /// Has a record that came from a table just now, and was changed, be cold still.
+    pub(crate) fn keep_cold(&mut self, probe: &Probe<'_>) {
+        if self.cold_at_first() == 0 {
+            return;
+        }
+        if let Some(found) = self.find(probe)
+            && self.arena.header(found.block).epoch() == self.epoch
+        {
+            self.arena.cool(found.block);
         }
     }
 

@@ -432,7 +432,8 @@ impl Memtable {
     pub(crate) fn promote(&mut self, probe: &Probe<'_>, value: &[u8]) -> Result<()> {
         if self.find(probe).is_none() {
             self.reserve(probe.hash)?;
-            let (addr, _) = self.arena.create(probe, Some(value), 0, Epoch::CLEAN, 0)?;
+            let cold = self.cold_at_first();
+            let (addr, _) = self.arena.create(probe, Some(value), cold, Epoch::CLEAN, 0)?;
             self.index.insert(probe.hash, addr);
             self.expect_expiry(probe.hash, value);
         }

@@ -433,36 +433,45 @@ impl ShardCore {
         group: KeyGroup,
         key: &'k [u8],
         namespace: &'k [u8],
-    ) -> Result<(&mut Memtable, Probe<'k>)> {
+    ) -> Result<Settled<'_, 'k>> {
         let position = state.position();
         self.keep_room()?;
         let probe = self.slot(state)?.memtable.probe(group, key, namespace);
+        let mut came_up = false;
         if self.states[position].memtable.below() == Below::Tables {
-            self.bring_up(position, probe)?;
+            came_up = self.bring_up(position, probe)?;
         }
-        Ok((&mut self.states[position].memtable, probe))
+        Ok(Settled { memtable: &mut self.states[position].memtable, probe, came_up })
     }
 
     /// Copies a record from the tables below into the memtable, if only they
-    /// have it; and takes in some of what the warm-up has ready.
+    /// have it, and says whether it did; and takes in some of what the warm-up has ready.
     #[cold]
-    fn bring_up(&mut self, position: usize, probe: Probe<'_>) -> Result<()> {
+    fn bring_up(&mut self, position: usize, probe: Probe<'_>) -> Result<bool> {
         self.warm(WARM_PER_OPERATION)?;
         let slot = &mut self.states[position];
         let value = &mut self.value;
         if slot.memtable.refer(&probe) {
-            return Ok(());
+            return Ok(false);
         }
         let at = PlacedKey::in_group(probe.group, probe.key, probe.namespace);
         let mut reads = TableReads::default();
         let found = slot.base.get(at, value, &mut reads);
         slot.lookups.note(matches!(found, Ok(true)), reads);
         let done = match found {
-            Ok(true) => slot.memtable.promote(&probe, value),
-            other => other.map(drop),
+            Ok(true) => slot.memtable.promote(&probe, value).map(|()| true),
+            other => other,
         };
         done.map_err(|error| slot.locate(error))
     }
+}
+
+/// A key that is in its memtable, if it exists at all.
+struct Settled<'m, 'k> {
+    memtable: &'m mut Memtable,
+    probe: Probe<'k>,
+    /// It came from a table just now.
+    came_up: bool,
 }
 
 #[cold]

@@ -9,7 +9,7 @@
 //!
 //! Count instructions before and after any change here.
 
-use super::ShardCore;
+use super::{Settled, ShardCore};
 use super::collections::Family;
 use super::store::StateId;
 use crate::base::hash::{group_of_hash, hash_key};
@@ -362,7 +362,7 @@ impl ShardCore {
         namespace: &[u8],
     ) -> Result<Option<&[u8]>> {
         let group = self.check(state, group, key, namespace, Family::Values, "get")?;
-        let (memtable, probe) = self.settled(state, group, key, namespace)?;
+        let Settled { memtable, probe, .. } = self.settled(state, group, key, namespace)?;
         if state.is_timed() {
             memtable.look_at_clock();
             if memtable.renews() {
@@ -408,7 +408,7 @@ impl ShardCore {
         change: &mut dyn FnMut(&mut ValueMut<'_>),
     ) -> Result<()> {
         let group = self.check(state, group, key, namespace, Family::Values, "update")?;
-        let (memtable, probe) = self.settled(state, group, key, namespace)?;
+        let Settled { memtable, probe, came_up } = self.settled(state, group, key, namespace)?;
         if state.is_timed() {
             memtable.look_at_clock();
             let mut value = memtable.timed_entry(probe);
@@ -420,7 +420,11 @@ impl ShardCore {
         }
         let mut value = memtable.entry(probe);
         change(&mut value);
-        value.finish()
+        value.finish()?;
+        if came_up {
+            memtable.keep_cold(&probe);
+        }
+        Ok(())
     }
 }
 
