@@ -11,8 +11,8 @@ use timely::Config;
 use super::mixed;
 
 /// Records of each split.
-pub const RECORDS: u64 = 12_000;
-pub const SPLITS: u32 = 5;
+pub(crate) const RECORDS: u64 = 12_000;
+pub(crate) const SPLITS: u32 = 5;
 const BIRDS: u64 = 300;
 const WINDOW: i64 = 1_000;
 /// By how much a record comes too late at most.
@@ -36,7 +36,7 @@ const fn end_of(window: i64) -> i64 {
 }
 
 /// What an undisturbed job says, by sink, computed plainly.
-pub fn expected(records: u64) -> BTreeMap<&'static str, Vec<String>> {
+pub(crate) fn expected(records: u64) -> BTreeMap<&'static str, Vec<String>> {
     let mut counts = BTreeMap::<u64, u64>::new();
     let mut windows = BTreeMap::<(i64, u64), (u64, u64)>::new();
     let mut said = Vec::new();
@@ -67,7 +67,7 @@ pub fn expected(records: u64) -> BTreeMap<&'static str, Vec<String>> {
 }
 
 /// The job with its settings; `progress` says on the way how it goes.
-pub fn job(dir: &Path) -> Result<Job> {
+pub(crate) fn job(dir: &Path) -> Result<Job> {
     let mut settings = alluvium::coordinator::CheckpointSettings::default();
     settings.interval_ms = Some(30);
     settings.retained = 2;
@@ -75,7 +75,7 @@ pub fn job(dir: &Path) -> Result<Job> {
     Ok(Job::local("sightings", dir)?.settings(settings).lead_records(5_000))
 }
 
-pub fn run(dir: &Path, config: Config, records: u64) -> Result<Outcome> {
+pub(crate) fn run(dir: &Path, config: Config, records: u64) -> Result<Outcome> {
     let out = dir.to_owned();
     job(dir)?
         .observer(|event| {
@@ -93,7 +93,7 @@ pub fn run(dir: &Path, config: Config, records: u64) -> Result<Outcome> {
 }
 
 /// Builds the dataflow; `progress` is told how many records this worker has counted.
-pub fn build(
+pub(crate) fn build(
     flow: &Flow<'_>,
     out: &Path,
     records: u64,

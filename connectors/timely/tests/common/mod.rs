@@ -3,13 +3,13 @@
 #![allow(dead_code, reason = "each test uses a part")]
 #![allow(clippy::disallowed_methods, reason = "inputs and results are real files")]
 
-pub mod kill_job;
+pub(crate) mod kill_job;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// All lines of all committed files, sorted.
-pub fn results(dir: &Path) -> Vec<String> {
+pub(crate) fn results(dir: &Path) -> Vec<String> {
     let mut lines = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {
         let entry = entry.unwrap();
@@ -26,7 +26,7 @@ pub fn results(dir: &Path) -> Vec<String> {
 }
 
 /// Compares what each sink has said with what it should have.
-pub fn compare(expected: &BTreeMap<&'static str, Vec<String>>, dir: &Path, seed: u64) {
+pub(crate) fn compare(expected: &BTreeMap<&'static str, Vec<String>>, dir: &Path, seed: u64) {
     for (sink, expected) in expected {
         let found = results(&dir.join(sink));
         let differs = expected.iter().zip(&found).position(|(one, other)| one != other);
@@ -41,13 +41,13 @@ pub fn compare(expected: &BTreeMap<&'static str, Vec<String>>, dir: &Path, seed:
 }
 
 /// Numbers from a seed, which is printed.
-pub struct Random {
-    pub seed: u64,
+pub(crate) struct Random {
+    pub(crate) seed: u64,
     state: u64,
 }
 
 impl Random {
-    pub fn new(seed: Option<u64>) -> Self {
+    pub(crate) fn new(seed: Option<u64>) -> Self {
         let seed = seed.unwrap_or_else(|| {
             std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 % 1_000_000
         });
@@ -55,18 +55,18 @@ impl Random {
         Self { seed, state: seed }
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mixed(self.state)
     }
 
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 }
 
 /// A number that looks random, from another one.
-pub fn mixed(number: u64) -> u64 {
+pub(crate) fn mixed(number: u64) -> u64 {
     let mut z = number;
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
