@@ -67,3 +67,54 @@ impl<R> Alignment<R> {
         self.waiting.remove(&barrier.id).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::mail::Stop;
+
+    fn barrier(id: u64) -> Trigger {
+        Trigger { id, life: 1, stop: Stop::No }
+    }
+
+    #[test]
+    fn records_after_a_barrier_wait_for_it_and_hold_the_watermark_back() {
+        let mut alignment = Alignment::new();
+        // One source is past barrier 3, the other is not.
+        assert!(alignment.admit(Time::new(0, 10), vec!["before"]).is_some());
+        assert!(alignment.admit(Time::new(3, 20), vec!["after"]).is_none());
+        alignment.expect(barrier(3));
+        assert!(alignment.next_barrier(Time::new(0, 50)).is_none(), "more may come before it");
+        assert_eq!(alignment.watermark(Time::new(0, 50)), 20);
+        assert_eq!(alignment.next_barrier(Time::new(3, 50)), Some(barrier(3)));
+        let waiting = alignment.pass(barrier(3));
+        assert_eq!(waiting.len(), 1);
+        assert_eq!((waiting[0].event, &*waiting[0].records), (20, &["after"][..]));
+        assert_eq!(alignment.watermark(Time::new(3, 50)), 50);
+        assert!(alignment.admit(Time::new(3, 60), vec!["now"]).is_some());
+    }
+
+    #[test]
+    fn two_barriers_that_the_frontier_passes_at_once_are_passed_one_after_the_other() {
+        let mut alignment = Alignment::new();
+        assert!(alignment.admit(Time::new(8, 1), vec![8]).is_none());
+        assert!(alignment.admit(Time::new(7, 1), vec![7]).is_none());
+        alignment.expect(barrier(7));
+        alignment.expect(barrier(8));
+        for id in [7, 8] {
+            assert_eq!(alignment.next_barrier(Time::new(8, 5)), Some(barrier(id)));
+            let waiting = alignment.pass(barrier(id));
+            assert_eq!(waiting.iter().flat_map(|b| &b.records).collect::<Vec<_>>(), [&id]);
+        }
+        assert!(alignment.next_barrier(Time::new(8, 5)).is_none());
+    }
+
+    #[test]
+    fn a_barrier_that_was_not_heard_of_does_not_let_its_records_through() {
+        let mut alignment = Alignment::new();
+        assert!(alignment.admit(Time::new(4, 1), vec![()]).is_none());
+        assert!(alignment.next_barrier(Time::new(4, 1)).is_none());
+        alignment.expect(barrier(4));
+        assert_eq!(alignment.next_barrier(Time::new(4, 1)), Some(barrier(4)));
+    }
+}

@@ -46,7 +46,8 @@ impl WorkerParts {
 
     pub(crate) fn shard(&self, operator: &str) -> Result<Shard> {
         let checkpoint = (*self.checkpoint).as_ref();
-        self.control.process.shard(&self.start, checkpoint, operator, self.groups()?)
+        let subtask = (self.control.index as u32, self.control.peers as u32);
+        self.control.process.shard(&self.start, checkpoint, operator, self.groups()?, subtask)
     }
 
     /// Which life of the coordinator this is.

@@ -317,9 +317,15 @@ impl Job {
             };
             let outcome = catch_unwind(AssertUnwindSafe(|| work(worker, &shared, master, &build)))
                 .unwrap_or_else(|panic| Err(panicked(worker.index(), &*panic)));
-            if outcome.is_err() {
-                shared.set_failed();
+            if let Err(error) = &outcome {
+                shared.fail(error);
             }
+            // A function that has panicked may do so again when it goes.
+            let _ = catch_unwind(AssertUnwindSafe(|| {
+                for dataflow in worker.installed_dataflows() {
+                    worker.drop_dataflow(dataflow);
+                }
+            }));
             let done = done.lock().unwrap_or_else(PoisonError::into_inner);
             // Whoever waits for it has not gone.
             let _ = done.send(outcome);
@@ -327,19 +333,17 @@ impl Job {
         .map_err(|text| Error::unavailable("timely cannot start").found(text))?;
 
         let outcomes: Vec<_> = outcomes.iter().take(local).collect();
-        if let Some(failed) = outcomes.iter().position(Result::is_err) {
+        process.close();
+        if let Some(failure) = process.failure() {
             // The network's threads wait for processes that may have gone.
             std::mem::forget(guards);
-            let mut outcomes = outcomes;
-            return outcomes.swap_remove(failed);
+            return Err(failure);
         }
         // They panic if another process has ended without a farewell; this one is done.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(guards)));
         if let Some(thread) = thread {
             let _ = thread.join();
         }
-        let backend = process.backend.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(backend);
         outcomes.into_iter().next().unwrap_or_else(|| {
             Err(Error::internal("no worker has ended").remedy("please report it"))
         })
@@ -390,9 +394,6 @@ where
             worker.step();
         }
     }
-    for dataflow in worker.installed_dataflows() {
-        worker.drop_dataflow(dataflow);
-    }
     outcome
 }
 
@@ -436,9 +437,6 @@ fn step(worker: &mut Worker, control: &Control, process: &Process) -> Result<Opt
             Ok(Some(Outcome { checkpoint: checkpoint.map(SnapshotId), stopped_with: savepoint }))
         }
         Some(Over::Failed(failure)) => Err(failure.to_error()),
-        None if process.has_failed() => {
-            Err(Error::unavailable("another worker of the process has failed"))
-        }
-        None => Ok(None),
+        None => process.failure().map_or(Ok(None), Err),
     }
 }

@@ -1,15 +1,16 @@
 //! What the workers of one process share: its backend, and whether it has failed.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use alluvium::env::Env;
 use alluvium::format::Checkpoint;
 use alluvium::object::{ObjectName, ObjectStore};
-use alluvium::{Backend, BackendBuilder, KeyGroupRange, MaxParallelism, Result, Shard, StoreSink};
+use alluvium::{
+    Backend, BackendBuilder, Error, KeyGroupRange, MaxParallelism, Result, Shard, StoreSink,
+};
 
-use crate::control::mail::Start;
+use crate::control::mail::{Failure, Start};
 
 /// Changes a backend's settings before it is opened.
 pub(crate) type Configure = dyn Fn(BackendBuilder) -> BackendBuilder + Send + Sync;
@@ -23,8 +24,9 @@ pub(crate) struct Process {
     pub(crate) dir: PathBuf,
     pub(crate) configure: Box<Configure>,
     pub(crate) lead: u64,
-    pub(crate) backend: Mutex<Option<Backend>>,
-    failed: AtomicBool,
+    backend: Mutex<Option<Backend>>,
+    /// Why the first of its workers has failed.
+    failed: Mutex<Option<Failure>>,
 }
 
 impl Process {
@@ -36,7 +38,7 @@ impl Process {
         configure: Box<Configure>,
         lead: u64,
     ) -> Self {
-        let (backend, failed) = (Mutex::default(), AtomicBool::new(false));
+        let (backend, failed) = (Mutex::default(), Mutex::default());
         Self { env, store, max_parallelism, dir, configure, lead, backend, failed }
     }
 
@@ -48,6 +50,7 @@ impl Process {
         checkpoint: Option<&Checkpoint>,
         operator: &str,
         groups: KeyGroupRange,
+        (index, peers): (u32, u32),
     ) -> Result<Shard> {
         let backend = {
             let mut backend = self.backend.lock().unwrap_or_else(PoisonError::into_inner);
@@ -57,7 +60,8 @@ impl Process {
             }
         };
         let handles = checkpoint.map(|checkpoint| checkpoint.handles(operator));
-        backend.shard(operator, groups).restore(handles.unwrap_or_default()).open()
+        let builder = backend.shard(operator, groups).subtask(index, peers);
+        builder.restore(handles.unwrap_or_default()).open()
     }
 
     fn open(&self, start: &Start) -> Result<Backend> {
@@ -71,11 +75,20 @@ impl Process {
     }
 
     /// One of its workers has failed: the others end, too.
-    pub(crate) fn set_failed(&self) {
-        self.failed.store(true, Ordering::Release);
+    pub(crate) fn fail(&self, error: &Error) {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.get_or_insert_with(|| Failure::of(error));
     }
 
-    pub(crate) fn has_failed(&self) -> bool {
-        self.failed.load(Ordering::Acquire)
+    /// Why one of its workers has failed, if one has.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.as_ref().map(Failure::to_error)
+    }
+
+    /// Closes the backend as soon as its last shard is gone.
+    pub(crate) fn close(&self) {
+        let backend = self.backend.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(backend);
     }
 }

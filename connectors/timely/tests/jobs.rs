@@ -13,10 +13,13 @@ use std::sync::{Arc, Mutex};
 use alluvium::coordinator::{CheckpointSettings, RestoreFrom, StopMode};
 use alluvium::env::{ReadAt, RealEnv};
 use alluvium::object::{Contents, LocalStore, ObjectName, ObjectStore};
-use alluvium::{Error, ErrorKind, Result, Timers, ValueState};
-use alluvium_timely::{FileSink, Flow, Generator, Job, JobEvent, JobHandle, Lines, Outcome};
+use alluvium::{Backend, Error, ErrorKind, Result, TimerStore, Timers, ValueState};
+use alluvium_timely::{
+    Context, FileSink, Flow, Generator, Job, JobEvent, JobHandle, Lines, Outcome,
+};
 use common::{compare, kill_job};
 use timely::Config;
+use timely::dataflow::operators::Inspect;
 
 const RECORDS: u64 = 6_000;
 
@@ -350,4 +353,83 @@ fn a_sink_refuses_to_begin_among_the_results_of_another_job() {
         })
     });
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::Invalid);
+}
+
+#[test]
+fn a_checkpoint_that_a_slow_worker_holds_up_is_given_up_and_the_job_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let mut settings = CheckpointSettings::default();
+    settings.interval_ms = Some(1);
+    settings.timeout_ms = 30;
+    settings.tolerable_failures = 1_000;
+    let (given_up, wait) = channel();
+    let job = Job::local("sightings", dir).unwrap().settings(settings).observer(move |event| {
+        if let JobEvent::Aborted { reason, .. } = event {
+            assert!(reason.contains("within 30 ms"), "{reason}");
+            // Only the first is waited for.
+            let _ = given_up.send(());
+        }
+    });
+    let (out, wait) = (dir.to_owned(), Arc::new(Mutex::new(Some(wait))));
+    job.run(Config::process(2), move |flow| {
+        let (is_slow, wait) = (flow.index() == 1, Arc::clone(&wait));
+        kill_job::build(flow, &out, RECORDS, move |seen| {
+            if is_slow && seen == 1_000 {
+                wait.lock().unwrap().take().unwrap().recv().unwrap();
+            }
+        })
+    })
+    .unwrap();
+    compare(&kill_job::expected(RECORDS), dir, 0);
+}
+
+/// A user's function that knows no store.
+fn count<S: TimerStore>(
+    counts: &mut ValueState<u64, u64>,
+    context: &mut Context<'_, S, (u64, u64)>,
+    key: &u64,
+    _: u64,
+) -> Result<()> {
+    let mut count = 0;
+    counts.update(context.store(), key, |before| {
+        count = before.unwrap_or(0) + 1;
+        Some(count)
+    })?;
+    context.emit((*key, count));
+    Ok(())
+}
+
+#[test]
+fn one_function_runs_on_alluvium_and_on_another_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().to_owned();
+    let found = Arc::new(Mutex::new([Vec::new(), Vec::new()]));
+    let (collected, other) = (Arc::clone(&found), dir.join("other"));
+    small(&dir, move |flow| {
+        let source = Generator::new(3, |_, number| (number < 1_000).then_some(number));
+        let numbers = flow.source("numbers", source).build()?;
+        let ours = flow
+            .keyed("ours", numbers.clone(), |number| number % 7)
+            .state(|shard| ValueState::register(shard, "counts"))?
+            .process(count)?;
+        let other = other.join(flow.index().to_string());
+        let theirs = flow
+            .keyed("theirs", numbers, |number| number % 7)
+            .state_in(
+                |_, groups| Backend::builder(&other).open()?.shard("theirs", groups).open(),
+                |store| ValueState::register(store, "counts"),
+            )?
+            .process(count)?;
+        for (index, counts) in [ours, theirs].into_iter().enumerate() {
+            let collected = Arc::clone(&collected);
+            counts.inspect(move |count| collected.lock().unwrap()[index].push(*count));
+        }
+        Ok(())
+    })
+    .unwrap();
+    let mut found = found.lock().unwrap().clone();
+    found.iter_mut().for_each(|counts| counts.sort_unstable());
+    assert_eq!(found[0].len(), 3_000);
+    assert_eq!(found[0], found[1]);
 }

@@ -74,6 +74,8 @@ pub(crate) enum Report {
     Positions { source: String, id: u64, splits: Vec<(u32, Position)> },
     /// A snapshot is durable; an encoded `ShardAck`.
     Acknowledged { id: u64, ack: Vec<u8> },
+    /// A shard reads what it was restored from no more.
+    Independent,
     /// A shard cannot take part.
     Declined { operator: String, worker: u64, id: u64, reason: String },
     /// The parts that a sink of a worker has to commit with this checkpoint.

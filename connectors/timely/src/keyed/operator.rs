@@ -157,7 +157,7 @@ where
             move |frontiers| {
                 let mut session = output.activate();
                 control.guard(|| {
-                    operator.hear();
+                    operator.hear()?;
                     let mut outcome = Ok(());
                     input.for_each(|capability, records| {
                         if outcome.is_ok() {
@@ -175,16 +175,19 @@ where
     }
 
     /// Hears what the master has said.
-    fn hear(&mut self) {
+    fn hear(&mut self) -> Result<()> {
         while let Some(notice) = self.member.next() {
             let store = &mut self.parts.store;
             match notice {
                 Notice::Trigger(barrier) => self.alignment.expect(barrier),
-                Notice::Completed(id) => self.under_way.complete(store, id),
+                Notice::Completed(id) => {
+                    self.under_way.complete(store, id, &self.parts.control)?;
+                }
                 Notice::Aborted(id) => self.under_way.abort(store, id),
                 Notice::AllPassed(_) => {}
             }
         }
+        Ok(())
     }
 
     fn take_in(

@@ -13,10 +13,15 @@ use crate::control::mail::{Report, Trigger};
 /// How often tickets are looked at.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
+/// Restored records that are brought into memory when a checkpoint is complete, beside
+/// those that every operation brings.
+const WARMED_AT_A_TIME: usize = 4096;
+
 /// What a store has to do with checkpoints.
 pub(super) struct Snapshots<S> {
     snapshot: fn(&mut S, SnapshotId) -> Result<SnapshotTicket>,
     complete: fn(&mut S, SnapshotId),
+    is_independent: fn(&mut S) -> Result<bool>,
     aborted: fn(&mut S, SnapshotId),
     watermark: fn(&mut S, i64),
 }
@@ -25,6 +30,10 @@ impl Snapshots<Shard> {
     pub(super) const OF_SHARD: Self = Self {
         snapshot: |shard, id| shard.snapshot(id, b""),
         complete: Shard::notify_complete,
+        // With a budget what it was restored from is part of the snapshot now.
+        is_independent: |shard| {
+            Ok(shard.warm_up(WARMED_AT_A_TIME)? || shard.stats().allowed_bytes > 0)
+        },
         aborted: Shard::notify_aborted,
         watermark: Shard::advance_watermark,
     };
@@ -35,11 +44,13 @@ pub(super) struct UnderWay<S> {
     snapshots: Option<Snapshots<S>>,
     operator: String,
     tickets: VecDeque<(Trigger, SnapshotTicket)>,
+    /// The checkpoint that it was restored from is not read any more.
+    is_independent: bool,
 }
 
 impl<S> UnderWay<S> {
     pub(super) fn new(snapshots: Option<Snapshots<S>>, operator: String) -> Self {
-        Self { snapshots, operator, tickets: VecDeque::new() }
+        Self { snapshots, operator, tickets: VecDeque::new(), is_independent: false }
     }
 
     /// The barrier has come: freezes the store as it is. What cannot be written is
@@ -90,10 +101,15 @@ impl<S> UnderWay<S> {
         });
     }
 
-    pub(super) fn complete(&self, store: &mut S, id: u64) {
-        if let Some(snapshots) = &self.snapshots {
-            (snapshots.complete)(store, SnapshotId(id));
+    /// The checkpoint is complete.
+    pub(super) fn complete(&mut self, store: &mut S, id: u64, control: &Control) -> Result<()> {
+        let Some(snapshots) = &self.snapshots else { return Ok(()) };
+        (snapshots.complete)(store, SnapshotId(id));
+        if !self.is_independent && (snapshots.is_independent)(store)? {
+            self.is_independent = true;
+            control.report(Report::Independent);
         }
+        Ok(())
     }
 
     /// The checkpoint was given up: what is still being written for it may stop.

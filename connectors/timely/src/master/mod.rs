@@ -53,6 +53,8 @@ struct Running {
     passed: BTreeMap<u64, BTreeSet<u64>>,
     /// Sources of workers that have come to their end.
     exhausted: usize,
+    /// Shards that read what they were restored from no more.
+    independent: usize,
     /// The checkpoint with which the job ends.
     last: Option<SnapshotId>,
     waiting: BTreeMap<SnapshotId, Sender<Result<SnapshotId>>>,
@@ -172,6 +174,7 @@ impl Master {
             pending: BTreeMap::new(),
             passed: BTreeMap::new(),
             exhausted: 0,
+            independent: 0,
             last: None,
             waiting: BTreeMap::new(),
         })
@@ -262,6 +265,13 @@ impl Master {
             Report::Failed(failure) => return Err(failure.to_error()),
             Report::Exhausted => {
                 running.exhausted += 1;
+                None
+            }
+            Report::Independent => {
+                running.independent += 1;
+                if running.independent == running.shards.len() {
+                    self.coordinator.release_base();
+                }
                 None
             }
             Report::Passed { worker, id } => {

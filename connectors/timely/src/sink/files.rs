@@ -156,7 +156,8 @@ pub(crate) fn recover(
     let failed = |e| cannot_write(dir, e);
     fs.create_dir_all(dir).map_err(failed)?;
     for part in restored.iter().flat_map(|(_, parts)| parts.iter()) {
-        if !part.pending.starts_with(PENDING) || number_of(&part.committed).is_none() {
+        let is_name = part.pending.starts_with(PENDING) && !part.pending.contains('/');
+        if !is_name || number_of(&part.committed).is_none() {
             return Err(Error::corrupt("a checkpoint names files that no sink has written")
                 .at(format_args!("{:?}, {:?}", part.pending, part.committed)));
         }
@@ -201,4 +202,73 @@ fn cannot_write(path: &Path, source: io::Error) -> Error {
     Error::io("results cannot be written", source)
         .at(path.display())
         .remedy("check the directory of the sink, its permissions and the space left")
+}
+
+#[cfg(test)]
+mod tests {
+    use alluvium::ErrorKind;
+    use alluvium::env::SimEnv;
+
+    use super::*;
+
+    const DIR: &str = "/out";
+
+    fn part(life: u64, number: u64, id: u64) -> Part {
+        let pending = format!("{PENDING}{life:010}-00000-{number:010}");
+        Part { pending, committed: name_of(id, 0) }
+    }
+
+    /// A directory with these files.
+    fn with(names: &[&str]) -> SimEnv {
+        let env = SimEnv::new(1);
+        env.fs().create_dir_all(DIR.as_ref()).unwrap();
+        for name in names {
+            let mut file = env.fs().create_new(&Path::new(DIR).join(name)).unwrap();
+            file.write_all(name.as_bytes()).unwrap();
+            file.sync().unwrap();
+        }
+        env
+    }
+
+    fn names(env: &SimEnv) -> Vec<String> {
+        env.fs().list(DIR.as_ref()).unwrap()
+    }
+
+    #[test]
+    fn a_restored_checkpoint_commits_its_parts_once_however_often_it_is_restored() {
+        let (one, two) = (part(3, 0, 7), part(3, 1, 8));
+        let (lost, own) = (part(3, 2, 9), part(4, 0, 9));
+        let env = with(&[&one.committed, &two.pending, &lost.pending, &own.pending]);
+        for _ in 0..3 {
+            let parts = [one.clone(), two.clone()];
+            recover(env.fs(), DIR.as_ref(), 4, Some((SnapshotId(8), &parts))).unwrap();
+            assert_eq!(names(&env), [&*own.pending, &*one.committed, &*two.committed]);
+        }
+        let committed = env.fs().open(&Path::new(DIR).join(&two.committed)).unwrap();
+        let mut bytes = vec![0; committed.len() as usize];
+        committed.read_at(0, &mut bytes).unwrap();
+        assert_eq!(bytes, two.pending.as_bytes(), "the file that was pending");
+    }
+
+    #[test]
+    fn results_of_checkpoints_that_the_job_went_back_behind_are_set_aside() {
+        let (kept, gone) = (name_of(7, 0), name_of(8, 1));
+        let env = with(&[&kept, &gone, "a note"]);
+        recover(env.fs(), DIR.as_ref(), 4, Some((SnapshotId(7), &[]))).unwrap();
+        assert!(names(&env).contains(&kept) && names(&env).contains(&"a note".to_owned()));
+        assert!(!names(&env).contains(&gone));
+        assert_eq!(env.fs().list(&Path::new(DIR).join(UNDONE)).unwrap(), [gone]);
+    }
+
+    #[test]
+    fn missing_results_and_impossible_names_are_damage() {
+        let missing = part(3, 0, 7);
+        let escape = Part { pending: format!("{PENDING}/../../x"), ..missing.clone() };
+        let other = Part { committed: "part-../x".to_owned(), ..missing.clone() };
+        for part in [missing, escape, other] {
+            let env = with(&[]);
+            let refused = recover(env.fs(), DIR.as_ref(), 4, Some((SnapshotId(7), &[part])));
+            assert_eq!(refused.unwrap_err().kind(), ErrorKind::Corrupt);
+        }
+    }
 }
