@@ -74,6 +74,79 @@
 //!   takes any other.
 //! - [`Source`] and [`Reader`] are what other sources implement; [`Lines`] and
 //!   [`Generator`] are there.
+//!
+//! # Barriers, acknowledgements, sinks, restore
+//!
+//! This is also an example of how a runtime is connected to Alluvium: everything here uses
+//! the library's public interface.
+//!
+//! **Time.** A [`Time`] has two parts: an epoch, which is the number of the last checkpoint
+//! whose barrier came before, and an event time. In the order of the product a frontier
+//! says of both how far everybody has come, and neither waits for the other. A record's
+//! event part is the watermark at which its source read it: records travel in large
+//! batches of one time, and their own times are in them.
+//!
+//! **Barriers.** The coordinator begins checkpoints by the clock, or because somebody asks:
+//!
+//! ```text
+//! coordinator's thread          every worker
+//!   Event::Trigger(7) --------> source: notes where its splits are, downgrades its
+//!                               capability from epoch 4 to epoch 7
+//!                               operator: records of epoch 7 wait; when its frontier has
+//!                               passed (7, ..) it has seen everything before, and freezes
+//!                               its shard (microseconds), downgrades, works on what waited
+//!   all have passed 7 --------> source: may read on without bound
+//!                               background: writes and uploads; the operator looks at its
+//!                               ticket every 2 ms and goes on
+//!   acknowledge  <------------- the shard's report; the splits' positions; the sink's parts
+//!   Event::Completed(7) ------> shards: notify_complete; sinks: rename
+//! ```
+//!
+//! Sources decide which records belong to which checkpoint, each when it hears of the
+//! barrier. Every worker has an instance of every source, which keeps its capability as
+//! long as the job lives. So when a frontier passes a barrier every worker has heard of it,
+//! and an operator knows all barriers that it has to pass. If a frontier passes two of
+//! them at once, they are passed one after the other.
+//!
+//! **Messages.** Orders and reports travel through timely as well, in a dataflow of their
+//! own, in which nobody waits for a frontier; so they reach all processes, in the order in
+//! which they were sent. [`Coordinator`](alluvium::Coordinator) is on a thread of the first
+//! process, since it waits for the store. It is given everything that belongs to a
+//! checkpoint only when all of it is there: positions and parts as runtime data, then the
+//! acknowledgements, the last of which completes it.
+//!
+//! **Event time.** An operator's watermark is the least event time of its frontier and of
+//! what waits at a barrier. Timers before it fire in the order of their times, each with
+//! its output at its own time. At the end of all inputs event time comes to its end,
+//! timers fire, and one more checkpoint ends the job.
+//!
+//! **Sinks.** See [`sink`]: files count when the checkpoint is complete that their records
+//! are before, and a restored job commits first what its checkpoint names.
+//!
+//! **Failure.** A snapshot that cannot be stored, or takes longer than the timeout,
+//! is declined or given up, and the job goes on; what it held is in the next one. An error
+//! or panic of a function, a damaged state or too many failed checkpoints end the job in
+//! all workers and processes; if a process dies, timely ends the others. In the next run
+//! the coordinator fences that of the last one, so what a straggler still does counts for
+//! nothing.
+//!
+//! **Restore.** The coordinator chooses the checkpoint and sends its metadata to all
+//! workers before they build their dataflow. Key groups and splits are divided among the
+//! workers that there are; a shard is opened from the handles of all shards of its
+//! operator, whatever their number.
+//!
+//! # Limits
+//!
+//! - Sources are read on the worker's thread. Without checkpoints nothing holds a source
+//!   back; with them it reads at most [so many records](Job::lead_records) past a barrier.
+//! - What waits at a barrier waits in memory.
+//! - A job needs at least one operator with state in Alluvium, and not more workers than
+//!   key groups. A loop around a stateful operator is no part of checkpoints: what is on
+//!   its way in it when a barrier passes is lost with the process.
+//! - Processes share nothing but the store and the directories of sinks and inputs; working
+//!   files of a process that there are fewer of now stay until somebody removes them.
+//! - Timers wait for event time. Timers of the processing time are registered, and never
+//!   fired here.
 
 mod align;
 mod control;

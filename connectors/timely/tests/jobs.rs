@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
-use alluvium::coordinator::{CheckpointSettings, RestoreFrom, StopMode};
+use alluvium::coordinator::{CheckpointSettings, JobView, RestoreFrom, StopMode};
 use alluvium::env::{ReadAt, RealEnv};
 use alluvium::object::{Contents, LocalStore, ObjectName, ObjectStore};
-use alluvium::{Backend, Error, ErrorKind, Result, TimerStore, Timers, ValueState};
+use alluvium::{Backend, Error, ErrorKind, Result, SnapshotId, TimerStore, Timers, ValueState};
 use alluvium_timely::{
     Context, FileSink, Flow, Generator, Job, JobEvent, JobHandle, Lines, Outcome,
 };
@@ -432,4 +432,51 @@ fn one_function_runs_on_alluvium_and_on_another_store() {
     found.iter_mut().for_each(|counts| counts.sort_unstable());
     assert_eq!(found[0].len(), 3_000);
     assert_eq!(found[0], found[1]);
+}
+
+#[test]
+fn a_restored_checkpoint_goes_when_the_shards_do_not_read_it_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let checkpoints = move |dir: &Path| -> Vec<SnapshotId> {
+        let store = LocalStore::open(Arc::new(RealEnv::new()), dir.join("checkpoints")).unwrap();
+        let view = JobView::open(Arc::new(store), "endless").unwrap().unwrap();
+        view.entry().checkpoints.iter().map(|checkpoint| checkpoint.id).collect()
+    };
+    let run = |ask: fn(&JobHandle, &Path)| {
+        let job = Job::local("endless", dir).unwrap().interval_ms(None);
+        let (handle, asked) = (job.handle(), dir.to_owned());
+        let asking = std::thread::spawn(move || ask(&handle, &asked));
+        let ended = job.run(Config::process(2), |flow| {
+            let numbers = flow.source("n", Generator::new(2, |_, n| Some(n % 1_000))).build()?;
+            flow.keyed("op", numbers, |number| *number)
+                .state(|shard| ValueState::register(shard, "counts"))?
+                .process(count)?;
+            Ok(())
+        });
+        asking.join().unwrap();
+        ended.unwrap();
+    };
+    run(|handle, _| {
+        handle.checkpoint().unwrap();
+        handle.stop("first", StopMode::Suspend).unwrap();
+    });
+    let base = *checkpoints(dir).last().unwrap();
+    std::fs::write(dir.join("base"), base.0.to_string()).unwrap();
+    run(|handle, dir| {
+        let base = std::fs::read_to_string(dir.join("base")).unwrap().parse().unwrap();
+        let store = LocalStore::open(Arc::new(RealEnv::new()), dir.join("checkpoints")).unwrap();
+        let store: Arc<dyn ObjectStore> = Arc::new(store);
+        let is_kept = || {
+            let view = JobView::open(Arc::clone(&store), "endless").unwrap().unwrap();
+            view.entry().checkpoints.iter().any(|kept| kept.id == SnapshotId(base))
+        };
+        let mut taken = 0;
+        while is_kept() {
+            handle.checkpoint().unwrap();
+            taken += 1;
+            assert!(taken < 1_000, "it is kept for ever");
+        }
+        handle.stop("second", StopMode::Suspend).unwrap();
+    });
 }
