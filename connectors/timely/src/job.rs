@@ -304,6 +304,9 @@ impl Job {
             let body = Box::new(move || body.run(&shared));
             let spawned = self.env.spawn("alluvium-master", body);
             thread = Some(spawned.map_err(|e| Error::io("no thread for the coordinator", e))?);
+        } else {
+            // Whoever asks here is told so at once.
+            drop(self.asks.1);
         }
 
         let master = Mutex::new(master);

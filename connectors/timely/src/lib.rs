@@ -164,7 +164,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::flow::Flow;
 pub use crate::job::{Job, JobEvent, JobHandle, Outcome};
-pub use crate::keyed::{Context, Keyed, Stateful};
+pub use crate::keyed::{Context, Fire, Keyed, Stateful};
 pub use crate::sink::FileSink;
 pub use crate::source::{Generator, Lines, Next, Reader, Source, SourceBuilder};
 pub use crate::time::{Step, Time};

@@ -472,11 +472,11 @@ fn a_restored_checkpoint_goes_when_the_shards_do_not_read_it_any_more() {
             view.entry().checkpoints.iter().any(|kept| kept.id == SnapshotId(base))
         };
         let mut taken = 0;
-        while is_kept() {
+        while is_kept() && taken < 200 {
             handle.checkpoint().unwrap();
             taken += 1;
-            assert!(taken < 1_000, "it is kept for ever");
         }
         handle.stop("second", StopMode::Suspend).unwrap();
+        assert!(!is_kept(), "after {taken} checkpoints");
     });
 }

@@ -231,8 +231,12 @@ impl Control {
         self.fail_here(failure);
     }
 
+    /// Also at the end, while something is still owed: the next run does it.
     fn fail_here(&self, failure: Failure) {
-        self.over.borrow_mut().get_or_insert(Over::Failed(failure));
+        let mut over = self.over.borrow_mut();
+        if !matches!(&*over, Some(Over::Failed(_))) {
+            *over = Some(Over::Failed(failure));
+        }
     }
 
     /// Runs a part of an operator, unless the job is over; an error ends the job.

@@ -174,14 +174,14 @@ where
         self.build(vec![operator::firing(timers, fire)], Box::new(process))
     }
 
-    /// As [`process_with_timers`](Self::process_with_timers), for several kinds of timers:
-    /// which [`Fire`]s they are.
+    /// As [`process_with_timers`](Self::process_with_timers), for several kinds of timers.
+    /// They fire in one order of times; at one time, in the order given.
     ///
     /// # Errors
     /// As `process`.
-    pub fn process_with_all_timers<Out: 'static>(
+    pub fn process_with_all_timers<Out: 'static, const KINDS: usize>(
         self,
-        fire: impl IntoIterator<Item = Fire<S, St, Out>>,
+        fire: [Fire<S, St, Out>; KINDS],
         process: impl FnMut(&mut St, &mut Context<'_, S, Out>, &K, R) -> Result<()> + 'static,
     ) -> Result<StreamVec<'scope, Time, Out>> {
         self.build(fire.into_iter().map(|fire| fire.0).collect(), Box::new(process))
