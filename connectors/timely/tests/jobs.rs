@@ -5,7 +5,9 @@
 
 mod common;
 
+use std::cell::Cell;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
@@ -15,7 +17,7 @@ use alluvium::env::{ReadAt, RealEnv};
 use alluvium::object::{Contents, LocalStore, ObjectName, ObjectStore};
 use alluvium::{Backend, Error, ErrorKind, Result, SnapshotId, TimerStore, Timers, ValueState};
 use alluvium_timely::{
-    Context, FileSink, Flow, Generator, Job, JobEvent, JobHandle, Lines, Outcome,
+    Context, FileSink, Fire, Flow, Generator, Job, JobEvent, JobHandle, Lines, Outcome,
 };
 use common::{compare, kill_job};
 use timely::Config;
@@ -300,27 +302,46 @@ fn timers_fire_in_the_order_of_their_times_and_chains_of_them_in_one_round() {
             (number < 2_000).then_some((number % 50, number as i64 * 2 + i64::from(split)))
         });
         let events = flow.source("events", source).event_time(|(_, at)| *at, 0).build()?;
-        let mut last = i64::MIN;
+        let last = Rc::new(Cell::new(i64::MIN));
+        let fire = move |timestamp, time, watermark| {
+            fired.fetch_add(1, Ordering::SeqCst);
+            let in_order =
+                timestamp >= last.get() && time == timestamp && watermark == Some(timestamp);
+            wrong.fetch_or(!in_order, Ordering::SeqCst);
+            last.set(timestamp);
+        };
+        let also_fire = fire.clone();
         flow.keyed("timers", events, |(key, _)| *key)
-            .state(|shard| Timers::<u64, u64>::event_time(shard, "t"))?
-            .process_with_timers::<(), _, _, _>(
-                |timers| timers,
-                move |timers, context, timer| {
-                    fired.fetch_add(1, Ordering::SeqCst);
-                    let in_order = timer.timestamp >= last
-                        && context.time() == timer.timestamp
-                        && context.watermark() == Some(timer.timestamp);
-                    wrong.fetch_or(!in_order, Ordering::SeqCst);
-                    last = timer.timestamp;
-                    if timer.namespace < 2 {
-                        let (next, at) = (timer.namespace + 1, timer.timestamp + 1);
-                        timers.register_in(context.store(), &timer.key, &next, at)?;
-                    }
-                    Ok(())
-                },
-                |timers, context, key, (_, at)| {
+            .state(|shard| {
+                let chains = Timers::<u64, u64>::event_time(shard, "chains")?;
+                let singles = Timers::<u64>::event_time(shard, "singles")?;
+                Ok((chains, singles))
+            })?
+            .process_with_all_timers::<(), 2>(
+                [
+                    Fire::new(
+                        |(chains, _)| chains,
+                        move |(chains, _), context, timer| {
+                            fire(timer.timestamp, context.time(), context.watermark());
+                            if timer.namespace < 2 {
+                                let (next, at) = (timer.namespace + 1, timer.timestamp + 1);
+                                chains.register_in(context.store(), &timer.key, &next, at)?;
+                            }
+                            Ok(())
+                        },
+                    ),
+                    Fire::new(
+                        |(_, singles)| singles,
+                        move |_, context, timer| {
+                            also_fire(timer.timestamp, context.time(), context.watermark());
+                            Ok(())
+                        },
+                    ),
+                ],
+                |(chains, singles), context, key, (_, at)| {
                     assert!(context.watermark().is_none_or(|watermark| watermark < at));
-                    timers.register_in(context.store(), key, &0, at + 100)?;
+                    chains.register_in(context.store(), key, &0, at + 100)?;
+                    singles.register(context.store(), key, at + 37)?;
                     Ok(())
                 },
             )?;
@@ -328,8 +349,8 @@ fn timers_fire_in_the_order_of_their_times_and_chains_of_them_in_one_round() {
     })
     .unwrap();
     assert!(!wrong.load(Ordering::SeqCst));
-    // Each of 4,000 times has one timer, and each timer a chain of two more.
-    assert_eq!(fired.load(Ordering::SeqCst), 3 * 4_000);
+    // Each of 4,000 times has a chain of three timers, and a single one.
+    assert_eq!(fired.load(Ordering::SeqCst), 4 * 4_000);
 }
 
 #[test]
