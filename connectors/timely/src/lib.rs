@@ -118,7 +118,7 @@
 //! **Event time.** An operator's watermark is the least event time of its frontier and of
 //! what waits at a barrier. Timers before it fire in the order of their times, each with
 //! its output at its own time. At the end of all inputs event time comes to its end,
-//! timers fire, and one more checkpoint ends the job.
+//! timers fire, and one more checkpoint ends the job, when all workers have committed it.
 //!
 //! **Sinks.** See [`sink`]: files count when the checkpoint is complete that their records
 //! are before, and a restored job commits first what its checkpoint names.

@@ -46,6 +46,8 @@ pub(crate) enum Order {
     Completed(u64),
     /// A checkpoint was given up.
     Aborted(u64),
+    /// The last checkpoint is complete: say when all that follows from it is done.
+    Settle,
     /// The job is over. `savepoint` is that with which it was stopped, if it was.
     Finish { checkpoint: Option<u64>, savepoint: Option<String> },
     /// The job has failed.
@@ -70,6 +72,8 @@ pub(crate) enum Report {
     Ready { worker: u64, plan: Plan },
     /// The worker has let the barrier of a checkpoint pass everywhere.
     Passed { worker: u64, id: u64 },
+    /// The worker has done all that follows from the last checkpoint.
+    Settled,
     /// Where the source of a worker was at a barrier.
     Positions { source: String, id: u64, splits: Vec<(u32, Position)> },
     /// A snapshot is durable; an encoded `ShardAck`.

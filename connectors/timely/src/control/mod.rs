@@ -82,6 +82,8 @@ pub(crate) struct Control {
     passed: RefCell<BTreeMap<u64, usize>>,
     pub(crate) plan: RefCell<Plan>,
     start: RefCell<Option<Start>>,
+    /// The master waits to hear that nothing is owed any more.
+    is_settling: Cell<bool>,
     over: RefCell<Option<Over>>,
 }
 
@@ -109,6 +111,7 @@ impl Control {
             passed: RefCell::default(),
             plan: RefCell::default(),
             start: RefCell::default(),
+            is_settling: Cell::new(false),
             over: RefCell::default(),
         });
         let peers = worker.peers() as u64;
@@ -178,6 +181,7 @@ impl Control {
             Order::AllPassed(id) => self.tell(Notice::AllPassed(id)),
             Order::Completed(id) => self.tell(Notice::Completed(id)),
             Order::Aborted(id) => self.tell(Notice::Aborted(id)),
+            Order::Settle => self.is_settling.set(true),
             Order::Finish { checkpoint, savepoint } => {
                 let mut over = self.over.borrow_mut();
                 over.get_or_insert(Over::Finished { checkpoint, savepoint });
@@ -231,7 +235,6 @@ impl Control {
         self.fail_here(failure);
     }
 
-    /// Also at the end, while something is still owed: the next run does it.
     fn fail_here(&self, failure: Failure) {
         let mut over = self.over.borrow_mut();
         if !matches!(&*over, Some(Over::Failed(_))) {
@@ -254,15 +257,14 @@ impl Control {
         self.start.borrow().clone()
     }
 
-    /// How the job ended, if it has, and nothing is owed any more.
+    /// How the job ended, if it has. Before it ends well the master hears from every
+    /// worker that nothing is owed any more.
     pub(crate) fn over(&self) -> Option<Over> {
-        match &*self.over.borrow() {
-            Some(Over::Finished { .. }) if !self.is_settled() => None,
-            over => over.clone(),
+        let is_settled = || self.members.borrow().iter().all(|member| member.is_settled());
+        if self.is_settling.get() && is_settled() {
+            self.is_settling.set(false);
+            self.report(Report::Settled);
         }
-    }
-
-    fn is_settled(&self) -> bool {
-        self.members.borrow().iter().all(|member| member.is_settled())
+        self.over.borrow().clone()
     }
 }

@@ -83,8 +83,8 @@ impl Master {
             self.trigger_the_last(&mut running)?;
             self.coordinator.poll()?;
             while let Some(event) = self.coordinator.next_event() {
-                if self.carry(&mut running, activator, event)? {
-                    return Ok(());
+                if let Some(finish) = self.carry(&mut running, activator, event)? {
+                    return self.finish(activator, finish);
                 }
             }
             match self.reports.recv_timeout(POLL_INTERVAL) {
@@ -190,13 +190,32 @@ impl Master {
         Ok(())
     }
 
-    /// Does what an event of the coordinator tells. True if the job is at its end.
+    /// Ends the job, once every worker has committed what the last checkpoint commits.
+    fn finish(&self, activator: &SyncActivator, finish: Order) -> Result<()> {
+        self.say(activator, Order::Settle);
+        let mut settled = 0;
+        while settled < self.workers {
+            match self.reports.recv() {
+                Ok(Report::Settled) => settled += 1,
+                Ok(Report::Failed(failure)) => return Err(failure.to_error()),
+                // Too late to count.
+                Ok(_) => {}
+                // The first worker has ended, which said why.
+                Err(_) => return Ok(()),
+            }
+        }
+        self.say(activator, finish);
+        Ok(())
+    }
+
+    /// Does what an event of the coordinator tells. If the job is at its end, what is to
+    /// be said in the end.
     fn carry(
         &mut self,
         running: &mut Running,
         activator: &SyncActivator,
         event: Event,
-    ) -> Result<bool> {
+    ) -> Result<Option<Order>> {
         match event {
             Event::Trigger(barrier) => {
                 let stop = match barrier.stop {
@@ -216,8 +235,7 @@ impl Master {
                 self.say(activator, Order::Completed(id.0));
                 running.answer(id, Ok(id));
                 if running.last == Some(id) {
-                    self.say(activator, Order::Finish { checkpoint: Some(id.0), savepoint: None });
-                    return Ok(true);
+                    return Ok(Some(Order::Finish { checkpoint: Some(id.0), savepoint: None }));
                 }
             }
             Event::SavepointCompleted { id, name } => {
@@ -229,9 +247,8 @@ impl Master {
                 (self.observer)(&JobEvent::Savepoint { id, name: name.clone() });
                 self.say(activator, Order::Completed(id.0));
                 running.answer(id, Ok(id));
-                let order = Order::Finish { checkpoint: Some(id.0), savepoint: Some(name) };
-                self.say(activator, order);
-                return Ok(true);
+                let (checkpoint, savepoint) = (Some(id.0), Some(name));
+                return Ok(Some(Order::Finish { checkpoint, savepoint }));
             }
             Event::Aborted { id, reason } => {
                 running.pending.remove(&id);
@@ -251,7 +268,7 @@ impl Master {
             // Nothing else is asked for.
             _ => {}
         }
-        Ok(false)
+        Ok(None)
     }
 
     fn hear(
@@ -261,7 +278,7 @@ impl Master {
         report: Report,
     ) -> Result<()> {
         let changed = match report {
-            Report::Ready { .. } => None,
+            Report::Ready { .. } | Report::Settled => None,
             Report::Failed(failure) => return Err(failure.to_error()),
             Report::Exhausted => {
                 running.exhausted += 1;
