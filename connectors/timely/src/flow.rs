@@ -12,9 +12,9 @@ use timely::dataflow::{Scope, StreamVec};
 
 use crate::Either;
 use crate::control::Control;
-use crate::control::mail::{Position, Start};
+use crate::control::mail::Start;
 use crate::keyed::Keyed;
-use crate::metadata::{MAX_NAME_BYTES, Metadata};
+use crate::metadata::{MAX_NAME_BYTES, Metadata, SourceMeta};
 use crate::sink::FileSink;
 use crate::source::{Source, SourceBuilder};
 use crate::time::Time;
@@ -56,8 +56,8 @@ impl WorkerParts {
     }
 
     /// Where the splits of a source had been read to.
-    pub(crate) fn positions(&self, source: &str) -> Option<&[Position]> {
-        self.metadata.sources.get(source).map(Vec::as_slice)
+    pub(crate) fn positions(&self, source: &str) -> Option<&SourceMeta> {
+        self.metadata.sources.get(source)
     }
 }
 

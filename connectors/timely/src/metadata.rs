@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! | version u8: 1 | sources | source ... | sinks | sink ... |
-//! source:  | name | splits | split ... |       split n is the nth
+//! source:  | name | fingerprint u64 | splits | split ... |       split n is the nth
 //! split:   | at u64 | latest u64 | ended u8: 0 or 1 |
 //! sink:    | name | parts | part ... |
 //! part:    | pending | committed |
@@ -29,12 +29,21 @@ pub(crate) const MAX_SPLITS: usize = 1 << 16;
 const MAX_COUNT: usize = 1 << 20;
 const SPLIT_BYTES: usize = 17;
 
+/// One source.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct SourceMeta {
+    /// What the splits were then.
+    pub(crate) fingerprint: u64,
+    /// In their order.
+    pub(crate) splits: Vec<Position>,
+}
+
 /// See the [module documentation](self).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Metadata {
-    /// By source, the splits in their order.
-    pub(crate) sources: BTreeMap<String, Vec<Position>>,
-    /// By sink.
+    /// By name.
+    pub(crate) sources: BTreeMap<String, SourceMeta>,
+    /// By name.
     pub(crate) sinks: BTreeMap<String, Vec<Part>>,
 }
 
@@ -42,8 +51,9 @@ impl Metadata {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = vec![VERSION];
         varint::put_u64(&mut out, self.sources.len() as u64);
-        for (name, splits) in &self.sources {
+        for (name, SourceMeta { fingerprint, splits }) in &self.sources {
             put_str(&mut out, name);
+            out.extend_from_slice(&fingerprint.to_le_bytes());
             varint::put_u64(&mut out, splits.len() as u64);
             for Position { at, latest, ended } in splits {
                 out.extend_from_slice(&at.to_le_bytes());
@@ -80,9 +90,10 @@ impl Metadata {
         let mut metadata = Self::default();
         for _ in 0..reader.count("sources", MAX_COUNT, 2)? {
             let name = reader.str("name of a source", MAX_NAME_BYTES)?.to_owned();
+            let fingerprint = reader.u64("fingerprint")?;
             let splits = reader.count("splits", MAX_SPLITS, SPLIT_BYTES)?;
             let splits = (0..splits).map(|_| decode_split(&mut reader)).collect::<Result<_>>()?;
-            metadata.sources.insert(name, splits);
+            metadata.sources.insert(name, SourceMeta { fingerprint, splits });
         }
         for _ in 0..reader.count("sinks", MAX_COUNT, 2)? {
             let name = reader.str("name of a sink", MAX_NAME_BYTES)?.to_owned();
@@ -128,7 +139,10 @@ mod tests {
         ];
         let part = Part { pending: "pending-1".to_owned(), committed: "part-7".to_owned() };
         Metadata {
-            sources: BTreeMap::from([("lines".to_owned(), splits), ("none".to_owned(), vec![])]),
+            sources: BTreeMap::from([
+                ("lines".to_owned(), SourceMeta { fingerprint: 1 << 40, splits }),
+                ("none".to_owned(), SourceMeta::default()),
+            ]),
             sinks: BTreeMap::from([("files".to_owned(), vec![part])]),
         }
     }

@@ -70,6 +70,10 @@ fn words_are_counted_as_by_a_map_on_any_number_of_workers() {
         // Once more: it goes on from the end.
         count_words(dir.path(), &input, 4 - workers).unwrap();
         assert_eq!(results(&dir.path().join("out")), expected, "again after {workers} workers");
+        // Another file is not gone on with.
+        std::fs::write(&input, format!("{text}more\n")).unwrap();
+        let refused = count_words(dir.path(), &input, workers).unwrap_err();
+        assert_eq!(refused.kind(), alluvium::ErrorKind::Incompatible, "{refused}");
     }
 }
 

@@ -102,8 +102,8 @@ pub(crate) struct Failure {
 pub(crate) struct Plan {
     /// Names of the operators with a shard.
     pub(crate) operators: Vec<String>,
-    /// Names of the sources, and how many splits they have.
-    pub(crate) sources: Vec<(String, u32)>,
+    /// Names of the sources, how many splits they have, and their fingerprints.
+    pub(crate) sources: Vec<(String, u32, u64)>,
     /// Names of the sinks, and their directories.
     pub(crate) sinks: Vec<(String, String)>,
 }

@@ -5,25 +5,29 @@ use std::collections::BTreeMap;
 use alluvium::format::ShardAck;
 
 use crate::control::mail::{Part, Plan, Position};
-use crate::metadata::Metadata;
+use crate::metadata::{Metadata, SourceMeta};
 
 /// Gathers the parts of one checkpoint until all are there.
 pub(crate) struct Pending {
     /// Reports that are still to come.
     missing: usize,
     acks: Vec<ShardAck>,
-    sources: BTreeMap<String, BTreeMap<u32, Position>>,
+    /// By name: fingerprint and splits.
+    sources: BTreeMap<String, (u64, BTreeMap<u32, Position>)>,
     sinks: BTreeMap<String, Vec<Part>>,
 }
 
 impl Pending {
     /// Each shard reports once, and each source and sink in each worker.
     pub(crate) fn new(plan: &Plan, shards: usize, workers: usize) -> Self {
-        let named = |name: &String| (name.clone(), BTreeMap::new());
         Self {
             missing: shards + (plan.sources.len() + plan.sinks.len()) * workers,
             acks: Vec::new(),
-            sources: plan.sources.iter().map(|(name, _)| named(name)).collect(),
+            sources: plan
+                .sources
+                .iter()
+                .map(|(name, _, fingerprint)| (name.clone(), (*fingerprint, BTreeMap::new())))
+                .collect(),
             sinks: plan.sinks.iter().map(|(name, _)| (name.clone(), Vec::new())).collect(),
         }
     }
@@ -34,7 +38,7 @@ impl Pending {
     }
 
     pub(crate) fn add_positions(&mut self, source: String, splits: Vec<(u32, Position)>) {
-        self.sources.entry(source).or_default().extend(splits);
+        self.sources.entry(source).or_default().1.extend(splits);
         self.missing = self.missing.saturating_sub(1);
     }
 
@@ -48,8 +52,10 @@ impl Pending {
     }
 
     pub(crate) fn take(self) -> (Metadata, Vec<ShardAck>) {
-        let splits = |splits: BTreeMap<u32, Position>| splits.into_values().collect();
-        let sources = self.sources.into_iter().map(|(name, of)| (name, splits(of))).collect();
+        let source = |(name, (fingerprint, splits)): (_, (_, BTreeMap<u32, Position>))| {
+            (name, SourceMeta { fingerprint, splits: splits.into_values().collect() })
+        };
+        let sources = self.sources.into_iter().map(source).collect();
         (Metadata { sources, sinks: self.sinks }, self.acks)
     }
 }

@@ -35,6 +35,15 @@ impl Lines {
         self
     }
 
+    fn file(&self) -> Result<Arc<dyn ReadAt>> {
+        // Never mapped: a file that somebody cuts short is an error, not a signal.
+        RealEnv::with_pread().fs().open(&self.path).map_err(|e| {
+            Error::io("the input cannot be opened", e)
+                .at(self.path.display())
+                .remedy("check that every process reaches the file under this path")
+        })
+    }
+
     /// Where a split would begin if lines were not.
     fn cut(&self, split: u32, len: u64) -> u64 {
         let cut = u128::from(len) * u128::from(split) / u128::from(self.splits);
@@ -50,14 +59,13 @@ impl Source for Lines {
         Ok(self.splits)
     }
 
+    /// The length of the file.
+    fn fingerprint(&self) -> Result<u64> {
+        Ok(self.file()?.len())
+    }
+
     fn open(&self, split: u32, position: Option<u64>) -> Result<LineReader> {
-        // Never mapped: a file that somebody cuts short is an error, not a signal.
-        let env = RealEnv::with_pread();
-        let file = env.fs().open(&self.path).map_err(|e| {
-            Error::io("the input cannot be opened", e)
-                .at(self.path.display())
-                .remedy("check that every process reaches the file under this path")
-        })?;
+        let file = self.file()?;
         let len = file.len();
         let (from, end) = (self.cut(split, len), self.cut(split + 1, len));
         let mut reader = LineReader {

@@ -33,6 +33,16 @@ pub trait Source: 'static {
     /// Any; the job then fails with it.
     fn splits(&self) -> Result<u32>;
 
+    /// A number that is another one when splits or positions mean something else: the
+    /// length of a file, say. It is kept with checkpoints, and a job does not go on from
+    /// one with another.
+    ///
+    /// # Errors
+    /// As of [`splits`](Self::splits).
+    fn fingerprint(&self) -> Result<u64> {
+        Ok(0)
+    }
+
     /// Begins to read a split: from its beginning, or from a [position](Reader::position)
     /// that a reader of it was at.
     ///
@@ -121,7 +131,8 @@ impl<'scope, S: Source> SourceBuilder<'scope, S> {
     ///
     /// # Errors
     /// `Invalid` if another source has the name; `Incompatible` if the checkpoint has
-    /// another number of splits; what the source fails with.
+    /// another number of splits or another [fingerprint](Source::fingerprint); what the
+    /// source fails with.
     pub fn build(self) -> Result<StreamVec<'scope, Time, S::Item>> {
         operator::build(self)
     }

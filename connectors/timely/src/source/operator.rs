@@ -60,11 +60,11 @@ pub(super) fn build<'scope, S: Source>(
 ) -> Result<StreamVec<'scope, Time, S::Item>> {
     let SourceBuilder { scope, worker, name, source, clock, batch } = builder;
     let control = Rc::clone(&worker.control);
-    let splits = source.splits()?;
+    let (splits, fingerprint) = (source.splits()?, source.fingerprint()?);
     {
         let mut plan = control.plan.borrow_mut();
-        check_new("source", &name, plan.sources.iter().map(|(name, _)| name.as_str()))?;
-        plan.sources.push((name.clone(), splits));
+        check_new("source", &name, plan.sources.iter().map(|(name, ..)| name.as_str()))?;
+        plan.sources.push((name.clone(), splits, fingerprint));
     }
     let at = || format!("source {name:?}");
     if splits == 0 || splits as usize > MAX_SPLITS {
@@ -75,17 +75,26 @@ pub(super) fn build<'scope, S: Source>(
     }
     let restored = worker.positions(&name);
     if let Some(restored) = restored
-        && restored.len() != splits as usize
+        && restored.splits.len() != splits as usize
     {
         return Err(Error::incompatible("a source has another number of splits than before")
             .at(at())
-            .expected(restored.len())
+            .expected(restored.splits.len())
             .found(splits)
             .remedy("read it with as many splits as before"));
     }
+    if let Some(restored) = restored
+        && restored.fingerprint != fingerprint
+    {
+        return Err(Error::incompatible("a source is not what it was before")
+            .at(at())
+            .expected(format_args!("fingerprint {}", restored.fingerprint))
+            .found(fingerprint)
+            .remedy("read what was read before: a file must not have changed"));
+    }
     let mut own = Vec::new();
     for number in (0..splits).filter(|number| *number as usize % control.peers == control.index) {
-        let from = restored.and_then(|restored| restored.get(number as usize));
+        let from = restored.and_then(|restored| restored.splits.get(number as usize));
         let reader = source.open(number, from.map(|from| from.at)).map_err(|e| e.at(at()))?;
         let latest = from.map_or(i64::MIN, |from| from.latest);
         own.push(Split { number, reader, latest, ended: from.is_some_and(|from| from.ended) });
