@@ -118,7 +118,7 @@ use crate::env::Env;
 use crate::env::real::RealEnv;
 use crate::format::checkpoint::{Checkpoint, CheckpointKind, ShardAck, check_job_name};
 use crate::format::journal::{CheckpointRef, JournalEntry, MAX_TEXT_BYTES, Outcome};
-use crate::object::ObjectStore;
+use crate::object::{ObjectName, ObjectStore};
 use crate::snapshot::sink::StoreSink;
 
 /// What a restored savepoint is to the job from now on.
@@ -274,8 +274,13 @@ impl Coordinator {
     /// [`BackendBuilder::sink`](crate::BackendBuilder::sink) and
     /// [`source`](crate::BackendBuilder::source).
     pub fn sink(&self) -> StoreSink {
-        let folder = self.layout.epoch(self.epoch());
-        StoreSink::in_folder(Arc::clone(&self.store), &folder)
+        StoreSink::in_folder(Arc::clone(&self.store), &self.folder())
+    }
+
+    /// The folder of the store that [`sink`](Self::sink) writes into. What runs in other
+    /// processes makes its own sink of it, with [`StoreSink::in_folder`].
+    pub fn folder(&self) -> ObjectName {
+        self.layout.epoch(self.epoch())
     }
 
     /// The job as it is now.

@@ -1,0 +1,170 @@
+//! What the job keeps with a checkpoint beside its shards: how far its sources had been
+//! read, and which files its sinks are to commit.
+//!
+//! ```text
+//! | version u8: 1 | sources | source ... | sinks | sink ... |
+//! source:  | name | fingerprint u64 | splits | split ... |       split n is the nth
+//! split:   | at u64 | latest u64 | ended u8: 0 or 1 |
+//! sink:    | name | parts | part ... |
+//! part:    | pending | committed |
+//! ```
+//!
+//! Names are a varint length and UTF-8, counts are varints, the rest is little-endian;
+//! `latest` is the two's complement of a signed number. Alluvium's coordinator checks the
+//! hash of it all.
+
+use std::collections::BTreeMap;
+
+use alluvium::codec::{Reader, varint};
+use alluvium::{Error, Result};
+
+use crate::control::mail::{Part, Position};
+
+const VERSION: u8 = 1;
+
+/// Longest name of a source or a sink, in bytes.
+pub(crate) const MAX_NAME_BYTES: usize = 256;
+/// Most splits of a source.
+pub(crate) const MAX_SPLITS: usize = 1 << 16;
+const MAX_COUNT: usize = 1 << 20;
+const SPLIT_BYTES: usize = 17;
+
+/// One source.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct SourceMeta {
+    /// What the splits were then.
+    pub(crate) fingerprint: u64,
+    /// In their order.
+    pub(crate) splits: Vec<Position>,
+}
+
+/// See the [module documentation](self).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Metadata {
+    /// By name.
+    pub(crate) sources: BTreeMap<String, SourceMeta>,
+    /// By name.
+    pub(crate) sinks: BTreeMap<String, Vec<Part>>,
+}
+
+impl Metadata {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        varint::put_u64(&mut out, self.sources.len() as u64);
+        for (name, SourceMeta { fingerprint, splits }) in &self.sources {
+            put_str(&mut out, name);
+            out.extend_from_slice(&fingerprint.to_le_bytes());
+            varint::put_u64(&mut out, splits.len() as u64);
+            for Position { at, latest, ended } in splits {
+                out.extend_from_slice(&at.to_le_bytes());
+                out.extend_from_slice(&latest.to_le_bytes());
+                out.push(u8::from(*ended));
+            }
+        }
+        varint::put_u64(&mut out, self.sinks.len() as u64);
+        for (name, parts) in &self.sinks {
+            put_str(&mut out, name);
+            varint::put_u64(&mut out, parts.len() as u64);
+            for part in parts {
+                put_str(&mut out, &part.pending);
+                put_str(&mut out, &part.committed);
+            }
+        }
+        out
+    }
+
+    /// # Errors
+    /// `Corrupt` if the bytes are something else, `Incompatible` if another version wrote
+    /// them.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
+        let mut reader = Reader::new("the job's part of a checkpoint", bytes);
+        let version = reader.u8("version")?;
+        if version != VERSION {
+            return Err(Error::incompatible(
+                "the job's part of a checkpoint is of another version",
+            )
+            .expected(VERSION)
+            .found(version)
+            .remedy("was the checkpoint taken by a job of another runtime?"));
+        }
+        let mut metadata = Self::default();
+        for _ in 0..reader.count("sources", MAX_COUNT, 2)? {
+            let name = reader.str("name of a source", MAX_NAME_BYTES)?.to_owned();
+            let fingerprint = reader.u64("fingerprint")?;
+            let splits = reader.count("splits", MAX_SPLITS, SPLIT_BYTES)?;
+            let splits = (0..splits).map(|_| decode_split(&mut reader)).collect::<Result<_>>()?;
+            metadata.sources.insert(name, SourceMeta { fingerprint, splits });
+        }
+        for _ in 0..reader.count("sinks", MAX_COUNT, 2)? {
+            let name = reader.str("name of a sink", MAX_NAME_BYTES)?.to_owned();
+            let parts = reader.count("parts", MAX_COUNT, 2)?;
+            let parts = (0..parts)
+                .map(|_| {
+                    let pending = reader.str("pending name", MAX_NAME_BYTES)?.to_owned();
+                    let committed = reader.str("committed name", MAX_NAME_BYTES)?.to_owned();
+                    Ok(Part { pending, committed })
+                })
+                .collect::<Result<_>>()?;
+            metadata.sinks.insert(name, parts);
+        }
+        reader.finish()?;
+        Ok(metadata)
+    }
+}
+
+fn decode_split(reader: &mut Reader<'_>) -> Result<Position> {
+    let at = reader.u64("position")?;
+    let latest = reader.u64("latest time")? as i64;
+    let ended = match reader.u8("end")? {
+        0 => false,
+        1 => true,
+        other => return Err(reader.corrupt("end", "0 or 1", other)),
+    };
+    Ok(Position { at, latest, ended })
+}
+
+fn put_str(out: &mut Vec<u8>, text: &str) {
+    varint::put_u64(out, text.len() as u64);
+    out.extend_from_slice(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> Metadata {
+        let splits = vec![
+            Position { at: 17, latest: -3, ended: false },
+            Position { at: u64::MAX, latest: i64::MIN, ended: true },
+        ];
+        let part = Part { pending: "pending-1".to_owned(), committed: "part-7".to_owned() };
+        Metadata {
+            sources: BTreeMap::from([
+                ("lines".to_owned(), SourceMeta { fingerprint: 1 << 40, splits }),
+                ("none".to_owned(), SourceMeta::default()),
+            ]),
+            sinks: BTreeMap::from([("files".to_owned(), vec![part])]),
+        }
+    }
+
+    #[test]
+    fn what_was_encoded_is_decoded() {
+        for metadata in [Metadata::default(), example()] {
+            assert_eq!(Metadata::decode(&metadata.encode()).unwrap(), metadata);
+        }
+    }
+
+    #[test]
+    fn no_prefix_and_no_flipped_bit_brings_the_decoder_down() {
+        let bytes = example().encode();
+        for end in 0..bytes.len() {
+            assert!(Metadata::decode(&bytes[..end]).is_err(), "{end} bytes");
+        }
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            // It may mean something else; it must not panic, nor ask for much memory.
+            let _ = Metadata::decode(&damaged);
+        }
+    }
+}

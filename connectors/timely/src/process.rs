@@ -1,0 +1,94 @@
+//! What the workers of one process share: its backend, and whether it has failed.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use alluvium::env::Env;
+use alluvium::format::Checkpoint;
+use alluvium::object::{ObjectName, ObjectStore};
+use alluvium::{
+    Backend, BackendBuilder, Error, KeyGroupRange, MaxParallelism, Result, Shard, StoreSink,
+};
+
+use crate::control::mail::{Failure, Start};
+
+/// Changes a backend's settings before it is opened.
+pub(crate) type Configure = dyn Fn(BackendBuilder) -> BackendBuilder + Send + Sync;
+
+/// See the [module documentation](self).
+pub(crate) struct Process {
+    pub(crate) env: Arc<dyn Env>,
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) max_parallelism: MaxParallelism,
+    /// Of the backend of this process alone.
+    pub(crate) dir: PathBuf,
+    pub(crate) configure: Box<Configure>,
+    pub(crate) lead: u64,
+    backend: Mutex<Option<Backend>>,
+    /// Why the first of its workers has failed.
+    failed: Mutex<Option<Failure>>,
+}
+
+impl Process {
+    pub(crate) fn new(
+        env: Arc<dyn Env>,
+        store: Arc<dyn ObjectStore>,
+        max_parallelism: MaxParallelism,
+        dir: PathBuf,
+        configure: Box<Configure>,
+        lead: u64,
+    ) -> Self {
+        let (backend, failed) = (Mutex::default(), Mutex::default());
+        Self { env, store, max_parallelism, dir, configure, lead, backend, failed }
+    }
+
+    /// Opens the shard of one worker and operator, restored from what the job goes on
+    /// from. The first caller opens the process's backend.
+    pub(crate) fn shard(
+        &self,
+        start: &Start,
+        checkpoint: Option<&Checkpoint>,
+        operator: &str,
+        groups: KeyGroupRange,
+        (index, peers): (u32, u32),
+    ) -> Result<Shard> {
+        let backend = {
+            let mut backend = self.backend.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*backend {
+                Some(backend) => backend.clone(),
+                None => backend.insert(self.open(start)?).clone(),
+            }
+        };
+        let handles = checkpoint.map(|checkpoint| checkpoint.handles(operator));
+        let builder = backend.shard(operator, groups).subtask(index, peers);
+        builder.restore(handles.unwrap_or_default()).open()
+    }
+
+    fn open(&self, start: &Start) -> Result<Backend> {
+        let folder = ObjectName::new(&start.folder)?;
+        let sink = Arc::new(StoreSink::in_folder(Arc::clone(&self.store), &folder));
+        let builder = Backend::builder(&self.dir)
+            .env(Arc::clone(&self.env))
+            .max_parallelism(self.max_parallelism);
+        let builder = (self.configure)(builder);
+        builder.sink(Arc::clone(&sink) as _).source(sink).open()
+    }
+
+    /// One of its workers has failed: the others end, too.
+    pub(crate) fn fail(&self, error: &Error) {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.get_or_insert_with(|| Failure::of(error));
+    }
+
+    /// Why one of its workers has failed, if one has.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.as_ref().map(Failure::to_error)
+    }
+
+    /// Closes the backend as soon as its last shard is gone.
+    pub(crate) fn close(&self) {
+        let backend = self.backend.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(backend);
+    }
+}

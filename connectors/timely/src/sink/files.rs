@@ -1,0 +1,274 @@
+//! The files of a sink: written by one thread for each worker, and put right when a job
+//! begins or goes on.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
+
+use alluvium::env::{Env, Fs, WriteFile};
+use alluvium::{Error, Result, SnapshotId};
+use timely::scheduling::SyncActivator;
+
+use crate::control::mail::Part;
+
+const PENDING: &str = ".pending-";
+const COMMITTED: &str = "part-";
+const UNDONE: &str = "undone";
+
+/// What the writer is to do.
+pub(super) enum Command {
+    Write(Vec<u8>),
+    /// The barrier of a checkpoint.
+    Prepare(u64),
+    /// A checkpoint is complete.
+    Commit(u64),
+}
+
+/// What it has done.
+pub(super) enum Done {
+    Prepared { id: u64, parts: Vec<Part> },
+    Committed,
+    Failed(Error),
+}
+
+/// Writes the files of one sink and worker.
+pub(super) struct Writer {
+    pub(super) env: Arc<dyn Env>,
+    pub(super) dir: PathBuf,
+    pub(super) life: u64,
+    pub(super) worker: usize,
+    pub(super) commands: Receiver<Command>,
+    pub(super) done: Sender<Done>,
+    pub(super) activator: SyncActivator,
+    /// Bytes that wait to be written.
+    pub(super) backlog: Arc<AtomicUsize>,
+}
+
+/// What the writer has under way.
+#[derive(Default)]
+struct Files {
+    open: Option<(String, Box<dyn WriteFile>)>,
+    number: u64,
+    /// Durable, by the first checkpoint that commits them.
+    prepared: Vec<(u64, Part)>,
+}
+
+impl Writer {
+    /// Works until the operator has gone.
+    pub(super) fn run(self) {
+        let mut files = Files::default();
+        while let Ok(command) = self.commands.recv() {
+            let done = match command {
+                Command::Write(bytes) => {
+                    let written = self.write(&mut files, &bytes);
+                    self.backlog.fetch_sub(bytes.len(), Ordering::AcqRel);
+                    written.map(|()| None)
+                }
+                Command::Prepare(id) => {
+                    self.prepare(&mut files, id).map(|parts| Some(Done::Prepared { id, parts }))
+                }
+                Command::Commit(id) => self.commit(&mut files, id).map(|()| Some(Done::Committed)),
+            };
+            let failed = done.is_err();
+            // The operator may have gone: then the job is over.
+            if let Some(done) = done.unwrap_or_else(|error| Some(Done::Failed(error)))
+                && self.done.send(done).is_err()
+            {
+                return;
+            }
+            let _ = self.activator.activate();
+            if failed {
+                return;
+            }
+        }
+    }
+
+    fn write(&self, files: &mut Files, bytes: &[u8]) -> Result<()> {
+        let (name, file) = match &mut files.open {
+            Some(open) => open,
+            None => {
+                let name =
+                    format!("{PENDING}{:010}-{:05}-{:010}", self.life, self.worker, files.number);
+                files.number += 1;
+                let path = self.dir.join(&name);
+                let file = self.env.fs().create_new(&path).map_err(|e| cannot_write(&path, e))?;
+                files.open.insert((name, file))
+            }
+        };
+        file.write_all(bytes).map_err(|e| cannot_write(&self.dir.join(name), e))
+    }
+
+    fn prepare(&self, files: &mut Files, id: u64) -> Result<Vec<Part>> {
+        if let Some((pending, mut file)) = files.open.take() {
+            let path = self.dir.join(&pending);
+            file.sync().map_err(|e| cannot_write(&path, e))?;
+            self.env.fs().sync_dir(&self.dir).map_err(|e| cannot_write(&self.dir, e))?;
+            let committed = name_of(id, self.worker);
+            files.prepared.push((id, Part { pending, committed }));
+        }
+        Ok(files.prepared.iter().map(|(_, part)| part.clone()).collect())
+    }
+
+    fn commit(&self, files: &mut Files, completed: u64) -> Result<()> {
+        let due = |(id, _): &(u64, Part)| *id <= completed;
+        if files.prepared.iter().any(due) {
+            for (_, part) in files.prepared.iter().filter(|part| due(part)) {
+                commit(self.env.fs(), &self.dir, part)?;
+            }
+            files.prepared.retain(|part| !due(part));
+            self.env.fs().sync_dir(&self.dir).map_err(|e| cannot_write(&self.dir, e))?;
+        }
+        Ok(())
+    }
+}
+
+/// Gives a pending file the name under which it counts, unless it has it already.
+fn commit(fs: &dyn Fs, dir: &Path, part: &Part) -> Result<()> {
+    let (from, to) = (dir.join(&part.pending), dir.join(&part.committed));
+    match fs.rename(&from, &to) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && fs.file_len(&to).is_ok() => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(Error::corrupt("results that a checkpoint commits are missing")
+                .at(from.display())
+                .expected(format_args!("this file, or {}", part.committed))
+                .remedy("put it back from a copy, or go on from an older checkpoint"))
+        }
+        Err(error) => Err(cannot_write(&to, error)),
+    }
+}
+
+/// Puts a sink's directory into the state of the checkpoint that the job goes on from
+/// (`restored`: its number, and what it commits), or of the beginning. Files of this
+/// `life` are left alone: its workers may be writing them.
+///
+/// # Errors
+/// `Corrupt` if results are missing; `Invalid` if the job begins and there are results;
+/// `Unavailable` if the directory cannot be changed.
+pub(crate) fn recover(
+    fs: &dyn Fs,
+    dir: &Path,
+    life: u64,
+    restored: Option<(SnapshotId, &[Part])>,
+) -> Result<()> {
+    let failed = |e| cannot_write(dir, e);
+    fs.create_dir_all(dir).map_err(failed)?;
+    for part in restored.iter().flat_map(|(_, parts)| parts.iter()) {
+        let is_name = part.pending.starts_with(PENDING) && !part.pending.contains('/');
+        if !is_name || number_of(&part.committed).is_none() {
+            return Err(Error::corrupt("a checkpoint names files that no sink has written")
+                .at(format_args!("{:?}, {:?}", part.pending, part.committed)));
+        }
+        commit(fs, dir, part)?;
+    }
+    let own = format!("{PENDING}{life:010}-");
+    for name in fs.list(dir).map_err(failed)? {
+        if name.starts_with(PENDING) && !name.starts_with(&own) {
+            fs.remove_file(&dir.join(&name)).map_err(failed)?;
+        }
+        let Some(id) = number_of(&name) else { continue };
+        match &restored {
+            None => {
+                return Err(Error::invalid("a job that begins finds results of another one")
+                    .at(dir.display())
+                    .found(name)
+                    .remedy("give the sink an empty directory, or restore a checkpoint"));
+            }
+            Some((restored, _)) if id > restored.0 => {
+                let undone = dir.join(UNDONE);
+                fs.create_dir_all(&undone).map_err(failed)?;
+                fs.rename(&dir.join(&name), &undone.join(&name)).map_err(failed)?;
+            }
+            Some(_) => {}
+        }
+    }
+    fs.sync_dir(dir).map_err(failed)
+}
+
+fn name_of(id: u64, worker: usize) -> String {
+    format!("{COMMITTED}{id:020}-{worker:05}")
+}
+
+/// The checkpoint that committed a file of this name; `None` if it is no such file.
+fn number_of(name: &str) -> Option<u64> {
+    let (id, worker) = name.strip_prefix(COMMITTED)?.split_once('-')?;
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    (is_number(id) && is_number(worker)).then(|| id.parse().ok()).flatten()
+}
+
+fn cannot_write(path: &Path, source: io::Error) -> Error {
+    Error::io("results cannot be written", source)
+        .at(path.display())
+        .remedy("check the directory of the sink, its permissions and the space left")
+}
+
+#[cfg(test)]
+mod tests {
+    use alluvium::ErrorKind;
+    use alluvium::env::SimEnv;
+
+    use super::*;
+
+    const DIR: &str = "/out";
+
+    fn part(life: u64, number: u64, id: u64) -> Part {
+        let pending = format!("{PENDING}{life:010}-00000-{number:010}");
+        Part { pending, committed: name_of(id, 0) }
+    }
+
+    /// A directory with these files.
+    fn with(names: &[&str]) -> SimEnv {
+        let env = SimEnv::new(1);
+        env.fs().create_dir_all(DIR.as_ref()).unwrap();
+        for name in names {
+            let mut file = env.fs().create_new(&Path::new(DIR).join(name)).unwrap();
+            file.write_all(name.as_bytes()).unwrap();
+            file.sync().unwrap();
+        }
+        env
+    }
+
+    fn names(env: &SimEnv) -> Vec<String> {
+        env.fs().list(DIR.as_ref()).unwrap()
+    }
+
+    #[test]
+    fn a_restored_checkpoint_commits_its_parts_once_however_often_it_is_restored() {
+        let (one, two) = (part(3, 0, 7), part(3, 1, 8));
+        let (lost, own) = (part(3, 2, 9), part(4, 0, 9));
+        let env = with(&[&one.committed, &two.pending, &lost.pending, &own.pending]);
+        for _ in 0..3 {
+            let parts = [one.clone(), two.clone()];
+            recover(env.fs(), DIR.as_ref(), 4, Some((SnapshotId(8), &parts))).unwrap();
+            assert_eq!(names(&env), [&*own.pending, &*one.committed, &*two.committed]);
+        }
+        let committed = env.fs().open(&Path::new(DIR).join(&two.committed)).unwrap();
+        let mut bytes = vec![0; committed.len() as usize];
+        committed.read_at(0, &mut bytes).unwrap();
+        assert_eq!(bytes, two.pending.as_bytes(), "the file that was pending");
+    }
+
+    #[test]
+    fn results_of_checkpoints_that_the_job_went_back_behind_are_set_aside() {
+        let (kept, gone) = (name_of(7, 0), name_of(8, 1));
+        let env = with(&[&kept, &gone, "a note"]);
+        recover(env.fs(), DIR.as_ref(), 4, Some((SnapshotId(7), &[]))).unwrap();
+        assert!(names(&env).contains(&kept) && names(&env).contains(&"a note".to_owned()));
+        assert!(!names(&env).contains(&gone));
+        assert_eq!(env.fs().list(&Path::new(DIR).join(UNDONE)).unwrap(), [gone]);
+    }
+
+    #[test]
+    fn missing_results_and_impossible_names_are_damage() {
+        let missing = part(3, 0, 7);
+        let escape = Part { pending: format!("{PENDING}/../../x"), ..missing.clone() };
+        let other = Part { committed: "part-../x".to_owned(), ..missing.clone() };
+        for part in [missing, escape, other] {
+            let env = with(&[]);
+            let refused = recover(env.fs(), DIR.as_ref(), 4, Some((SnapshotId(7), &[part])));
+            assert_eq!(refused.unwrap_err().kind(), ErrorKind::Corrupt);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! A sink of files, whose records count when the checkpoint that they are before is
+//! complete.
+//!
+//! ```text
+//! DIR/.pending-LIFE-WORKER-NUMBER    written, and not committed
+//! DIR/part-CHECKPOINT-WORKER         committed
+//! DIR/undone/...                     committed once, and then the job went back before it
+//! ```
+//!
+//! 1. Each worker writes records to a pending file, on a thread of its own.
+//! 2. At the barrier of a checkpoint it ends the file and makes it durable, its name
+//!    included. What it would commit goes into the metadata of the checkpoint.
+//! 3. When the checkpoint is complete the file is renamed: from then on it counts. A file
+//!    of a checkpoint that was given up is committed with the next one, since its records
+//!    came before that one's barrier, too.
+//! 4. A job that goes on from a checkpoint first commits what is in its metadata, which
+//!    does nothing if it was committed before, and removes what else is pending: the
+//!    records of it will come again.
+//!
+//! So every record is in exactly one committed file, whatever happens to the processes.
+
+pub(crate) mod files;
+mod operator;
+
+use std::path::PathBuf;
+
+use alluvium::{Error, Result};
+use timely::dataflow::StreamVec;
+
+use crate::flow::{WorkerParts, check_new};
+use crate::time::Time;
+
+/// Bytes that may wait to be written before the sink holds up checkpoints and sources.
+const DEFAULT_BACKLOG_BYTES: usize = 64 << 20;
+
+/// A directory of files, written exactly once; see [`Flow::files`](crate::Flow::files).
+///
+/// Files that count are `part-CHECKPOINT-WORKER`; what begins with a dot does not. The
+/// directory belongs to one sink of one job, and all processes reach it under one path.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct FileSink {
+    dir: PathBuf,
+    backlog_bytes: usize,
+}
+
+impl FileSink {
+    /// Files in `dir`, which is created if need be.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into(), backlog_bytes: DEFAULT_BACKLOG_BYTES }
+    }
+
+    /// How many bytes may wait to be written. With more the sink lets no barrier pass, so
+    /// that sources stop at their [lead](crate::Job::lead_records). Default: 64 MiB.
+    pub fn backlog_bytes(mut self, bytes: usize) -> Self {
+        self.backlog_bytes = bytes;
+        self
+    }
+}
+
+pub(crate) fn build<R: 'static>(
+    worker: &WorkerParts,
+    name: &str,
+    stream: StreamVec<'_, Time, R>,
+    sink: FileSink,
+    write: impl FnMut(&R, &mut Vec<u8>) + 'static,
+) -> Result<()> {
+    let control = &worker.control;
+    let Some(dir) = sink.dir.to_str() else {
+        return Err(Error::invalid("the directory of a sink must be UTF-8")
+            .at(sink.dir.display())
+            .remedy("choose another directory"));
+    };
+    {
+        let mut plan = control.plan.borrow_mut();
+        check_new("sink", name, plan.sinks.iter().map(|(name, _)| name.as_str()))?;
+        check_new("directory of a sink", dir, plan.sinks.iter().map(|(_, dir)| dir.as_str()))?;
+        plan.sinks.push((name.to_owned(), dir.to_owned()));
+    }
+    operator::build(worker, name, stream, sink, write)
+}
