@@ -33,7 +33,7 @@ use crate::format::manifest::MAX_OPERATOR_BYTES;
 use crate::object::LocalStore;
 use crate::restore::operator::Subtask;
 use crate::restore::warm::WarmUp;
-use crate::restore::{Plan, Target, read_manifest};
+use crate::restore::{Plan, Reading, Target, read_manifest};
 use crate::shard::ShardCore;
 use crate::snapshot::local::LocalDir;
 use crate::snapshot::pipeline::{FileNumbers, Pipeline, PipelineConfig};
@@ -480,7 +480,9 @@ impl ShardBuilder {
 
     /// Opens the shard. A restore reads manifests, and of tables the indexes
     /// and filters (about a byte a record): the data follows in the background
-    /// when the states are registered.
+    /// when the states are registered. From a source that is
+    /// [remote](SnapshotSource::is_remote) up to 32 of them are read at a time, on threads
+    /// that end with this call.
     ///
     /// # Errors
     /// `Invalid` if the key groups do not fit the backend or the
@@ -525,8 +527,9 @@ impl ShardBuilder {
                 max_parallelism: inner.max_parallelism,
                 subtask: self.subtask,
             };
-            let plan = Plan::new(target, &**source, &self.handles)?;
-            restored = plan.open(&**source, counts, ledger)?;
+            let from = Reading::new(&*inner.env, source);
+            let plan = Plan::new(target, &from, &self.handles)?;
+            restored = plan.open(&from, &stores)?;
         }
         let mut core = ShardCore::new(
             self.operator.clone(),
