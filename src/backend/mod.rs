@@ -11,6 +11,7 @@
 //! DIR/checkpoints/   tables/ and manifests/ of snapshots, unless they go elsewhere
 //! ```
 
+mod known;
 mod shard;
 mod stats;
 
@@ -18,6 +19,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use self::known::KnownStates;
 use crate::base::limits::MAX_USER_META_BYTES;
 use crate::base::{Error, ErrorKind, KeyGroupRange, MaxParallelism, Result};
 use crate::env::budget::{MIN_BUDGET_BYTES, MemoryBudget};
@@ -378,6 +380,7 @@ impl Backend {
             handles: Vec::new(),
             source: None,
             subtask: None,
+            known_states: KnownStates::default(),
         }
     }
 
@@ -441,6 +444,7 @@ pub struct ShardBuilder {
     handles: Vec<SnapshotHandle>,
     source: Option<Arc<dyn SnapshotSource>>,
     subtask: Option<Subtask>,
+    known_states: KnownStates,
 }
 
 impl ShardBuilder {
@@ -489,7 +493,8 @@ impl ShardBuilder {
     /// [subtask](Self::subtask), or the handles do not cover them once each, or if
     /// there are operator states and a handle is missing or it is not known which
     /// subtask this is; `Incompatible` if the snapshots are of
-    /// another operator, number of key groups or format; `Corrupt` if a
+    /// another operator, number of key groups or format, or hold states that are not
+    /// [known](Self::known_states); `Corrupt` if a
     /// manifest or table is missing or damaged; `Unavailable` if it cannot be
     /// read. Nothing is changed then.
     pub fn open(self) -> Result<Shard> {
@@ -529,6 +534,8 @@ impl ShardBuilder {
             };
             let from = Reading::new(&*inner.env, source);
             let plan = Plan::new(target, &from, &self.handles)?;
+            let at = format_args!("shard {} of operator {:?}", self.groups, self.operator);
+            self.known_states.check(plan.state_names(), at)?;
             restored = plan.open(&from, &stores)?;
         }
         let mut core = ShardCore::new(

@@ -196,6 +196,12 @@ impl Plan {
         Ok(Self { states, sequence, watermark, tables, operator })
     }
 
+    /// The names of all states that there are.
+    pub(crate) fn state_names(&self) -> impl Iterator<Item = &str> {
+        let keyed = self.states.iter().map(|state| state.name.as_str());
+        keyed.chain(self.operator.states.iter().map(|of| of.state.name.as_str()))
+    }
+
     /// Opens the planned tables, without reading their data. What that takes in memory
     /// is charged.
     ///
