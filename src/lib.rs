@@ -97,7 +97,8 @@ mod version;
 
 pub use crate::backend::{Backend, BackendBuilder, LocalDirStats, Shard, ShardBuilder, ShardStats};
 pub use crate::base::{
-    Error, ErrorKind, KeyGroup, KeyGroupRange, MaxParallelism, Result, SnapshotId, TimeDomain,
+    Error, ErrorKind, KeyGroup, KeyGroupRange, MaxParallelism, Result, SnapshotId, SnapshotMode,
+    TimeDomain,
 };
 pub use crate::codec::KeyRef;
 pub use crate::coordinator::Coordinator;

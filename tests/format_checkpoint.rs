@@ -2,7 +2,9 @@
 //! comes out, what contradicts itself is refused on both sides, and no damage passes.
 
 use alluvium::base::checksum::{ContentHash, of_contents};
-use alluvium::base::{ErrorKind, KeyGroup, KeyGroupRange, MaxParallelism, SnapshotId};
+use alluvium::base::{
+    ErrorKind, KeyGroup, KeyGroupRange, MaxParallelism, SnapshotId, SnapshotMode,
+};
 use alluvium::format::envelope::ENVELOPE_BYTES;
 use alluvium::format::{
     Borrowed, Checkpoint, CheckpointKind, CheckpointRef, JournalEntry, Manifest, Outcome, Pin,
@@ -49,6 +51,7 @@ fn checkpoint() -> Checkpoint {
         epoch: 3,
         job: "flights-2.b_7".into(),
         kind: CheckpointKind::Savepoint("before-upgrade".into()),
+        mode: SnapshotMode::Full,
         triggered_unix_ms: 1_795_000_000_000,
         completed_unix_ms: 1_795_000_000_250,
         shards: vec![
@@ -81,6 +84,7 @@ fn outcome(id: u64, failure: Option<&str>) -> Outcome {
         id: SnapshotId(id),
         epoch: 2,
         kind: CheckpointKind::Savepoint("named".into()),
+        mode: SnapshotMode::Full,
         triggered_unix_ms: 1_795_000_000_000,
         duration_ms: 250,
         pause_ns: 7_000,
@@ -314,7 +318,7 @@ fn forged_ones_with_sound_hashes_are_refused() {
     type Case<'a> = (&'static str, &'a (Vec<u8>, Decode), &'a [u8], &'a [u8], Option<ErrorKind>);
     let cases: [Case<'_>; 14] = [
         ("a path", &checkpoint, b"flights-2.b_7", b"../../etc/pwd", corrupt),
-        ("an unknown kind", &checkpoint, b"b_7\x02", b"b_7\x03", Some(ErrorKind::Incompatible)),
+        ("an unknown kind", &checkpoint, b"b_7\x04", b"b_7\x05", Some(ErrorKind::Incompatible)),
         ("a million shards", &checkpoint, b"upgrade\x03", b"upgrade\xc0\x84\x3d", corrupt),
         ("no shards, and bytes left", &checkpoint, b"upgrade\x03", b"upgrade\x00", corrupt),
         ("a long varint", &checkpoint, b"\x0aoffsets", b"\x8a\x00offsets", corrupt),

@@ -13,7 +13,7 @@ mod table_support;
 
 use std::path::Path;
 
-use alluvium::base::SnapshotId;
+use alluvium::base::{SnapshotId, SnapshotMode};
 use alluvium::codec::{CodecId, Schema};
 use alluvium::format::{
     Action, Answer, Borrowed, Checkpoint, CheckpointKind, CheckpointRef, Compression, JournalEntry,
@@ -201,6 +201,7 @@ fn checkpoints_and_acknowledgements_of_version_1_open_and_are_still_written_alik
         epoch: 2,
         job: "flights".into(),
         kind: CheckpointKind::Savepoint("before-upgrade".into()),
+        mode: SnapshotMode::Incremental,
         triggered_unix_ms: 1_795_000_000_123,
         completed_unix_ms: 1_795_000_000_321,
         shards: vec![part()],
@@ -210,6 +211,17 @@ fn checkpoints_and_acknowledgements_of_version_1_open_and_are_still_written_alik
     let bytes = golden("checkpoint-v1.bin", &written);
     assert_eq!(Checkpoint::decode(&bytes).unwrap(), checkpoint);
     assert!(bytes == written, "the format of checkpoints changed");
+
+    for (kind, name) in [
+        (CheckpointKind::Checkpoint, "checkpoint-v1-full.bin"),
+        (checkpoint.kind.clone(), "checkpoint-v1-full-savepoint.bin"),
+    ] {
+        let full = Checkpoint { kind, mode: SnapshotMode::Full, ..checkpoint.clone() };
+        let written = full.encode().unwrap();
+        let bytes = golden(name, &written);
+        assert_eq!(Checkpoint::decode(&bytes).unwrap(), full);
+        assert!(bytes == written, "the format of full checkpoints changed");
+    }
 
     let file = |location: &str, bytes| StoredFile { location: location.into(), bytes };
     let files = vec![file("m/7", 900), file("t/0-3", 69_100)];
@@ -226,6 +238,7 @@ fn journal_entries_and_pins_of_version_1_open_and_are_still_written_alike() {
         id: SnapshotId(7),
         epoch: 2,
         kind,
+        mode: SnapshotMode::Incremental,
         triggered_unix_ms: 1_795_000_000_123,
         duration_ms: 198,
         pause_ns: 5_700,
@@ -280,6 +293,20 @@ fn requests_and_answers_of_version_1_open_and_are_still_written_alike() {
     let bytes = golden("request-v1.bin", &request.encode().unwrap());
     assert_eq!(Request::decode(&bytes).unwrap(), request);
     assert!(bytes == request.encode().unwrap(), "the format of requests changed");
+
+    for (action, name) in [
+        (Action::Savepoint("alone".into(), SnapshotMode::Full), "request-v1-full-savepoint.bin"),
+        (Action::Checkpoint(SnapshotMode::Full, SnapshotId(23)), "request-v1-full.bin"),
+        (
+            Action::Checkpoint(SnapshotMode::Incremental, SnapshotId(23)),
+            "request-v1-checkpoint.bin",
+        ),
+    ] {
+        let request = Request { action, ..request.clone() };
+        let bytes = golden(name, &request.encode().unwrap());
+        assert_eq!(Request::decode(&bytes).unwrap(), request);
+        assert!(bytes == request.encode().unwrap(), "the format of requests changed");
+    }
 
     let answer = Answer {
         answered_unix_ms: 1_795_000_000_456,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use alluvium::coordinator::{Barrier, Coordinator, Event as Told, Participant};
 use alluvium::format::{CheckpointKind, ShardAck};
-use alluvium::{Error, Result, SnapshotId};
+use alluvium::{Error, Result, SnapshotId, SnapshotMode};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::cli::JobOptions;
@@ -28,7 +28,7 @@ pub(crate) struct Coordination<'a> {
     pub(crate) began: Instant,
     pub(crate) checkpoints: Coordinator,
     pub(crate) shards: Vec<Participant>,
-    pub(crate) triggers: Sender<SnapshotId>,
+    pub(crate) triggers: Sender<(SnapshotMode, SnapshotId)>,
     pub(crate) reports: Receiver<Report>,
     pub(crate) workers: Vec<Sender<Message>>,
     /// Records that the source has read.
@@ -108,7 +108,7 @@ impl Coordination<'_> {
     fn answer(&mut self, barrier: &Barrier) -> Result<()> {
         let id = barrier.id;
         // If the source has gone, its report says why.
-        let _ = self.triggers.send(id);
+        let _ = self.triggers.send((barrier.mode, id));
         let Collected { position, tickets, parts } = self.collect(id)?;
         if self.last == Some(id) {
             Event::Applied {

@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use alluvium::coordinator::{ClaimMode, Coordinator, Participant, RestoreFrom};
 use alluvium::format::Checkpoint;
-use alluvium::{Error, MaxParallelism, Result, SnapshotId};
+use alluvium::{Error, MaxParallelism, Result, SnapshotId, SnapshotMode};
 use crossbeam::channel::{Receiver, RecvTimeoutError, SendError, Sender, bounded, unbounded};
 
 use super::cli::JobOptions;
@@ -283,6 +283,7 @@ pub(crate) enum Message {
     Batch(Batch),
     /// Everything before it belongs to the checkpoint, nothing after it does.
     Barrier {
+        mode: SnapshotMode,
         id: SnapshotId,
         position: Position,
     },
@@ -360,8 +361,8 @@ fn work(
                     }
                 }
             }
-            Message::Barrier { id, position } => {
-                let (ticket, part) = shard.snapshot(id, position)?;
+            Message::Barrier { mode, id, position } => {
+                let (ticket, part) = shard.snapshot(mode, id, position)?;
                 reports.send(Report::Frozen { shard: index, id, position, ticket, part })?;
             }
             Message::Completed(id) => shard.notify_complete(id),

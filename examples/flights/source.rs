@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use alluvium::base::SnapshotId;
+use alluvium::base::{SnapshotId, SnapshotMode};
 use crossbeam::channel::{Receiver, Sender, TryRecvError};
 
 use super::cli::JobOptions;
@@ -70,7 +70,7 @@ pub(crate) struct Source<'a> {
     workers: Vec<Sender<Message>>,
     /// What is to be sent to each worker next.
     batches: Vec<Batch>,
-    triggers: Receiver<SnapshotId>,
+    triggers: Receiver<(SnapshotMode, SnapshotId)>,
     /// `position.offset`, for everybody to see.
     offset: &'a AtomicU64,
     /// Ends every key of this repetition.
@@ -83,7 +83,7 @@ impl<'a> Source<'a> {
         options: &'a JobOptions,
         start: Position,
         workers: Vec<Sender<Message>>,
-        triggers: Receiver<SnapshotId>,
+        triggers: Receiver<(SnapshotMode, SnapshotId)>,
         offset: &'a AtomicU64,
     ) -> Self {
         Self {
@@ -129,8 +129,8 @@ impl<'a> Source<'a> {
         self.flush()?;
         reports.send(Report::InputEnded)?;
         // An input at rest still gets its checkpoints, until nobody asks.
-        while let Ok(id) = self.triggers.recv() {
-            self.send_barrier(id)?;
+        while let Ok((mode, id)) = self.triggers.recv() {
+            self.send_barrier(mode, id)?;
         }
         Ok(())
     }
@@ -138,16 +138,16 @@ impl<'a> Source<'a> {
     fn look_at_triggers(&mut self) -> Result<(), Halt> {
         self.offset.store(self.position.offset, Ordering::Relaxed);
         match self.triggers.try_recv() {
-            Ok(id) => self.send_barrier(id),
+            Ok((mode, id)) => self.send_barrier(mode, id),
             Err(TryRecvError::Empty) => Ok(()),
             Err(TryRecvError::Disconnected) => Err(Halt::Stopped),
         }
     }
 
-    fn send_barrier(&mut self, id: SnapshotId) -> Result<(), Halt> {
+    fn send_barrier(&mut self, mode: SnapshotMode, id: SnapshotId) -> Result<(), Halt> {
         self.flush()?;
         for worker in &self.workers {
-            worker.send(Message::Barrier { id, position: self.position })?;
+            worker.send(Message::Barrier { mode, id, position: self.position })?;
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use alluvium::format::Checkpoint;
 use alluvium::object::{LocalStore, ObjectStore};
 use alluvium::{
     Backend, Error, KeyGroupRange, MaxParallelism, Result, Shard, SnapshotHandle, SnapshotId,
-    SnapshotReport, SnapshotTicket,
+    SnapshotMode, SnapshotReport, SnapshotTicket,
 };
 
 use super::departure::{Departure, KeyedBy};
@@ -162,10 +162,11 @@ impl ShardStore {
     /// the background.
     pub(crate) fn snapshot(
         &mut self,
+        mode: SnapshotMode,
         id: SnapshotId,
         position: Position,
     ) -> Result<(Ticket, Option<Part>)> {
-        let ticket = self.shard.snapshot(id, &position.to_bytes()).map(Ticket)?;
+        let ticket = self.shard.snapshot_as(mode, id, &position.to_bytes()).map(Ticket)?;
         Ok((ticket, self.results.barrier(id)?))
     }
 

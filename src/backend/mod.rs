@@ -11,6 +11,7 @@
 //! DIR/checkpoints/   tables/ and manifests/ of snapshots, unless they go elsewhere
 //! ```
 
+mod known;
 mod shard;
 mod stats;
 
@@ -18,6 +19,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use self::known::KnownStates;
 use crate::base::limits::MAX_USER_META_BYTES;
 use crate::base::{Error, ErrorKind, KeyGroupRange, MaxParallelism, Result};
 use crate::env::budget::{MIN_BUDGET_BYTES, MemoryBudget};
@@ -33,7 +35,7 @@ use crate::format::manifest::MAX_OPERATOR_BYTES;
 use crate::object::LocalStore;
 use crate::restore::operator::Subtask;
 use crate::restore::warm::WarmUp;
-use crate::restore::{Plan, Target, read_manifest};
+use crate::restore::{Plan, Reading, Target, read_manifest};
 use crate::shard::ShardCore;
 use crate::snapshot::local::LocalDir;
 use crate::snapshot::pipeline::{FileNumbers, Pipeline, PipelineConfig};
@@ -375,6 +377,7 @@ impl Backend {
             handles: Vec::new(),
             source: None,
             subtask: None,
+            known_states: KnownStates::default(),
         }
     }
 
@@ -438,6 +441,7 @@ pub struct ShardBuilder {
     handles: Vec<SnapshotHandle>,
     source: Option<Arc<dyn SnapshotSource>>,
     subtask: Option<Subtask>,
+    known_states: KnownStates,
 }
 
 impl ShardBuilder {
@@ -477,14 +481,17 @@ impl ShardBuilder {
 
     /// Opens the shard. A restore reads manifests, and of tables the indexes
     /// and filters (about a byte a record): the data follows in the background
-    /// when the states are registered.
+    /// when the states are registered. From a source that is
+    /// [remote](SnapshotSource::is_remote) up to 32 of them are read at a time, on threads
+    /// that end with this call.
     ///
     /// # Errors
     /// `Invalid` if the key groups do not fit the backend or the
     /// [subtask](Self::subtask), or the handles do not cover them once each, or if
     /// there are operator states and a handle is missing or it is not known which
     /// subtask this is; `Incompatible` if the snapshots are of
-    /// another operator, number of key groups or format; `Corrupt` if a
+    /// another operator, number of key groups or format, or hold states that are not
+    /// [known](Self::known_states); `Corrupt` if a
     /// manifest or table is missing or damaged; `Unavailable` if it cannot be
     /// read. Nothing is changed then.
     pub fn open(self) -> Result<Shard> {
@@ -522,8 +529,11 @@ impl ShardBuilder {
                 max_parallelism: inner.max_parallelism,
                 subtask: self.subtask,
             };
-            let plan = Plan::new(target, &**source, &self.handles)?;
-            restored = plan.open(&**source, counts, ledger)?;
+            let from = Reading::new(&*inner.env, source);
+            let plan = Plan::new(target, &from, &self.handles)?;
+            let at = format_args!("shard {} of operator {:?}", self.groups, self.operator);
+            self.known_states.check(plan.state_names(), at)?;
+            restored = plan.open(&from, &stores)?;
         }
         let mut core = ShardCore::new(
             self.operator.clone(),

@@ -5,7 +5,9 @@ mod operator;
 use std::fmt;
 use std::ops::{Bound, ControlFlow};
 
-use crate::base::{Error, KeyGroup, KeyGroupRange, MaxParallelism, Result, SnapshotId};
+use crate::base::{
+    Error, KeyGroup, KeyGroupRange, MaxParallelism, Result, SnapshotId, SnapshotMode,
+};
 use crate::codec::KeyRef;
 use crate::memtable::ValueMut;
 use crate::shard::ShardCore;
@@ -13,7 +15,8 @@ use crate::shard::rekey::{OldCodecs, Rename};
 use crate::shard::stats::StateStats;
 use crate::shard::store::{KeyedStore, StateId, StateInfo, StateSpec};
 use crate::shard::timers::store::{TimerRef, TimerSpec, TimerStore, TimersId};
-use crate::snapshot::pipeline::Pipeline;
+use crate::snapshot::pipeline::{Destination, Pipeline};
+use crate::snapshot::sink::SnapshotSink;
 use crate::snapshot::ticket::SnapshotTicket;
 use crate::version::stats::TableStats;
 
@@ -76,6 +79,61 @@ impl Shard {
     /// `user_meta` is too long; `Closed` if an internal failure has made
     /// snapshots impossible. The shard is then as it was.
     pub fn snapshot(&mut self, id: SnapshotId, user_meta: &[u8]) -> Result<SnapshotTicket> {
+        self.snapshot_as(SnapshotMode::Incremental, id, user_meta)
+    }
+
+    /// Takes a snapshot as [`snapshot`](Self::snapshot) does, incremental or *full*.
+    ///
+    /// A full one names only files that were uploaded for it, under names that no
+    /// snapshot before it has, so that all of those may be deleted, or it alone be copied
+    /// elsewhere. The task thread does not notice the difference; the background uploads
+    /// all tables of the shard once more. Into a directory on the same file system those
+    /// that are in the local directory are linked, without being read; what only the
+    /// store has is read from there and put there again. A table that several shards
+    /// share, as they do after their number was changed and until it is merged, is
+    /// uploaded whole by each of them. [`bytes_new`](crate::SnapshotReport::bytes_new)
+    /// says what it came to.
+    ///
+    /// Later incremental snapshots build on it, once it was published: they share its
+    /// files, and name no older ones.
+    ///
+    /// # Errors
+    /// As of [`snapshot`](Self::snapshot).
+    pub fn snapshot_as(
+        &mut self,
+        mode: SnapshotMode,
+        id: SnapshotId,
+        user_meta: &[u8],
+    ) -> Result<SnapshotTicket> {
+        self.begin_snapshot(Destination::Own(mode), id, user_meta)
+    }
+
+    /// Takes a snapshot as [`snapshot`](Self::snapshot) does, all of whose files go into
+    /// `sink`, which may lead to any store: into a savepoint's folder, say
+    /// ([`NativeSavepoint::sink`](crate::savepoint::NativeSavepoint::sink)). The
+    /// background puts every table of the shard there, from the local directory or, if
+    /// it is not there, from the shard's own store; into that nothing is written. The
+    /// shard remembers nothing of it: later snapshots do not build on it, and neither
+    /// [`notify_complete`](Self::notify_complete) nor
+    /// [`notify_aborted`](Self::notify_aborted) has to be said of it.
+    ///
+    /// # Errors
+    /// As of [`snapshot`](Self::snapshot).
+    pub fn snapshot_to(
+        &mut self,
+        sink: Arc<dyn SnapshotSink>,
+        id: SnapshotId,
+        user_meta: &[u8],
+    ) -> Result<SnapshotTicket> {
+        self.begin_snapshot(Destination::Elsewhere(sink), id, user_meta)
+    }
+
+    fn begin_snapshot(
+        &mut self,
+        to: Destination,
+        id: SnapshotId,
+        user_meta: &[u8],
+    ) -> Result<SnapshotTicket> {
         let env = &self.backend.inner.env;
         let started_ns = env.monotonic_ns();
         check_user_meta(user_meta)?;
@@ -91,7 +149,7 @@ impl Shard {
         }
         let frozen = self.core.freeze()?;
         self.last_snapshot = Some(id);
-        let ticket = self.pipeline.submit(id, frozen, user_meta.to_vec(), started_ns);
+        let ticket = self.pipeline.submit(id, to, frozen, user_meta.to_vec(), started_ns);
         ticket.set_pause_ns(env.monotonic_ns().saturating_sub(started_ns));
         Ok(ticket)
     }

@@ -229,6 +229,26 @@ impl fmt::Debug for Epoch {
     }
 }
 
+/// What a snapshot shares with those before it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum SnapshotMode {
+    /// It names what the store has already, and uploads the rest.
+    #[default]
+    Incremental,
+    /// Everything that it names is uploaded for it, under new names: it stands alone,
+    /// whatever becomes of those before it. Costs the size of the state.
+    Full,
+}
+
+impl fmt::Display for SnapshotMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Incremental => "incremental",
+            Self::Full => "full",
+        })
+    }
+}
+
 /// The runtime's number for one snapshot, usually the checkpoint id of its
 /// barrier. Ascending within a job.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

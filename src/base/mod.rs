@@ -11,5 +11,5 @@ pub mod limits;
 pub mod time;
 
 pub use error::{Error, ErrorKind, Result};
-pub use ids::{Epoch, FileId, KeyGroup, KeyGroupRange, MaxParallelism, SnapshotId};
+pub use ids::{Epoch, FileId, KeyGroup, KeyGroupRange, MaxParallelism, SnapshotId, SnapshotMode};
 pub use time::TimeDomain;

@@ -72,6 +72,9 @@ impl Coordinator {
     }
 
     pub(super) fn complete(&mut self, id: SnapshotId) -> Result<()> {
+        if self.complete_placed(id)? {
+            return Ok(());
+        }
         let Some(pending) = self.pending.get_mut(&id) else { return Ok(()) };
         let checkpoint = pending.checkpoint(&self.seen.job);
         pending.meta_written = true;

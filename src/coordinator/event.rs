@@ -1,6 +1,6 @@
 //! What a runtime and its coordinator say to each other.
 
-use crate::base::SnapshotId;
+use crate::base::{SnapshotId, SnapshotMode};
 use crate::format::checkpoint::{CheckpointKind, ShardAck, ShardCosts, ShardPart};
 use crate::snapshot::ticket::SnapshotReport;
 
@@ -17,14 +17,20 @@ pub enum StopMode {
 /// What the runtime sends through its shards.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Barrier {
-    /// The number for [`Shard::snapshot`](crate::Shard::snapshot).
+    /// The number for [`Shard::snapshot_as`](crate::Shard::snapshot_as).
     pub id: SnapshotId,
     /// Goes into the acknowledgement.
     pub epoch: u64,
     /// Checkpoint or savepoint.
     pub kind: CheckpointKind,
+    /// The mode for [`Shard::snapshot_as`](crate::Shard::snapshot_as).
+    pub mode: SnapshotMode,
     /// The job is to stop with it, in this way: its sources emit nothing after it.
     pub stop: Option<StopMode>,
+    /// The snapshots go there, with [`Shard::snapshot_to`](crate::Shard::snapshot_to), and
+    /// not into the job's store: see
+    /// [`savepoint_into`](super::Coordinator::savepoint_into).
+    pub place: Option<String>,
 }
 
 /// What the runtime is told.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::view::{JobView, RestoreFrom, files_of};
 use super::{Coordinator, layout};
-use crate::base::{Error, Result, SnapshotId};
+use crate::base::{Error, Result, SnapshotId, SnapshotMode};
 use crate::format::checkpoint::{Checkpoint, CheckpointKind, ShardCosts, ShardPart};
 use crate::format::handle::SnapshotHandle;
 use crate::format::journal::{Borrowed, CheckpointRef, SavepointRef};
@@ -42,6 +42,8 @@ impl Coordinator {
         let owner = format!("job {}", self.seen.job);
         let pin = view.pin(&*self.env, &chosen, &owner)?;
         let theirs = view.read(&chosen)?;
+        // Whatever it was there, here it shares its files.
+        let theirs = Checkpoint { mode: SnapshotMode::Incremental, ..theirs };
         let (reference, ours) = self.own_metadata(theirs, CheckpointKind::Checkpoint)?;
         let borrowed = Borrowed { job: job.to_owned(), pin: pin.name().as_str().to_owned() };
         let adopted = self.adopt(&reference, |entry| {
@@ -76,7 +78,8 @@ impl Coordinator {
         let source = savepoint.source();
         let identity = self.store.identity();
         let shards = copy_shards(theirs, &*source, &*self.store, &folder, &identity, keep_going)?;
-        self.adopt_as_savepoint(Checkpoint { shards, ..theirs.clone() }, name)
+        let mode = SnapshotMode::Full;
+        self.adopt_as_savepoint(Checkpoint { shards, mode, ..theirs.clone() }, name)
     }
 
     /// Keeps snapshots that were put into this coordinator's [sink](Self::sink) under
@@ -133,6 +136,7 @@ impl Coordinator {
             epoch: self.epoch(),
             job: self.seen.job.clone(),
             kind: CheckpointKind::Savepoint(name.to_owned()),
+            mode: SnapshotMode::Full,
             triggered_unix_ms: now_unix_ms,
             completed_unix_ms: now_unix_ms,
             shards,

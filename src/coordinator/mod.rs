@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! poll ----> Event::Trigger(barrier) ----> the runtime sends barriers to its shards
-//!                                          Shard::snapshot(barrier.id, ..)
+//!                                          Shard::snapshot_as(barrier.mode, ..)
 //! acknowledge <---- ShardAck <------------ the ticket's report
 //!      |
 //!      | the last one:  metadata, then one journal entry that nobody can replace
@@ -47,7 +47,7 @@
 //! while let Some(event) = coordinator.next_event() {
 //!     match event {
 //!         Event::Trigger(barrier) => {
-//!             let report = shard.snapshot(barrier.id, b"")?.wait()?;
+//!             let report = shard.snapshot_as(barrier.mode, barrier.id, b"")?.wait()?;
 //!             coordinator.set_runtime_data(barrier.id, b"source offset 1".to_vec())?;
 //!             coordinator.acknowledge(ShardAck::of(barrier.epoch, &report))?;
 //!         }
@@ -75,6 +75,9 @@
 //!   a crash in between leaves work for the next coordinator, never a checkpoint with
 //!   holes. Only files of this job are deleted. What a killed coordinator and its shards
 //!   left behind goes with the first [`collect`](Coordinator::collect) of the next one.
+//! - A checkpoint whose metadata says that it is [full](crate::SnapshotMode::Full) shares
+//!   no file with any that was begun before it: that is checked with every
+//!   acknowledgement.
 //! - Notifications are best effort: everything works if they are lost, late or repeated.
 
 mod collect;
@@ -86,6 +89,7 @@ mod layout;
 mod objects;
 mod participant;
 mod pending;
+mod placed;
 mod registry;
 mod requests;
 mod schedule;
@@ -113,10 +117,10 @@ pub use self::settings::{CheckpointSettings, OnCancel, SavepointSchedule};
 pub use self::verify::{Depth, Problem, Verified, is_damaged, verify};
 pub use self::view::{JobView, PinGuard, RestoreFrom, jobs};
 use crate::base::limits::MAX_USER_META_BYTES;
-use crate::base::{Error, ErrorKind, Result, SnapshotId};
+use crate::base::{Error, ErrorKind, Result, SnapshotId, SnapshotMode};
 use crate::env::Env;
 use crate::env::real::RealEnv;
-use crate::format::checkpoint::{Checkpoint, CheckpointKind, ShardAck, check_job_name};
+use crate::format::checkpoint::{Checkpoint, CheckpointKind, ShardAck, StoredFile, check_job_name};
 use crate::format::journal::{CheckpointRef, JournalEntry, MAX_TEXT_BYTES, Outcome};
 use crate::object::{ObjectName, ObjectStore};
 use crate::snapshot::sink::StoreSink;
@@ -401,13 +405,26 @@ impl Coordinator {
         self.events.pop_front()
     }
 
-    /// Begins a checkpoint now, whatever the schedule says.
+    /// Begins a checkpoint now, whatever the schedule says. It is incremental, as those
+    /// of the schedule are.
     ///
     /// # Errors
     /// `Invalid` if no shards were started, or the job stops; `Closed` if another
     /// coordinator has taken over; `Unavailable` if the store fails.
     pub fn trigger(&mut self) -> Result<SnapshotId> {
-        self.begin(CheckpointKind::Checkpoint, None)
+        self.trigger_as(SnapshotMode::Incremental)
+    }
+
+    /// Begins a checkpoint of this mode now, whatever the schedule says. A
+    /// [full](SnapshotMode::Full) one shares no file with those before it: they may all
+    /// be deleted, or it alone be copied elsewhere. It costs the size of the state, and
+    /// the checkpoints after it are incremental and build on it.
+    ///
+    /// # Errors
+    /// As [`trigger`](Self::trigger); `Invalid` for a full one if a shard has
+    /// [come to its end](Self::finish).
+    pub fn trigger_as(&mut self, mode: SnapshotMode) -> Result<SnapshotId> {
+        self.begin(CheckpointKind::Checkpoint, mode, None)
     }
 
     /// Begins a savepoint of this name now, without copying anything: it shares files
@@ -416,8 +433,17 @@ impl Coordinator {
     /// # Errors
     /// As [`trigger`](Self::trigger); `Invalid` if the name is taken or no name.
     pub fn savepoint(&mut self, name: &str) -> Result<SnapshotId> {
+        self.savepoint_as(name, SnapshotMode::Incremental)
+    }
+
+    /// Begins a savepoint of this name and mode now. A [full](SnapshotMode::Full) one
+    /// shares no file with what was there before it.
+    ///
+    /// # Errors
+    /// As [`savepoint`](Self::savepoint) and [`trigger_as`](Self::trigger_as).
+    pub fn savepoint_as(&mut self, name: &str, mode: SnapshotMode) -> Result<SnapshotId> {
         self.check_new(name)?;
-        self.begin(CheckpointKind::Savepoint(name.to_owned()), None)
+        self.begin(CheckpointKind::Savepoint(name.to_owned()), mode, None)
     }
 
     /// Ends the job with a savepoint. When it is complete ([`Event::Stopped`]) the job
@@ -427,7 +453,8 @@ impl Coordinator {
     /// As [`savepoint`](Self::savepoint).
     pub fn stop(&mut self, name: &str, mode: StopMode) -> Result<SnapshotId> {
         self.check_new(name)?;
-        let id = self.begin(CheckpointKind::Savepoint(name.to_owned()), Some(mode))?;
+        let kind = CheckpointKind::Savepoint(name.to_owned());
+        let id = self.begin(kind, SnapshotMode::Incremental, Some(mode))?;
         self.stopping = true;
         Ok(id)
     }
@@ -436,14 +463,16 @@ impl Coordinator {
     /// completed: this call then waits for the store.
     ///
     /// # Errors
-    /// `Invalid` if the job has no such shard; `Closed` if another coordinator has
-    /// taken over. If the checkpoint could not be completed that is no error here:
+    /// `Invalid` if the job has no such shard, or its snapshot shares files with others
+    /// though a full one was asked for: then the checkpoint is given up. `Closed` if
+    /// another coordinator has taken over. If the checkpoint could not be completed that is no error here:
     /// [`poll`](Self::poll) tries again until it is too late.
     pub fn acknowledge(&mut self, mut ack: ShardAck) -> Result<Acknowledged> {
         if ack.epoch != self.epoch() {
             return Ok(Acknowledged::Foreign);
         }
         let id = ack.part.handle.snapshot();
+        self.check_place(id, &ack)?;
         let holder = Holder::Pending(id);
         let now_unix_ms = self.env.unix_time_ms();
         let shard = format!("shard {} of {:?}", ack.part.handle.groups(), key_of(&ack).0);
@@ -452,6 +481,8 @@ impl Coordinator {
             return Ok(Acknowledged::Late);
         };
         let files = std::mem::take(&mut ack.files);
+        let mode = pending.barrier.mode;
+        let is_own = pending.place.is_none();
         match pending.add(ack, &self.participants, now_unix_ms) {
             Counted::Yes => {}
             Counted::Again => return Ok(Acknowledged::Duplicate),
@@ -462,7 +493,24 @@ impl Coordinator {
                     .remedy("acknowledge with the handle that the shard's report gives"));
             }
         }
-        self.registry.hold(&holder, files.iter().map(|file| (&*file.location, file.bytes)));
+        if is_own {
+            self.registry.hold(&holder, files.iter().map(|file| (&*file.location, file.bytes)));
+        }
+        // Acknowledgements of later ones, which build on it, may have come before.
+        let is_older = |file: &&StoredFile| self.registry.needed_since(&file.location) < Some(id);
+        if mode == SnapshotMode::Full
+            && is_own
+            && let Some(file) = files.iter().find(is_older)
+        {
+            let reason = format!("{shard} shares {} with others", file.location);
+            self.give_up(id, reason, true);
+            return Err(Error::invalid(
+                "a full checkpoint was asked for, and a shard shares files",
+            )
+            .at(shard)
+            .found(&file.location)
+            .remedy("take the snapshot with the mode of the barrier"));
+        }
         if self.pending.get(&id).is_some_and(Pending::is_ready) {
             self.try_to_complete()?;
         }
@@ -523,7 +571,8 @@ impl Coordinator {
         let key = key_of(&last);
         let holder = Holder::Finished(key.clone());
         let before = self.registry.release(&holder);
-        self.registry.hold(&holder, last.files.iter().map(|file| (&*file.location, file.bytes)));
+        let files = last.files.iter().map(|file| (&*file.location, file.bytes));
+        self.registry.hold_since(&holder, last.part.handle.snapshot(), files);
         self.garbage.add_loose(SnapshotId(self.next_id.0.saturating_sub(1)), before);
         self.finished.insert(key, last);
         Ok(())

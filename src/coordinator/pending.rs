@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::placed::Place;
 use super::{Barrier, Participant};
 use crate::base::{KeyGroup, SnapshotId};
 use crate::format::checkpoint::{Checkpoint, ShardAck};
@@ -17,6 +18,8 @@ pub(super) fn key_of(ack: &ShardAck) -> ShardKey {
 /// See the [module documentation](self).
 pub(super) struct Pending {
     pub(super) barrier: Barrier,
+    /// If it goes elsewhere than into the job's store.
+    pub(super) place: Option<Place>,
     pub(super) triggered_unix_ms: u64,
     pub(super) triggered_ns: u64,
     /// When the last shard acknowledged it.
@@ -43,12 +46,14 @@ pub(super) enum Counted {
 impl Pending {
     pub(super) fn new(
         barrier: Barrier,
+        place: Option<Place>,
         shards: usize,
         triggered_unix_ms: u64,
         triggered_ns: u64,
     ) -> Self {
         Self {
             barrier,
+            place,
             triggered_unix_ms,
             triggered_ns,
             completed_unix_ms: 0,
@@ -106,6 +111,7 @@ impl Pending {
             epoch: self.barrier.epoch,
             job: job.to_owned(),
             kind: self.barrier.kind.clone(),
+            mode: self.barrier.mode,
             triggered_unix_ms: self.triggered_unix_ms,
             completed_unix_ms: self.completed_unix_ms,
             // Ascending by operator and groups, as the keys are.
@@ -120,6 +126,7 @@ impl Pending {
             id: self.barrier.id,
             epoch: self.barrier.epoch,
             kind: self.barrier.kind.clone(),
+            mode: self.barrier.mode,
             triggered_unix_ms: self.triggered_unix_ms,
             duration_ms: now_ns.saturating_sub(self.triggered_ns) / 1_000_000,
             pause_ns: 0,

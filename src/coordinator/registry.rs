@@ -1,8 +1,8 @@
 //! Which files are needed, and by whom.
 //!
 //! A holder is a completed checkpoint (a savepoint, one that is retired and not yet
-//! gone), a checkpoint that is under way, or a shard that has come to its end. A file is needed as long as somebody holds
-//! it. Names are kept once, whatever the number of holders; a holder costs four bytes
+//! gone), a checkpoint that is under way, or a shard that has come to its end. A file is needed
+//! as long as somebody holds it. Names are kept once, whatever the number of holders; a holder costs four bytes
 //! each time that it names a file.
 
 use std::collections::HashMap;
@@ -34,6 +34,8 @@ pub(super) struct Released {
 struct File {
     location: Arc<str>,
     bytes: u64,
+    /// The oldest checkpoint that was begun here and held it; 0 if it is of before.
+    since: SnapshotId,
     holders: u32,
 }
 
@@ -54,20 +56,38 @@ impl Registry {
         holder: &Holder,
         files: impl IntoIterator<Item = (&'a str, u64)>,
     ) {
+        let since = match holder {
+            Holder::Pending(id) => *id,
+            Holder::Finished(_) | Holder::Completed(_) => SnapshotId(0),
+        };
+        self.hold_since(holder, since, files);
+    }
+
+    /// As [`hold`](Self::hold), of files that were made for this snapshot or a later one,
+    /// if nobody holds them yet: it may not have been acknowledged itself.
+    pub(super) fn hold_since<'a>(
+        &mut self,
+        holder: &Holder,
+        since: SnapshotId,
+        files: impl IntoIterator<Item = (&'a str, u64)>,
+    ) {
         let mut numbers = self.held.remove(holder).unwrap_or_default();
-        numbers.extend(files.into_iter().map(|(location, bytes)| self.number(location, bytes)));
+        let files = files.into_iter();
+        numbers.extend(files.map(|(location, bytes)| self.number(location, bytes, since)));
         self.held.insert(holder.clone(), numbers);
     }
 
     /// Counts one more holder of a file.
-    fn number(&mut self, location: &str, bytes: u64) -> u32 {
+    fn number(&mut self, location: &str, bytes: u64, since: SnapshotId) -> u32 {
         if let Some(number) = self.numbers.get(location) {
             let number = *number;
-            self.file(number).holders += 1;
+            let file = self.file(number);
+            file.holders += 1;
+            file.since = file.since.min(since);
             return number;
         }
         let location: Arc<str> = location.into();
-        let file = Some(File { location: Arc::clone(&location), bytes, holders: 1 });
+        let file = Some(File { location: Arc::clone(&location), bytes, since, holders: 1 });
         let number = match self.free.pop() {
             Some(number) => {
                 self.files[number as usize] = file;
@@ -114,6 +134,13 @@ impl Registry {
     /// Whether anybody needs a file.
     pub(super) fn is_held(&self, location: &str) -> bool {
         self.numbers.contains_key(location)
+    }
+
+    /// The oldest checkpoint begun here that needed the file, of those since somebody
+    /// needs it without a break; 0 if it was needed before. `None` if nobody needs it.
+    pub(super) fn needed_since(&self, location: &str) -> Option<SnapshotId> {
+        let number = self.numbers.get(location)?;
+        self.files[*number as usize].as_ref().map(|file| file.since)
     }
 
     /// Whether anybody needs a file whose location begins so. Looks at all files.
@@ -167,6 +194,18 @@ mod tests {
         registry.hold(&holder("one"), [("a", 1), ("b", 1)]);
         registry.hold(&holder("two"), [("b", 1)]);
         assert_eq!(names(&registry.release(&holder("one"))), ["a"]);
+    }
+
+    #[test]
+    fn a_file_is_as_old_as_the_oldest_checkpoint_that_held_it() {
+        let mut registry = Registry::default();
+        registry.hold(&Holder::Pending(SnapshotId(4)), [("a", 1), ("b", 1)]);
+        registry.hold(&Holder::Pending(SnapshotId(3)), [("a", 1)]);
+        assert_eq!(registry.needed_since("a"), Some(SnapshotId(3)));
+        assert_eq!(registry.needed_since("b"), Some(SnapshotId(4)));
+        registry.hold(&holder("from before"), [("b", 1)]);
+        assert_eq!(registry.needed_since("b"), Some(SnapshotId(0)));
+        assert_eq!(registry.needed_since("c"), None);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Asking the coordinator of a running job for something: a savepoint, or the disposal
-//! of one. Only the coordinator writes the journal, so others leave a request in the
+//! Asking the coordinator of a running job for something: a checkpoint, a savepoint, or
+//! the disposal of one. Only the coordinator writes the journal, so others leave a request in the
 //! store and wait for the answer.
 //!
 //! ```text
@@ -13,7 +13,8 @@
 //! A request may be met twice: the coordinator may die after it did something and before
 //! it said so. So what is asked for is a state of things, and one that is so already is
 //! an answer: a savepoint whose name was free when it was asked for is the one that was
-//! meant, and a savepoint that is gone has been disposed of. A request that is met stays
+//! meant, a checkpoint of a number that was free is, too, and a savepoint that is gone has
+//! been disposed of. A request that is met stays
 //! until the answer is there. An answer that nobody fetches goes after a while.
 
 use std::collections::BTreeMap;
@@ -25,7 +26,7 @@ use super::completion::cut;
 use super::objects::{self, Created};
 use super::pending::Pending;
 use super::view::{JobView, RestoreFrom};
-use crate::base::{Error, Result, SnapshotId};
+use crate::base::{Error, Result, SnapshotId, SnapshotMode};
 use crate::env::Env;
 use crate::format::checkpoint::CheckpointKind;
 use crate::format::journal::MAX_TEXT_BYTES;
@@ -50,12 +51,12 @@ pub fn ask(
     asker: &str,
     action: Action,
 ) -> Result<Asked> {
-    let savepoint = RestoreFrom::Savepoint(action.name().to_owned());
     match &action {
-        Action::Dispose(_) => {
-            view.find(&savepoint)?;
+        Action::Checkpoint(..) => {}
+        Action::Dispose(name) => {
+            view.find(&RestoreFrom::Savepoint(name.clone()))?;
         }
-        Action::Savepoint(name) | Action::Keep(_, name) => {
+        Action::Savepoint(name, _) | Action::Keep(_, name) => {
             if view.entry().savepoint(name).is_some() {
                 return Err(Error::invalid("the job has a savepoint of this name already")
                     .at(view.layout().root())
@@ -245,29 +246,60 @@ impl Coordinator {
                 return Ok(Met::Later);
             }
             self.requests.begun.remove(name);
-            let done = self.seen.savepoint(request.action.name());
-            if done.is_none_or(|done| done.checkpoint.id != id) {
-                let mut outcomes = self.outcomes.iter().chain(&self.seen.outcomes);
-                let outcome = outcomes.rfind(|outcome| outcome.id == id);
+            let mut outcomes = self.outcomes.iter().chain(&self.seen.outcomes);
+            let outcome = outcomes.rfind(|outcome| outcome.id == id);
+            let is_done = match request.action.name() {
+                Some(name) => self.seen.savepoint(name).is_some_and(|of| of.checkpoint.id == id),
+                // Few outcomes may be remembered, or none.
+                None => outcome.map_or_else(
+                    || self.completed.contains(&id) || self.seen.kept().any(|of| of.id == id),
+                    |outcome| outcome.failure.is_none(),
+                ),
+            };
+            if !is_done {
                 let reason = outcome.and_then(|outcome| outcome.failure.clone());
-                return Err(Error::invalid("the savepoint was given up")
+                return Err(Error::invalid("the checkpoint was given up")
                     .at(format_args!("checkpoint {id}"))
                     .found(reason.unwrap_or_else(|| "it is not there".to_owned())));
             }
             return Ok(Met::Done(Some(id)));
         }
-        let there = self.seen.savepoint(request.action.name()).map(|found| found.checkpoint.id);
+        let named = request.action.name().and_then(|name| self.seen.savepoint(name));
+        let there = named.map(|found| found.checkpoint.id);
         match (&request.action, there) {
             // The name was free when it was asked for.
-            (Action::Savepoint(_), Some(id)) => Ok(Met::Done(Some(id))),
-            (Action::Savepoint(_), None) if self.participants.is_empty() => Ok(Met::Later),
-            (Action::Savepoint(savepoint), None) => {
+            (Action::Savepoint(..), Some(id)) => Ok(Met::Done(Some(id))),
+            (Action::Savepoint(..) | Action::Checkpoint(..), None)
+                if self.participants.is_empty() =>
+            {
+                Ok(Met::Later)
+            }
+            (Action::Savepoint(savepoint, mode), None) => {
                 let kind = CheckpointKind::Savepoint(savepoint.clone());
                 let under_way = self.pending.values().find(|of| of.barrier.kind == kind);
                 // Others may have asked for the same one.
                 let id = match under_way.map(Pending::id) {
                     Some(id) => id,
-                    None => self.savepoint(savepoint)?,
+                    None => self.savepoint_as(savepoint, *mode)?,
+                };
+                self.requests.begun.insert(name.clone(), id);
+                Ok(Met::Later)
+            }
+            (Action::Checkpoint(mode, from), _) => {
+                let is_meant = |kind: &CheckpointKind, of: SnapshotMode, id: SnapshotId| {
+                    *kind == CheckpointKind::Checkpoint && of == *mode && id >= *from
+                };
+                let done = self.seen.outcomes.iter().rfind(|outcome| {
+                    outcome.failure.is_none() && is_meant(&outcome.kind, outcome.mode, outcome.id)
+                });
+                if let Some(done) = done {
+                    return Ok(Met::Done(Some(done.id)));
+                }
+                let mut under_way = self.pending.values().map(|of| &of.barrier);
+                let under_way = under_way.find(|of| is_meant(&of.kind, of.mode, of.id));
+                let id = match under_way.map(|barrier| barrier.id) {
+                    Some(id) => id,
+                    None => self.trigger_as(*mode)?,
                 };
                 self.requests.begun.insert(name.clone(), id);
                 Ok(Met::Later)

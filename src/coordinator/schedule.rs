@@ -1,9 +1,10 @@
 //! When checkpoints begin, and when they have taken too long.
 
 use super::pending::Pending;
+use super::placed::Place;
 use super::registry::Holder;
 use super::{Barrier, Coordinator, Event, StopMode};
-use crate::base::{Error, Result, SnapshotId};
+use crate::base::{Error, Result, SnapshotId, SnapshotMode};
 use crate::format::checkpoint::CheckpointKind;
 
 /// When something was done last, on the clock that never goes back.
@@ -23,12 +24,32 @@ impl Coordinator {
     pub(super) fn begin(
         &mut self,
         kind: CheckpointKind,
+        mode: SnapshotMode,
         stop: Option<StopMode>,
+    ) -> Result<SnapshotId> {
+        self.begin_into(kind, mode, stop, None)
+    }
+
+    pub(super) fn begin_into(
+        &mut self,
+        kind: CheckpointKind,
+        mode: SnapshotMode,
+        stop: Option<StopMode>,
+        place: Option<Place>,
     ) -> Result<SnapshotId> {
         self.settle()?;
         if self.participants.is_empty() || self.stopping {
             let what = if self.stopping { "the job is being stopped" } else { "no shards yet" };
             return Err(Error::invalid("no checkpoint can be begun").at(what));
+        }
+        if mode == SnapshotMode::Full
+            && let Some((operator, first)) = self.finished.keys().next()
+        {
+            return Err(Error::invalid("a shard that has come to its end takes no full snapshot")
+                .at(format_args!("the shard of {operator:?} that begins with {first}"))
+                .remedy(
+                    "take an incremental one, and copy the completed checkpoint by an export",
+                ));
         }
         // Numbers are told in the journal before they are used, some at a time: the
         // coordinator after this one must not use one again.
@@ -38,11 +59,18 @@ impl Coordinator {
             self.append(|entry| entry.next_id = SnapshotId(id.0 + RESERVED))?;
         }
         self.next_id = SnapshotId(id.0 + 1);
-        let barrier = Barrier { id, epoch: self.epoch(), kind, stop };
+        let barrier = Barrier {
+            id,
+            epoch: self.epoch(),
+            kind,
+            mode,
+            stop,
+            place: place.as_ref().map(|place| place.name.clone()),
+        };
         let now_ns = self.env.monotonic_ns();
         let now_unix_ms = self.env.unix_time_ms();
         let shards = self.participants.len();
-        let mut pending = Pending::new(barrier.clone(), shards, now_unix_ms, now_ns);
+        let mut pending = Pending::new(barrier.clone(), place, shards, now_unix_ms, now_ns);
         for ack in self.finished.values() {
             pending.add(ack.clone(), &self.participants, now_unix_ms);
             let files = ack.files.iter().map(|file| (&*file.location, file.bytes));

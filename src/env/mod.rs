@@ -19,6 +19,7 @@ pub(crate) mod local_files;
 pub mod mmap;
 mod nap;
 pub mod pages;
+pub(crate) mod parallel;
 pub mod real;
 pub mod sim;
 pub(crate) mod sync;

@@ -5,8 +5,10 @@
 //! checkpoint:  an envelope (see envelope.rs), magic "ALVCHKPT", around
 //!              | id u64 | epoch u64 | triggered_unix_ms u64 | completed_unix_ms u64 |
 //!              0        8           16                      24
-//!              | job | kind u8: 1 checkpoint, or 2 savepoint and | name |
+//!              | job | kind |
 //!              | shard count | shard ... | runtime data |
+//! kind:        | u8: 1 checkpoint, 3 full checkpoint, 2 savepoint, 4 full savepoint |
+//!              | of a savepoint: name |
 //! shard:       | handle | pause_ns | duration_ns | bytes_new | bytes_total | records_new |
 //!
 //! ack:         an envelope, magic "ALVSHACK", around
@@ -27,7 +29,7 @@ use super::handle::SnapshotHandle;
 use super::manifest::{MAX_LOCATION_BYTES, encode_bytes};
 use super::promise::{Broken, broken, check_len};
 use crate::base::limits::MAX_USER_META_BYTES;
-use crate::base::{Error, ErrorKind, Result, SnapshotId};
+use crate::base::{Error, ErrorKind, Result, SnapshotId, SnapshotMode};
 use crate::codec::{Reader, varint};
 
 /// Longest name of a job or a savepoint, in bytes.
@@ -92,6 +94,8 @@ pub struct Checkpoint {
     pub job: String,
     /// Why it was taken.
     pub kind: CheckpointKind,
+    /// Whether it shares files with those before it.
+    pub mode: SnapshotMode,
     /// When its barriers were sent, by the wall clock; for people.
     pub triggered_unix_ms: u64,
     /// When the last shard had acknowledged it.
@@ -156,7 +160,7 @@ impl Checkpoint {
                 out.extend_from_slice(&number.to_le_bytes());
             }
             encode_bytes(self.job.as_bytes(), out);
-            encode_kind(&self.kind, out);
+            encode_kind(&self.kind, self.mode, out);
             varint::put_u64(out, self.shards.len() as u64);
             for shard in &self.shards {
                 shard.encode(out);
@@ -178,13 +182,22 @@ impl Checkpoint {
         let triggered_unix_ms = reader.u64("trigger time")?;
         let completed_unix_ms = reader.u64("completion time")?;
         let job = reader.str("job", MAX_JOB_NAME_BYTES)?.to_owned();
-        let kind = decode_kind(&mut reader)?;
+        let (kind, mode) = decode_kind(&mut reader)?;
         let shards = reader.count("shard count", MAX_SHARDS, MIN_SHARD_BYTES)?;
         let shards = (0..shards).map(|_| ShardPart::decode(&mut reader)).collect::<Result<_>>()?;
         let runtime = reader.bytes("runtime data", MAX_USER_META_BYTES)?.to_vec();
         reader.finish()?;
-        let checkpoint =
-            Self { id, epoch, job, kind, triggered_unix_ms, completed_unix_ms, shards, runtime };
+        let checkpoint = Self {
+            id,
+            epoch,
+            job,
+            kind,
+            mode,
+            triggered_unix_ms,
+            completed_unix_ms,
+            shards,
+            runtime,
+        };
         checkpoint.check().map_err(|broken| broken.error(ErrorKind::Corrupt, CHECKPOINT.what))?;
         Ok(checkpoint)
     }
@@ -340,25 +353,38 @@ pub fn check_job_name(what: &'static str, name: &str) -> Result<()> {
     check_name(what, name).map_err(|broken| broken.error(ErrorKind::Invalid, "a name"))
 }
 
-pub(super) fn encode_kind(kind: &CheckpointKind, out: &mut Vec<u8>) {
-    match kind {
-        CheckpointKind::Checkpoint => out.push(1),
-        CheckpointKind::Savepoint(name) => {
-            out.push(2);
-            encode_bytes(name.as_bytes(), out);
-        }
+/// Numbers of kinds and modes together. DO NOT CHANGE.
+const CHECKPOINT_KIND: u8 = 1;
+const SAVEPOINT_KIND: u8 = 2;
+const FULL_CHECKPOINT_KIND: u8 = 3;
+const FULL_SAVEPOINT_KIND: u8 = 4;
+
+pub(super) fn encode_kind(kind: &CheckpointKind, mode: SnapshotMode, out: &mut Vec<u8>) {
+    out.push(match (kind, mode) {
+        (CheckpointKind::Checkpoint, SnapshotMode::Incremental) => CHECKPOINT_KIND,
+        (CheckpointKind::Savepoint(_), SnapshotMode::Incremental) => SAVEPOINT_KIND,
+        (CheckpointKind::Checkpoint, SnapshotMode::Full) => FULL_CHECKPOINT_KIND,
+        (CheckpointKind::Savepoint(_), SnapshotMode::Full) => FULL_SAVEPOINT_KIND,
+    });
+    if let CheckpointKind::Savepoint(name) = kind {
+        encode_bytes(name.as_bytes(), out);
     }
 }
 
-pub(super) fn decode_kind(reader: &mut Reader<'_>) -> Result<CheckpointKind> {
-    match reader.u8("kind")? {
-        1 => Ok(CheckpointKind::Checkpoint),
-        2 => {
+pub(super) fn decode_kind(reader: &mut Reader<'_>) -> Result<(CheckpointKind, SnapshotMode)> {
+    let number = reader.u8("kind")?;
+    let mode = match number {
+        CHECKPOINT_KIND | SAVEPOINT_KIND => SnapshotMode::Incremental,
+        _ => SnapshotMode::Full,
+    };
+    match number {
+        CHECKPOINT_KIND | FULL_CHECKPOINT_KIND => Ok((CheckpointKind::Checkpoint, mode)),
+        SAVEPOINT_KIND | FULL_SAVEPOINT_KIND => {
             let name = reader.str("name of the savepoint", MAX_JOB_NAME_BYTES)?;
-            Ok(CheckpointKind::Savepoint(name.to_owned()))
+            Ok((CheckpointKind::Savepoint(name.to_owned()), mode))
         }
         other => Err(Error::incompatible("a kind of checkpoint that is not known here")
-            .expected("1 or 2")
+            .expected("1 to 4")
             .found(other)
             .remedy("read it with the version of the engine that wrote it, or a later one")),
     }

@@ -31,7 +31,7 @@ use super::envelope::Envelope;
 use super::manifest::{MAX_LOCATION_BYTES, encode_bytes};
 use super::promise::{Broken, broken, check_len};
 use crate::base::checksum::{ContentHash, of_contents};
-use crate::base::{Error, ErrorKind, Result, SnapshotId};
+use crate::base::{Error, ErrorKind, Result, SnapshotId, SnapshotMode};
 use crate::codec::{Reader, varint};
 
 /// Most checkpoints, savepoints and retired ones of a job, each.
@@ -89,6 +89,8 @@ pub struct Outcome {
     pub epoch: u64,
     /// Why it was begun.
     pub kind: CheckpointKind,
+    /// Whether it was to share files with those before it.
+    pub mode: SnapshotMode,
     /// When its barriers were sent, by the wall clock.
     pub triggered_unix_ms: u64,
     /// From then until it was completed, or given up.
@@ -196,7 +198,7 @@ impl Outcome {
     fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.id.0.to_le_bytes());
         out.extend_from_slice(&self.epoch.to_le_bytes());
-        encode_kind(&self.kind, out);
+        encode_kind(&self.kind, self.mode, out);
         out.extend_from_slice(&self.triggered_unix_ms.to_le_bytes());
         for measure in [self.duration_ms, self.pause_ns, self.bytes_new, self.bytes_total] {
             varint::put_u64(out, measure);
@@ -205,10 +207,14 @@ impl Outcome {
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self> {
+        let id = SnapshotId(reader.u64("outcome")?);
+        let epoch = reader.u64("epoch of an outcome")?;
+        let (kind, mode) = decode_kind(reader)?;
         Ok(Self {
-            id: SnapshotId(reader.u64("outcome")?),
-            epoch: reader.u64("epoch of an outcome")?,
-            kind: decode_kind(reader)?,
+            id,
+            epoch,
+            kind,
+            mode,
             triggered_unix_ms: reader.u64("trigger time")?,
             duration_ms: reader.varint_u64("duration")?,
             pause_ns: reader.varint_u64("pause")?,

@@ -2,15 +2,17 @@
 //!
 //! ```text
 //! request:  an envelope (see envelope.rs), magic "ALVREQST", around
-//!           | created_unix_ms u64 | seen u64 | asker | action u8 | name | of action 2: id u64 |
+//!           | created_unix_ms u64 | seen u64 | asker | action u8 | of 1 to 4: name |
+//!           | of 2, 5 and 6: id u64 |
 //!           0                     8          16
 //! answer:   an envelope, magic "ALVANSWR", around
 //!           | answered_unix_ms u64 | id u64 | refused |
 //!           0                      8        16
 //! ```
 //!
-//! `action` is 1 to take a savepoint, 2 to keep a checkpoint as one, 3 to dispose of one;
-//! `seen` is the number of the journal entry by which it was asked. `id` in an answer is
+//! `action` is 1 to take a savepoint, 2 to keep a checkpoint as one, 3 to dispose of one,
+//! 4 to take a full savepoint; 5 to take a checkpoint, 6 to take a full one, of this
+//! number or a higher one each; `seen` is the number of the journal entry by which it was asked. `id` in an answer is
 //! that of the checkpoint concerned, 0 if there is none. Texts are a varint length and
 //! UTF-8; `refused` says why, and is empty if the request was met.
 
@@ -19,7 +21,7 @@ use super::envelope::Envelope;
 use super::journal::MAX_TEXT_BYTES;
 use super::manifest::encode_bytes;
 use super::promise::{Broken, check_len};
-use crate::base::{Error, ErrorKind, Result, SnapshotId};
+use crate::base::{Error, ErrorKind, Result, SnapshotId, SnapshotMode};
 
 /// Most bytes of a request or an answer.
 pub const MAX_REQUEST_BYTES: u64 = 4096;
@@ -30,8 +32,13 @@ const ANSWER: Envelope = Envelope { what: "answer", magic: *b"ALVANSWR", version
 /// What is asked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// To take a savepoint of this name now.
-    Savepoint(String),
+    /// To take a savepoint of this name and mode now.
+    Savepoint(String, SnapshotMode),
+    /// To take a checkpoint of this mode now. One with this number or a higher one will
+    /// do, so that a request which is met twice, for the coordinator died meanwhile, has
+    /// one checkpoint taken if it was complete: give the
+    /// [`next_id`](super::JournalEntry::next_id) that the journal says.
+    Checkpoint(SnapshotMode, SnapshotId),
     /// To keep this completed checkpoint as a savepoint of this name.
     Keep(SnapshotId, String),
     /// To dispose of the savepoint of this name.
@@ -39,10 +46,11 @@ pub enum Action {
 }
 
 impl Action {
-    /// The name of the savepoint.
-    pub fn name(&self) -> &str {
+    /// The name of the savepoint, if it is about one.
+    pub fn name(&self) -> Option<&str> {
         match self {
-            Self::Savepoint(name) | Self::Keep(_, name) | Self::Dispose(name) => name,
+            Self::Savepoint(name, _) | Self::Keep(_, name) | Self::Dispose(name) => Some(name),
+            Self::Checkpoint(..) => None,
         }
     }
 }
@@ -84,12 +92,17 @@ impl Request {
             out.extend_from_slice(&self.seen.to_le_bytes());
             encode_bytes(self.asker.as_bytes(), out);
             out.push(match self.action {
-                Action::Savepoint(_) => 1,
+                Action::Savepoint(_, SnapshotMode::Incremental) => 1,
                 Action::Keep(..) => 2,
                 Action::Dispose(_) => 3,
+                Action::Savepoint(_, SnapshotMode::Full) => 4,
+                Action::Checkpoint(SnapshotMode::Incremental, _) => 5,
+                Action::Checkpoint(SnapshotMode::Full, _) => 6,
             });
-            encode_bytes(self.action.name().as_bytes(), out);
-            if let Action::Keep(id, _) = self.action {
+            if let Some(name) = self.action.name() {
+                encode_bytes(name.as_bytes(), out);
+            }
+            if let Action::Keep(id, _) | Action::Checkpoint(_, id) = self.action {
                 out.extend_from_slice(&id.0.to_le_bytes());
             }
             Ok(())
@@ -107,14 +120,22 @@ impl Request {
         let seen = reader.u64("journal entry")?;
         let asker = reader.str("asker", MAX_TEXT_BYTES)?.to_owned();
         let action = reader.u8("action")?;
-        let name = reader.str("name of a savepoint", MAX_JOB_NAME_BYTES)?.to_owned();
+        let mut name = || Ok(reader.str("name of a savepoint", MAX_JOB_NAME_BYTES)?.to_owned());
         let action = match action {
-            1 => Action::Savepoint(name),
-            2 => Action::Keep(SnapshotId(reader.u64("checkpoint")?), name),
-            3 => Action::Dispose(name),
+            1 => Action::Savepoint(name()?, SnapshotMode::Incremental),
+            2 => {
+                let name = name()?;
+                Action::Keep(SnapshotId(reader.u64("checkpoint")?), name)
+            }
+            3 => Action::Dispose(name()?),
+            4 => Action::Savepoint(name()?, SnapshotMode::Full),
+            5 | 6 => {
+                let mode = if action == 5 { SnapshotMode::Incremental } else { SnapshotMode::Full };
+                Action::Checkpoint(mode, SnapshotId(reader.u64("checkpoint")?))
+            }
             other => {
                 return Err(Error::incompatible("a request for something that is not known here")
-                    .expected("1 to 3: savepoint, keep, dispose")
+                    .expected("1 to 6: savepoint, keep, dispose, full savepoint, checkpoint, full checkpoint")
                     .found(other)
                     .remedy("ask with the version of alluvium that the job has"));
             }
@@ -127,7 +148,7 @@ impl Request {
 
     fn check(&self) -> Result<(), Broken> {
         check_len("asker", self.asker.len(), 0, MAX_TEXT_BYTES)?;
-        check_name("name of the savepoint", self.action.name())
+        self.action.name().map_or(Ok(()), |name| check_name("name of the savepoint", name))
     }
 }
 
@@ -177,7 +198,10 @@ mod tests {
     #[test]
     fn requests_and_answers_come_back_and_damage_is_found() {
         let actions = [
-            Action::Savepoint("before-upgrade".to_owned()),
+            Action::Savepoint("before-upgrade".to_owned(), SnapshotMode::Incremental),
+            Action::Savepoint("alone".to_owned(), SnapshotMode::Full),
+            Action::Checkpoint(SnapshotMode::Incremental, SnapshotId(3)),
+            Action::Checkpoint(SnapshotMode::Full, SnapshotId(u64::MAX)),
             Action::Keep(SnapshotId(7), "a".to_owned()),
             Action::Dispose("a".to_owned()),
         ];

@@ -31,6 +31,14 @@ impl ObjectStore for FolderStore {
         format!("{}/{}", self.store.identity(), self.folder)
     }
 
+    fn is_remote(&self) -> bool {
+        self.store.is_remote()
+    }
+
+    fn creates_at_once(&self, bytes: u64) -> usize {
+        self.store.creates_at_once(bytes)
+    }
+
     fn create(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
         self.store.create(&self.whole(name)?, bytes)
     }

@@ -92,6 +92,14 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
         false
     }
 
+    /// How many objects of so many bytes each are best created at a time, on several
+    /// threads: more than one where creating is waiting for somebody far away. An object
+    /// that is created in parallel parts is best created alone.
+    fn creates_at_once(&self, bytes: u64) -> usize {
+        let _ = bytes;
+        1
+    }
+
     /// Creates `name` from bytes: afterwards it exists whole, or not at all.
     ///
     /// # Errors

@@ -6,29 +6,37 @@
 //! After that the first read can be served; [`warm`] brings the rest into
 //! memory behind the task's back.
 //!
+//! What is far away is read many at a time: the manifests take one round trip to the
+//! store, the tables another (two if filter and index are larger than what an object is
+//! opened with), and the first look-up a third.
+//!
 //! Nothing is changed by a restore, in the store or anywhere else.
 
 pub(crate) mod operator;
 pub(crate) mod warm;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::base::{Error, KeyGroup, KeyGroupRange, MaxParallelism, Result};
 use crate::codec::Schema;
-use crate::env::ReadAt;
-use crate::env::ledger::MemoryLedger;
+use crate::env::{Env, ReadAt, parallel};
 use crate::format::OperatorState;
 use crate::format::handle::SnapshotHandle;
 use crate::format::manifest::{Manifest, StateMeta, TableRef};
+use crate::format::table::TableMeta;
 use crate::shard::operator::RestoredOperatorStates;
 use crate::shard::{BaseTable, migration};
 use crate::snapshot::sink::SnapshotSource;
-use crate::snapshot::stores::StoreCounts;
+use crate::snapshot::stores::Stores;
 use crate::table::TableReader;
-use crate::table::origin::Origin;
 use crate::version::{Places, Stored, TableEntry, Version};
 
 use self::operator::{Distribution, Subtask};
+
+/// Objects that are opened at a time where that takes a round trip to a store. Each has a
+/// thread meanwhile.
+const OPENED_AT_ONCE: usize = 32;
 
 /// No shard takes so many snapshots.
 const MAX_SEQUENCE: u64 = u64::MAX / 2;
@@ -66,6 +74,31 @@ pub(crate) struct Restored {
     pub(crate) version: Version,
     pub(crate) base: Vec<BaseTable>,
     pub(crate) operator: RestoredOperatorStates,
+}
+
+/// Where a restore reads, and how much at a time.
+#[derive(Debug)]
+pub(crate) struct Reading<'a> {
+    env: &'a dyn Env,
+    source: &'a Arc<dyn SnapshotSource>,
+    /// Objects that are opened at a time.
+    at_once: usize,
+}
+
+impl<'a> Reading<'a> {
+    /// What is near is read one after the other, which needs no threads.
+    pub(crate) fn new(env: &'a dyn Env, source: &'a Arc<dyn SnapshotSource>) -> Self {
+        let at_once = if source.is_remote() { OPENED_AT_ONCE } else { 1 };
+        Self { env, source, at_once }
+    }
+
+    fn each<T: Send + 'static, R: Send + 'static>(
+        &self,
+        items: Vec<T>,
+        work: impl Fn(T) -> Result<R> + Send + Sync + 'static,
+    ) -> Result<Vec<R>> {
+        parallel::for_each(self.env, "alluvium-restore", self.at_once, items, work)
+    }
 }
 
 /// Reads and checks the manifest that a handle names.
@@ -106,7 +139,7 @@ impl Plan {
     /// [`read_manifest`].
     pub(crate) fn new(
         target: Target<'_>,
-        source: &dyn SnapshotSource,
+        from: &Reading<'_>,
         handles: &[SnapshotHandle],
     ) -> Result<Self> {
         check_handles(target, handles)?;
@@ -118,11 +151,13 @@ impl Plan {
         handles.sort_by_key(|handle| handle.groups().first());
         let old = handles.iter().map(|handle| handle.groups()).collect();
         let mut operator = Distribution::new(target, old);
-        for (number, handle) in handles.into_iter().enumerate() {
-            // A handle that shares no key group has nothing to say about keyed
-            // data, but it may know a state that nobody else does, and operator
-            // states go by other ways.
-            let manifest = read_manifest(source, handle)?;
+        // A handle that shares no key group has nothing to say about keyed
+        // data, but it may know a state that nobody else does, and operator
+        // states go by other ways.
+        let source = Arc::clone(from.source);
+        let read = move |handle: SnapshotHandle| read_manifest(&*source, &handle);
+        let manifests = from.each(handles.iter().map(|&handle| handle.clone()).collect(), read)?;
+        for (number, (handle, manifest)) in handles.into_iter().zip(manifests).enumerate() {
             check_sequence(manifest.sequence, handle)?;
             sequence = sequence.max(manifest.sequence);
             if manifest.groups.intersection(target.groups).is_some() {
@@ -161,6 +196,12 @@ impl Plan {
         Ok(Self { states, sequence, watermark, tables, operator })
     }
 
+    /// The names of all states that there are.
+    pub(crate) fn state_names(&self) -> impl Iterator<Item = &str> {
+        let keyed = self.states.iter().map(|state| state.name.as_str());
+        keyed.chain(self.operator.states.iter().map(|of| of.state.name.as_str()))
+    }
+
     /// Opens the planned tables, without reading their data. What that takes in memory
     /// is charged.
     ///
@@ -169,16 +210,12 @@ impl Plan {
     /// reached; the error names it.
     ///
     /// Bytes that are read of them are counted, and what is in memory charged.
-    pub(crate) fn open(
-        mut self,
-        source: &dyn SnapshotSource,
-        counts: &StoreCounts,
-        ledger: &Arc<MemoryLedger>,
-    ) -> Result<Restored> {
-        let store = source.identity();
+    pub(crate) fn open(mut self, from: &Reading<'_>, stores: &Stores) -> Result<Restored> {
+        let store = from.source.identity();
         let mut entries: Vec<Arc<TableEntry>> = Vec::with_capacity(self.tables.len());
         let mut base = Vec::with_capacity(self.tables.len());
         let tables = std::mem::take(&mut self.tables);
+        let mut opened = open_files(&tables, from)?.into_iter();
         for (table, slice) in &tables {
             let (table, slice) = (table, *slice);
             let dropped: Arc<[String]> = Arc::from(table.dropped.clone());
@@ -191,30 +228,23 @@ impl Plan {
                 entries.push(TableEntry::slice_of(&file, slice, &table.dropped));
                 continue;
             }
-            let place = || format!("table {} named by the manifest", table.location);
-            let bytes: Arc<dyn ReadAt> =
-                source.open(&table.location).map_err(|error| error.at(place()))?;
-            let reader = TableReader::open(Arc::clone(&bytes), &table.meta)
-                .map_err(|error| error.at(place()))?;
+            let (bytes, reader) = opened.next().expect("each file was opened once");
             check_schemas(&self.states, &reader, &table.dropped)
-                .map_err(|error| error.at(place()))?;
+                .map_err(|error| error.at(named(&table.location)))?;
             let states = reader.states().to_vec();
             let stored = Stored {
                 store: store.clone(),
-                location: table.location.clone(),
+                location: table.location.as_str().into(),
                 // A restored snapshot is one that was completed.
                 confirmed: true,
+                named: true,
             };
-            let places = Places { local: None, restored: Some(bytes), stored: Some(stored) };
+            let places =
+                Places { local: None, restored: Some(bytes), stored: vec![stored.clone()] };
             let common = dropped_in_all(&tables, table);
             let first = TableEntry::new(table.meta, slice, states, &common, places);
             let entry = TableEntry::slice_of(first.file(), slice, &table.dropped);
-            let reader = Arc::new(reader.charged_to(ledger).with_origin(Origin {
-                reads: Arc::clone(entry.reads()),
-                store_bytes: Some(Arc::clone(&counts.read_bytes)),
-                spare: None,
-                file: None,
-            }));
+            let reader = stores.opened(entry.file(), reader, &stored);
             base.push(BaseTable { reader: Arc::clone(&reader), slice, dropped });
             entry.set_reader(reader);
             entries.push(entry);
@@ -234,6 +264,31 @@ impl Plan {
         let Self { states, sequence, watermark, operator, .. } = self;
         Ok(Restored { states, sequence, watermark, version, base, operator })
     }
+}
+
+/// The bytes of each file, and the table that it is, in the order of the tables that are
+/// the first of theirs.
+fn open_files(
+    tables: &[(TableRef, KeyGroupRange)],
+    from: &Reading<'_>,
+) -> Result<Vec<(Arc<dyn ReadAt>, TableReader)>> {
+    let mut seen = BTreeSet::new();
+    let firsts = tables.iter().filter(|(table, _)| seen.insert(table.meta.file));
+    let files = firsts.map(|(table, _)| (table.location.clone(), table.meta)).collect();
+    let source = Arc::clone(from.source);
+    let open = move |(location, meta): (String, TableMeta)| {
+        let opened = source.open(&location).and_then(|bytes| {
+            let reader = TableReader::open(Arc::clone(&bytes), &meta)?;
+            Ok((bytes, reader))
+        });
+        opened.map_err(|error| error.at(named(&location)))
+    };
+    from.each(files, open)
+}
+
+/// How an error names a table.
+fn named(location: &str) -> String {
+    format!("table {location} named by the manifest")
 }
 
 /// The states whose records do not count in any slice of the file of a table.

@@ -7,6 +7,15 @@
 //!                      last: without it the folder is no savepoint
 //! ```
 //!
+//! There are two ways to one. [`export_native`] copies a completed checkpoint: whoever
+//! calls it reads every table of it from the job's store and puts it into the folder. Or
+//! the shards put their tables there themselves, at a barrier
+//! ([`NativeSavepoint::sink`], and [`Coordinator::savepoint_into`] for a whole job): that
+//! reads what is in the local directories from there, on all machines at a time, and the
+//! job's store is asked for the rest only.
+//!
+//! [`Coordinator::savepoint_into`]: crate::Coordinator::savepoint_into
+//!
 //! All locations are relative to the folder, and no handle names a store. A shard that
 //! is restored from it uploads what it needs with its first snapshot, so the folder may
 //! go when that is complete and the shards are warm.
@@ -19,7 +28,7 @@ use crate::format::checkpoint::{Checkpoint, ShardPart};
 use crate::format::handle::SnapshotHandle;
 use crate::object::{Contents, ObjectName, ObjectStore};
 use crate::restore::read_manifest;
-use crate::snapshot::sink::{SnapshotSource, StoreSink};
+use crate::snapshot::sink::{SnapshotSink, SnapshotSource, StoreSink, TableUpload};
 
 /// Name of the metadata.
 const METADATA: &str = "savepoint";
@@ -114,6 +123,15 @@ pub(crate) fn copy_shards(
     Ok(shards)
 }
 
+/// Why a handle has no place in a savepoint.
+pub(crate) fn not_in_folder(handle: &SnapshotHandle) -> Error {
+    Error::invalid("a snapshot is not in the folder of the savepoint")
+        .at(format_args!("shard {} of {:?}", handle.groups(), handle.operator()))
+        .expected("one that was taken into the savepoint's sink")
+        .found(format_args!("{} in {:?}", handle.manifest(), handle.store()))
+        .remedy("take the snapshot with Shard::snapshot_to")
+}
+
 /// Creates an object, or finds it there with the same bytes.
 fn put(store: &dyn ObjectStore, name: &ObjectName, bytes: &[u8]) -> Result<()> {
     let created = store.create(name, bytes);
@@ -137,6 +155,37 @@ fn is_there(
         .at(name)
         .expected(format_args!("nothing, or {contents}"))
         .remedy("export into an empty folder"))
+}
+
+/// Puts the files of snapshots into the folder of a savepoint.
+#[derive(Debug)]
+struct Folder(StoreSink);
+
+impl SnapshotSink for Folder {
+    /// None: it may be moved.
+    fn identity(&self) -> String {
+        String::new()
+    }
+
+    fn put_table(
+        &self,
+        table: &TableUpload<'_>,
+        keep_going: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<String> {
+        self.0.put_table(table, keep_going)
+    }
+
+    fn puts_at_once(&self, bytes: u64) -> usize {
+        self.0.puts_at_once(bytes)
+    }
+
+    fn holds_table(&self, location: &str, contents: &Contents) -> Result<bool> {
+        self.0.holds_table(location, contents)
+    }
+
+    fn put_manifest(&self, name: &str, bytes: &[u8]) -> Result<String> {
+        self.0.put_manifest(name, bytes)
+    }
 }
 
 /// A savepoint in a folder.
@@ -169,6 +218,30 @@ impl NativeSavepoint {
             .map_err(|source| Error::io("a savepoint could not be read", source).at(&name))?;
         let checkpoint = Checkpoint::decode(&bytes).map_err(|error| error.at(&name))?;
         Ok(Some(Self { store, checkpoint }))
+    }
+
+    /// A sink for the shards of a job, which together make a savepoint of an empty store,
+    /// or an empty [folder](crate::object::FolderStore) of one, with
+    /// [`Shard::snapshot_to`](crate::Shard::snapshot_to). It is one when
+    /// [`complete`](Self::complete) has been called.
+    pub fn sink(store: Arc<dyn ObjectStore>) -> Arc<dyn SnapshotSink> {
+        Arc::new(Folder(StoreSink::new(store)))
+    }
+
+    /// Makes a savepoint of what shards have put into the [sink](Self::sink) of a store:
+    /// writes its metadata, by one create.
+    ///
+    /// # Errors
+    /// `Invalid` if there is another savepoint, if a handle leads elsewhere, or if it
+    /// breaks a promise of the format: key groups of an operator are missing, say.
+    /// `Unavailable` if the store fails; may be repeated.
+    pub fn complete(store: Arc<dyn ObjectStore>, checkpoint: Checkpoint) -> Result<Self> {
+        let mut handles = checkpoint.shards.iter().map(|shard| &shard.handle);
+        if let Some(elsewhere) = handles.find(|handle| !handle.store().is_empty()) {
+            return Err(not_in_folder(elsewhere));
+        }
+        put(&*store, &ObjectName::new(METADATA)?, &checkpoint.encode()?)?;
+        Ok(Self { store, checkpoint })
     }
 
     /// What it is.

@@ -383,7 +383,7 @@ impl LocalDir {
             return false;
         }
         let is_remote = || {
-            let stored = places.stored.as_ref();
+            let stored = places.stored.last();
             let source = stored.and_then(|stored| shard.stores().source_of(stored));
             source.is_some_and(|source| source.is_remote())
         };
@@ -399,12 +399,12 @@ impl LocalDir {
         let file = match same.filter_map(|other| other.places().local).next() {
             Some(file) => file,
             None => {
-                let reader = shard.open_table(table, TableReader::open)?;
+                let (bytes, _) = shard.open_bytes(table)?;
                 let (_, file) = self.new_file();
                 // From now on nobody else counts on this room.
                 file.set_bytes(table.meta.bytes);
-                let copied = self
-                    .copy(&**reader.bytes(), &table.meta, &file, || Arc::strong_count(shard) > 1);
+                let copied =
+                    self.copy(&*bytes, &table.meta, &file, || Arc::strong_count(shard) > 1);
                 if let Err(error) = copied {
                     self.abandon(file);
                     return Err(error);
@@ -467,7 +467,7 @@ fn leave(shards: &[Arc<Pipeline>], candidate: &Candidate) -> Result<()> {
     let mut opened = Vec::with_capacity(candidate.tables.len());
     for (shard, table) in &candidate.tables {
         let shard = &shards[*shard];
-        let reader = shard.stores().open(table, TableReader::open)?;
+        let reader = shard.stores().open(table.file(), TableReader::open)?;
         let reader = reader.ok_or_else(|| Error::internal("a stored table is in no store"))?;
         // Without views nobody reads it but merges, which will open it.
         opened.push(shard.views().are_wanted().then_some(reader));

@@ -10,9 +10,10 @@
 //! 2. *Write* ([`Priority::Normal`], as all that follows): sort, and write one
 //!    delta table into the backend's own directory. If that fails the delta
 //!    waits in memory, and the next snapshot writes it first.
-//! 3. *Upload*: hand the sink every table of the version that it does not
-//!    have. Usually that is the new delta; after a failed, cancelled or aborted
-//!    snapshot it is what that one left behind, and nothing else.
+//! 3. *Upload* ([`upload`]): hand the sink every table of the version that it does
+//!    not have. Usually that is the new delta; after a failed, cancelled or aborted
+//!    snapshot it is what that one left behind, and nothing else. For a full snapshot
+//!    it is every table that any manifest may name.
 //! 4. *Publish*: only now is there a manifest, made of uploaded tables.
 //! 5. The handle names the manifest, with its size and hash.
 //!
@@ -27,16 +28,17 @@
 //! version, and every later manifest includes them.
 
 mod merging;
+mod upload;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 
 use crossbeam::queue::SegQueue;
 use parking_lot::Mutex;
 
-use crate::base::{Error, ErrorKind, FileId, KeyGroupRange, MaxParallelism, Result, SnapshotId};
+use crate::base::{Error, FileId, KeyGroupRange, MaxParallelism, Result, SnapshotId};
 use crate::env::Env;
 use crate::env::budget::MemoryBudget;
 use crate::env::executor::{Executor, Priority};
@@ -47,7 +49,6 @@ use crate::format::handle::SnapshotHandle;
 use crate::format::manifest::{Manifest, StateMeta, TableRef};
 use crate::format::properties::StateProperties;
 use crate::format::table::TableMeta;
-use crate::object::{COPY_STEP_BYTES, Contents};
 use crate::shard::FrozenShard;
 use crate::shard::compact::Output;
 use crate::shard::flush::{Delta, StateRun};
@@ -56,11 +57,13 @@ use crate::shard::operator::OneState;
 use crate::table::TableOptions;
 use crate::version::plan::{self, MergeLimits};
 use crate::version::stats::{MergeStats, TableStats};
-use crate::version::{DroppedStates, Places, Stored, TableEntry, TableFile, Version};
+use crate::version::{DroppedStates, Places, TableEntry, TableFile, Version};
 
 use self::merging::Merging;
+pub(crate) use self::upload::Destination;
+use self::upload::{NamedTables, UploadedTable};
 use super::local::LocalDir;
-use super::sink::{SnapshotSink, TableUpload};
+use super::sink::SnapshotSink;
 use super::stores::Stores;
 use super::ticket::{Promise, SnapshotPhase, SnapshotReport, SnapshotTicket};
 use super::views::Views;
@@ -126,6 +129,7 @@ struct Request {
 /// A snapshot that somebody asked for.
 struct Asked {
     snapshot: SnapshotId,
+    to: Destination,
     user_meta: Vec<u8>,
     promise: Promise,
 }
@@ -149,18 +153,11 @@ struct Extracted {
 /// What a manifest says of a snapshot besides its states and tables.
 struct About {
     snapshot: SnapshotId,
+    to: Destination,
     /// The number of the next delta.
     sequence: u64,
     watermark: Option<i64>,
     user_meta: Vec<u8>,
-}
-
-/// A table that the store has: all that a manifest is made of.
-struct UploadedTable {
-    meta: TableMeta,
-    location: String,
-    slice: KeyGroupRange,
-    dropped: DroppedStates,
 }
 
 #[derive(Default)]
@@ -179,8 +176,8 @@ struct Tables {
     /// that somebody asked for.
     early: (u64, u64),
     /// What published snapshots were made of, until they are confirmed. What has been
-    /// merged since need not stay for them: the store has it.
-    unconfirmed: BTreeMap<SnapshotId, Vec<Weak<TableFile>>>,
+    /// merged since need not stay for them: the store has it, at the place that is named.
+    unconfirmed: BTreeMap<SnapshotId, NamedTables>,
     /// Files that the version has no more, which can go once nobody uses them.
     replaced: Vec<Arc<TableFile>>,
     merging: Merging,
@@ -249,13 +246,14 @@ impl Pipeline {
     pub(crate) fn submit(
         self: &Arc<Self>,
         snapshot: SnapshotId,
+        to: Destination,
         frozen: FrozenShard,
         user_meta: Vec<u8>,
         frozen_at_ns: u64,
     ) -> SnapshotTicket {
         let executor = &self.config.executor;
         let (promise, ticket) = Promise::new(snapshot, executor.clone());
-        let asked = Some(Asked { snapshot, user_meta, promise });
+        let asked = Some(Asked { snapshot, to, user_meta, promise });
         self.extracting.push(Request { frozen, frozen_at_ns, asked });
         let this = Arc::clone(self);
         executor.spawn_quietly(Priority::Urgent, move || this.extract_next());
@@ -305,16 +303,22 @@ impl Pipeline {
     }
 
     /// The runtime has completed the checkpoint of this snapshot.
-    pub(crate) fn confirm(&self, snapshot: SnapshotId) {
+    pub(crate) fn confirm(self: &Arc<Self>, snapshot: SnapshotId) {
         let mut tables = self.tables.lock();
+        let mut are_elsewhere = false;
         if let Some(files) = tables.unconfirmed.remove(&snapshot) {
-            for file in files.iter().filter_map(Weak::upgrade) {
-                file.confirm();
+            for (file, location) in files {
+                are_elsewhere |= file.upgrade().is_some_and(|file| file.confirm(&location));
             }
             // Earlier ones that were not confirmed by now were subsumed.
             tables.unconfirmed = tables.unconfirmed.split_off(&snapshot);
         }
         drop(tables);
+        if are_elsewhere {
+            // Not here: tables are opened for it, and the task thread calls this.
+            let this = Arc::clone(self);
+            self.config.executor.spawn(Priority::Normal, move || this.publish_view(Ok(())));
+        }
         self.config.local.look_later();
     }
 
@@ -410,7 +414,7 @@ impl Pipeline {
         }
     }
 
-    fn finish(&self, extracted: Extracted) {
+    fn finish(self: &Arc<Self>, extracted: Extracted) {
         let Extracted {
             asked,
             mut delta,
@@ -438,7 +442,7 @@ impl Pipeline {
             }
             if asked.is_some() { std::mem::take(&mut tables.early) } else { tables.early }
         };
-        let Some(Asked { snapshot, user_meta, promise }) = asked else {
+        let Some(Asked { snapshot, to, user_meta, promise }) = asked else {
             let written = self.write_waiting(|| Ok(()));
             match &written {
                 // Merges are granted as after a snapshot: the next one has it all.
@@ -460,7 +464,7 @@ impl Pipeline {
             Err(error) => self.publish_view(Err(Error::new(error.kind(), error))),
         }
         let published = written.and_then(|()| {
-            let about = About { snapshot, sequence: sequence + 1, watermark, user_meta };
+            let about = About { snapshot, to, sequence: sequence + 1, watermark, user_meta };
             self.upload_and_publish(about, &metas, operator, &promise)
         });
         let result = published.map(|published| SnapshotReport {
@@ -548,7 +552,7 @@ impl Pipeline {
     }
 
     fn upload_and_publish(
-        &self,
+        self: &Arc<Self>,
         about: About,
         metas: &[StateMeta],
         operator: Vec<OneState>,
@@ -556,7 +560,7 @@ impl Pipeline {
     ) -> Result<Published> {
         let snapshot = about.snapshot;
         let version = self.tables.lock().version.clone();
-        let (uploaded, uploaded_bytes) = self.upload(&version, promise)?;
+        let (uploaded, uploaded_bytes) = self.upload(&version, &about.to, promise)?;
         promise.set_phase(SnapshotPhase::Publishing);
         promise.check_cancelled()?;
         // A shard joined from several may hold several slices of one file.
@@ -566,8 +570,13 @@ impl Pipeline {
         let tables = uploaded.len();
         let mut stored: Vec<_> = uploaded
             .iter()
-            .map(|table| StoredFile { location: table.location.clone(), bytes: table.meta.bytes })
+            .map(|table| StoredFile {
+                location: table.location.as_ref().to_owned(),
+                bytes: table.meta.bytes,
+            })
             .collect();
+        let named = about.to.names(&version, &uploaded);
+        let sink = Arc::clone(about.to.sink(&self.config.sink));
         let manifest = self.manifest(about, metas, operator, uploaded);
         let bytes = manifest.encode()?;
         let config = &self.config;
@@ -578,15 +587,16 @@ impl Pipeline {
             config.groups.last().0,
             config.files.next(),
         );
-        let location = config.sink.put_manifest(&name, &bytes)?;
-        let handle = SnapshotHandle::new(&manifest, &bytes, &config.sink.identity(), &location)?;
+        let location = sink.put_manifest(&name, &bytes)?;
+        let handle = SnapshotHandle::new(&manifest, &bytes, &sink.identity(), &location)?;
         stored.push(StoredFile { location, bytes: bytes.len() as u64 });
         stored.sort_unstable();
         stored.dedup();
         let mut tables_now = self.tables.lock();
         tables_now.merging.published();
-        let files = version.tables().iter().map(|table| Arc::downgrade(table.file()));
-        tables_now.unconfirmed.insert(snapshot, files.collect());
+        if let Some(named) = named {
+            tables_now.unconfirmed.insert(snapshot, named);
+        }
         while tables_now.unconfirmed.len() > UNCONFIRMED_KEPT {
             tables_now.unconfirmed.pop_first();
         }
@@ -599,79 +609,6 @@ impl Pipeline {
         })
     }
 
-    /// Sees to it that the store has every table of `version`. Gives them in
-    /// the same order, and the number of bytes that had to be handed over.
-    fn upload(&self, version: &Version, promise: &Promise) -> Result<(Vec<UploadedTable>, u64)> {
-        promise.set_phase(SnapshotPhase::Uploading);
-        let sink = &self.config.sink;
-        let store = sink.identity();
-        let mut missing: Vec<&Arc<TableEntry>> = Vec::new();
-        for table in version.tables() {
-            let is_same = |other: &&Arc<TableEntry>| Arc::ptr_eq(other.file(), table.file());
-            if !missing.iter().any(is_same) && !self.is_stored(table, &store)? {
-                missing.push(table);
-            }
-        }
-        promise.set_upload_bytes(missing.iter().map(|table| table.meta.bytes).sum());
-        let mut uploaded_bytes = 0;
-        for table in missing {
-            let mut copied = self.config.ledger.charge(MemoryComponent::Uploading, 0);
-            let location = loop {
-                let (bytes, local) = self.open_bytes(table)?;
-                let put = sink.put_table(
-                    &TableUpload {
-                        name: &format!("{}.table", table.meta.file),
-                        contents: contents(&table.meta),
-                        local: local.as_ref().map(|file| file.path()),
-                        bytes: &*bytes,
-                    },
-                    &mut |done| {
-                        // A link is all that a local store needs.
-                        if done > 0 {
-                            copied.set(table.meta.bytes.min(COPY_STEP_BYTES as u64));
-                        }
-                        promise.set_uploaded_bytes(uploaded_bytes + done);
-                        self.breathe();
-                        !promise.is_cancelled()
-                    },
-                );
-                match (put, local) {
-                    (Err(error), Some(file)) if error.kind() == ErrorKind::Corrupt => {
-                        self.give_up_local(table, &file, error)?;
-                    }
-                    (put, _) => break put,
-                }
-            }
-            .map_err(|error| error.at(format_args!("table {}", table.meta.file)))?;
-            table.set_stored(Stored { store: store.clone(), location, confirmed: false });
-            self.tables.lock().done.uploaded_bytes += table.meta.bytes;
-            uploaded_bytes += table.meta.bytes;
-            promise.set_uploaded_bytes(uploaded_bytes);
-        }
-        let uploaded = version
-            .tables()
-            .iter()
-            .map(|table| {
-                let stored = table.places().stored.expect("the store has every table by now");
-                UploadedTable {
-                    meta: table.meta,
-                    location: stored.location,
-                    slice: table.slice,
-                    dropped: table.dropped(),
-                }
-            })
-            .collect();
-        Ok((uploaded, uploaded_bytes))
-    }
-
-    fn is_stored(&self, table: &TableEntry, store: &str) -> Result<bool> {
-        match table.places().stored {
-            Some(stored) if stored.store == store => Ok(stored.confirmed
-                || self.config.sink.holds_table(&stored.location, &contents(&table.meta))?),
-            _ => Ok(false),
-        }
-    }
-
     fn manifest(
         &self,
         about: About,
@@ -679,7 +616,7 @@ impl Pipeline {
         operator: Vec<OneState>,
         tables: Vec<UploadedTable>,
     ) -> Manifest {
-        let About { snapshot, sequence, watermark, user_meta } = about;
+        let About { snapshot, sequence, watermark, user_meta, .. } = about;
         let mut states = metas.to_vec();
         states.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let mut operator_states: Vec<_> = operator.into_iter().map(OneState::into_stored).collect();
@@ -697,7 +634,7 @@ impl Pipeline {
                 .into_iter()
                 .map(|table| TableRef {
                     meta: table.meta,
-                    location: table.location,
+                    location: table.location.as_ref().to_owned(),
                     slice: table.slice,
                     dropped: table.dropped,
                 })
@@ -815,10 +752,6 @@ fn own_table(
     file.set_bytes(meta.bytes);
     let places = Places { local: Some(file), ..Places::default() };
     TableEntry::new(meta, meta.groups, states, &[], places)
-}
-
-fn contents(meta: &TableMeta) -> Contents {
-    Contents { bytes: meta.bytes, hash: meta.hash }
 }
 
 /// Marks the pipeline broken if it is dropped, that is, if an extraction

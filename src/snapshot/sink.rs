@@ -35,7 +35,8 @@ impl fmt::Debug for TableUpload<'_> {
 }
 
 /// Takes the files of snapshots. All calls come from background threads and
-/// may block.
+/// may block. Several shards call it at the same time, and one shard does if the sink says
+/// so ([`puts_at_once`](Self::puts_at_once)).
 ///
 /// # For implementers
 ///
@@ -64,6 +65,15 @@ pub trait SnapshotSink: Send + Sync + fmt::Debug {
         table: &TableUpload<'_>,
         keep_going: &mut dyn FnMut(u64) -> bool,
     ) -> Result<String>;
+
+    /// How many tables of so many bytes each may be put at a time, by calls of
+    /// [`put_table`](Self::put_table) on several threads; with 0 bytes, how many may be
+    /// asked for at a time by [`holds_table`](Self::holds_table). One, unless a sink says
+    /// otherwise, and always in a backend without background threads.
+    fn puts_at_once(&self, bytes: u64) -> usize {
+        let _ = bytes;
+        1
+    }
 
     /// Whether a table that was stored for a snapshot which has not been
     /// confirmed is still there, whole. A runtime that discards the files of
@@ -157,6 +167,10 @@ impl SnapshotSink for StoreSink {
             None => self.store.create_from_source(&name, table.bytes, &table.contents, keep_going),
         })?;
         Ok(name.as_str().to_owned())
+    }
+
+    fn puts_at_once(&self, bytes: u64) -> usize {
+        self.store.creates_at_once(bytes)
     }
 
     fn holds_table(&self, location: &str, contents: &Contents) -> Result<bool> {

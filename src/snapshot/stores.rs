@@ -5,6 +5,11 @@
 //! store has the table; whoever was reading goes on there, since copies of a table are
 //! the same byte for byte. A store that does not answer is an error that may be tried
 //! again.
+//!
+//! After a [full](crate::SnapshotMode::Full) snapshot a store has a table in two places,
+//! and once that snapshot's checkpoint is complete the older one may go, perhaps before
+//! the shard hears of it. Whoever then meets an object that is gone reads on in the newer
+//! place. An object that is there and cannot be read is no reason to.
 
 use std::fmt;
 use std::io;
@@ -71,17 +76,13 @@ impl Stores {
     pub(super) fn are_relied_upon(&self, places: &Places) -> bool {
         let confirmed = |stored: &Stored| stored.confirmed && self.source_of(stored).is_some();
         // What the shard was restored from is open and stays so.
-        places.restored.is_some() || places.stored.as_ref().is_some_and(confirmed)
+        places.restored.is_some() || places.stored.iter().any(confirmed)
     }
 
-    /// The bytes of a table in each store that has it; none if there is none.
-    fn bytes(&self, places: &Places) -> impl Iterator<Item = Result<Arc<dyn ReadAt>>> {
-        let restored = places.restored.clone().map(Ok);
-        let stored = places.stored.as_ref();
-        let stored = stored.and_then(|stored| Some((self.source_of(stored)?, &stored.location)));
-        restored.into_iter().chain(stored.into_iter().map(|(source, location)| {
-            source.open(location).map_err(|error| error.at(format_args!("table {location}")))
-        }))
+    fn bytes(&self, stored: &Stored) -> Option<Result<Arc<dyn ReadAt>>> {
+        let Stored { location, .. } = stored;
+        let opened = self.source_of(stored)?.open(location);
+        Some(opened.map_err(|error| error.at(format_args!("table {location}"))))
     }
 
     /// Opens a table where it is stored; `None` if it is not.
@@ -90,26 +91,56 @@ impl Stores {
     /// Why it cannot be opened there.
     pub(super) fn open(
         &self,
-        table: &TableFile,
+        table: &Arc<TableFile>,
         how: OpenTable,
     ) -> Result<Option<Arc<TableReader>>> {
+        let places = table.places();
         let mut failure = None;
-        for bytes in self.bytes(&table.places()) {
-            match bytes.and_then(|bytes| how(bytes, &table.meta)) {
-                Ok(reader) => {
-                    let origin = Origin {
-                        reads: Arc::clone(table.reads()),
-                        store_bytes: Some(Arc::clone(&self.counts.read_bytes)),
-                        spare: None,
-                        file: None,
-                    };
-                    let reader = reader.charged_to(&self.ledger).with_origin(origin);
-                    return Ok(Some(Arc::new(reader)));
-                }
+        if let Some(bytes) = places.restored
+            // Unless it has been put into another store since, that is where it is.
+            && let Some(first) = places.stored.first()
+        {
+            match how(bytes, &table.meta) {
+                Ok(reader) => return Ok(Some(self.opened(table, reader, first))),
                 Err(error) => failure = Some(error),
             }
         }
+        for stored in &places.stored {
+            let Some(bytes) = self.bytes(stored) else { continue };
+            match bytes.and_then(|bytes| how(bytes, &table.meta)) {
+                Ok(reader) => return Ok(Some(self.opened(table, reader, stored))),
+                Err(error) => {
+                    let is_gone = error.kind() == ErrorKind::Corrupt;
+                    failure = Some(error);
+                    if !is_gone {
+                        break;
+                    }
+                }
+            }
+        }
         failure.map_or(Ok(None), Err)
+    }
+
+    /// A table that is open in a store.
+    pub(crate) fn opened(
+        &self,
+        table: &Arc<TableFile>,
+        reader: TableReader,
+        stored: &Stored,
+    ) -> Arc<TableReader> {
+        let spare = Newer {
+            table: Arc::downgrade(table),
+            store: stored.store.clone(),
+            location: Arc::clone(&stored.location),
+            stores: self.clone(),
+        };
+        let origin = Origin {
+            reads: Arc::clone(table.reads()),
+            store_bytes: Some(Arc::clone(&self.counts.read_bytes)),
+            spare: Some(Arc::new(spare)),
+            file: None,
+        };
+        Arc::new(reader.charged_to(&self.ledger).with_origin(origin))
     }
 }
 
@@ -124,6 +155,54 @@ pub(super) type TableBytes = (Arc<dyn ReadAt>, Option<Arc<LocalFile>>);
 
 /// [`TableReader::open`] or [`TableReader::open_held`].
 pub(super) type OpenTable = fn(Arc<dyn ReadAt>, &TableMeta) -> Result<TableReader>;
+
+/// Another place of a table in the store, for who reads it in one that may be gone.
+struct Newer {
+    table: Weak<TableFile>,
+    /// What the reader has open.
+    store: String,
+    location: Arc<str>,
+    stores: Stores,
+}
+
+impl Spare for Newer {
+    fn instead(&self, damage: Error) -> Result<Arc<TableReader>> {
+        let Some(table) = self.table.upgrade() else { return Err(damage) };
+        let is_own =
+            |stored: &Stored| (&stored.store, &stored.location) == (&self.store, &self.location);
+        let stored = table.places().stored;
+        if stored.iter().all(is_own) {
+            return Err(damage);
+        }
+        // Objects that are gone do not come back: nobody is sent to and fro.
+        let own = Stored {
+            store: self.store.clone(),
+            location: Arc::clone(&self.location),
+            confirmed: false,
+            named: true,
+        };
+        match self.stores.bytes(&own) {
+            Some(Err(error)) if error.kind() == ErrorKind::Corrupt => {}
+            _ => return Err(damage),
+        }
+        for other in stored.iter().filter(|stored| !is_own(stored)) {
+            let Some(bytes) = self.stores.bytes(other) else { continue };
+            match bytes.and_then(|bytes| TableReader::open(bytes, &table.meta)) {
+                Ok(reader) => {
+                    let reader = self.stores.opened(&table, reader, other);
+                    if table.places().local.is_none() {
+                        table.replace_reader(Arc::clone(&reader));
+                    }
+                    return Ok(reader);
+                }
+                Err(error) => {
+                    tracing::debug!(table = %table.meta.file, %error, "nor is it to be read here");
+                }
+            }
+        }
+        Err(damage)
+    }
+}
 
 /// The copy of a table in the store, for who reads a local one.
 struct InStore {
@@ -194,7 +273,7 @@ impl Pipeline {
             if let Some(reader) = table.reader() {
                 return Ok(reader);
             }
-            let opened = self.stores().open(table, how)?;
+            let opened = self.stores().open(table.file(), how)?;
             return opened.ok_or_else(|| nowhere(table));
         };
         let spare = self.in_store(table, &file);
@@ -232,6 +311,13 @@ impl Pipeline {
             && let Ok(bytes) = open_local(self.env(), &file)
         {
             return Ok((bytes, Some(file)));
+        }
+        // Whoever copies does not ask block by block, as readers do, whether the place
+        // before is gone.
+        if let [_, .., newest] = &*table.places().stored
+            && let Some(Ok(bytes)) = self.stores().bytes(newest)
+        {
+            return Ok((bytes, None));
         }
         let reader = self.open_table(table, TableReader::open)?;
         Ok((Arc::clone(reader.bytes()), None))

@@ -296,8 +296,9 @@ impl Promise {
         self.state.upload_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn set_uploaded_bytes(&self, bytes: u64) {
-        self.state.uploaded_bytes.store(bytes, Ordering::Relaxed);
+    /// For those who upload, on whatever threads.
+    pub(super) fn uploading(&self) -> Uploading {
+        Uploading { state: Arc::clone(&self.state) }
     }
 
     pub(super) fn is_cancelled(&self) -> bool {
@@ -332,6 +333,23 @@ impl Promise {
         for waker in wakers {
             waker.wake();
         }
+    }
+}
+
+/// Tells a ticket how far the uploads are, and whether they are still wanted.
+pub(super) struct Uploading {
+    state: Arc<TicketState>,
+}
+
+impl Uploading {
+    /// A table was uploaded up to `bytes`, having been up to `before`.
+    pub(super) fn advance(&self, before: u64, bytes: u64) {
+        // Around zero, if it begins again.
+        self.state.uploaded_bytes.fetch_add(bytes.wrapping_sub(before), Ordering::Relaxed);
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.state.cancelled.load(Ordering::Relaxed)
     }
 }
 

@@ -49,8 +49,9 @@ pub(crate) struct Places {
     pub(crate) local: Option<Arc<LocalFile>>,
     /// The open object it was restored from.
     pub(crate) restored: Option<Arc<dyn ReadAt>>,
-    /// Where the checkpoint store has it.
-    pub(crate) stored: Option<Stored>,
+    /// Where a checkpoint store has it, oldest first: where it was relied upon last, and
+    /// where full snapshots have put it since. All of one store.
+    pub(crate) stored: Vec<Stored>,
 }
 
 /// A table as the checkpoint store has it.
@@ -59,10 +60,12 @@ pub(crate) struct Stored {
     /// Which store: two stores may use the same names.
     pub(crate) store: String,
     /// Its name there.
-    pub(crate) location: String,
+    pub(crate) location: Arc<str>,
     /// A snapshot that names it there was confirmed by the runtime. Only such
     /// tables are relied upon without asking the store again.
     pub(crate) confirmed: bool,
+    /// A manifest may name it there: a full snapshot needs it elsewhere.
+    pub(crate) named: bool,
 }
 
 /// A table file, and what this process knows of it: whatever does not depend on
@@ -275,16 +278,43 @@ impl TableFile {
         heat
     }
 
-    /// Notes that a store has it.
-    pub(crate) fn set_stored(&self, stored: Stored) {
-        self.places.lock().stored = Some(stored);
+    /// Notes that a store has it, beside other places in the same store.
+    pub(crate) fn set_stored(&self, new: Stored) {
+        let stored = &mut self.places.lock().stored;
+        stored.retain(|before| before.store == new.store && before.location != new.location);
+        stored.push(new);
     }
 
-    /// Notes that a snapshot which names it was confirmed.
-    pub(crate) fn confirm(&self) {
-        if let Some(stored) = &mut self.places.lock().stored {
-            stored.confirmed = true;
+    /// Notes that the store says that it is not there any more.
+    pub(crate) fn not_stored(&self, location: &str) {
+        let stored = &mut self.places.lock().stored;
+        stored.retain(|of| of.confirmed || &*of.location != location);
+    }
+
+    /// Notes that a manifest may name it there.
+    pub(crate) fn set_named(&self, location: &str) {
+        let stored = &mut self.places.lock().stored;
+        stored.iter_mut().filter(|of| &*of.location == location).for_each(|of| of.named = true);
+    }
+
+    /// Notes that a snapshot which names it there was confirmed, and says whether it is to
+    /// be read elsewhere now: where it was before nobody vouches for it any more.
+    pub(crate) fn confirm(&self, location: &str) -> bool {
+        let mut places = self.places.lock();
+        let Some(at) = places.stored.iter().position(|of| &*of.location == location) else {
+            return false;
+        };
+        places.stored[at].confirmed = true;
+        if at == 0 {
+            return false;
         }
+        places.stored.drain(..at);
+        let restored = places.restored.take();
+        let is_elsewhere = places.local.is_none();
+        drop(places);
+        let reader = if is_elsewhere { self.reader.lock().take() } else { None };
+        drop((restored, reader));
+        is_elsewhere
     }
 }
 

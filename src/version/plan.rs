@@ -543,7 +543,7 @@ impl MergePlanner {
         let is_saved = |table: &&Arc<TableEntry>| {
             table.slice == table.meta.groups
                 && groups.covers(table.slice)
-                && table.places().stored.is_none()
+                && table.places().stored.is_empty()
         };
         let adding = inputs.iter().filter(|table| !is_saved(table));
         let adds_bytes = adding.map(|table| table.bytes_in(groups)).sum();

@@ -253,11 +253,11 @@ impl World {
         if uploaded_now {
             let mut uploaded = 0;
             for table in
-                self.version.tables().iter().filter(|table| table.places().stored.is_none())
+                self.version.tables().iter().filter(|table| table.places().stored.is_empty())
             {
                 uploaded += table.meta.bytes;
-                let (store, location) = ("s".to_owned(), String::new());
-                table.set_stored(Stored { store, location, confirmed: true });
+                let (store, location) = ("s".to_owned(), "".into());
+                table.set_stored(Stored { store, location, confirmed: true, named: true });
             }
             self.uploaded_bytes += uploaded;
             self.most_uploaded = self.most_uploaded.max(uploaded);

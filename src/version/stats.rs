@@ -149,7 +149,7 @@ impl TableEntry {
             tombstones: self.meta.tombstones,
             raw_bytes: self.meta.raw_bytes,
             is_local: places.local.is_some(),
-            is_stored: places.stored.is_some(),
+            is_stored: !places.stored.is_empty(),
             states: self.states.iter().map(of_state).collect(),
         }
     }

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use alluvium::SnapshotId;
 use alluvium::coordinator::{Coordinator, JobView, RestoreFrom, ask};
 use alluvium::env::RealEnv;
 use alluvium::format::Action;
+use alluvium::{SnapshotId, SnapshotMode};
 use serde_json::{Value, json};
 
 use crate::job::{JOB, Job, copy, counts, listing, open_store, run, shared};
@@ -84,6 +84,45 @@ fn a_running_job_takes_keeps_and_gives_up_savepoints_when_it_is_asked() {
 }
 
 #[test]
+fn a_running_job_takes_full_checkpoints_and_savepoints_when_it_is_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut job = run(dir.path());
+    let store = dir.path().join("store");
+    let files = |at: &[&str]| -> Vec<String> {
+        let told = json(&store, "files", at);
+        let files = told["files"].as_array().unwrap().iter();
+        files.map(|file| file["location"].as_str().unwrap().to_owned()).collect()
+    };
+    let before = files(&[]);
+    let would = on(&store, "checkpoint", &["--full"]);
+    assert!(would.stdout.contains("full checkpoint"), "{would:?}");
+
+    let taken = beside(&mut job, &store, &["checkpoint", "--full", "--yes", "--format", "json"]);
+    let taken = taken.json();
+    let id = taken["checkpoint"].as_u64().unwrap();
+    assert!(id > 4, "a new one: {taken}");
+    assert_eq!(taken["mode"], "full");
+    let own = files(&["--checkpoint", &id.to_string()]);
+    assert!(own.iter().all(|file| !before.contains(file)), "{own:?}");
+    let shown = json(&store, "show", &["--checkpoint", &id.to_string()]);
+    assert_eq!(shown["mode"], "full");
+    let text = on(&store, "show", &["--checkpoint", &id.to_string()]).stdout;
+    assert!(text.contains("  full; "), "{text}");
+
+    let next = beside(&mut job, &store, &["checkpoint", "--yes", "--format", "json"]).json();
+    assert_eq!(next["checkpoint"], id + 1);
+    assert!(files(&[]).iter().any(|file| own.contains(file)), "it builds on the full one");
+    let taken = beside(&mut job, &store, &["savepoint", "alone", "--full", "--yes"]);
+    assert_eq!(taken.code, 0, "{taken:?}");
+    let alone = files(&["--savepoint", "alone"]);
+    assert!(alone.iter().all(|file| !own.contains(file) && !before.contains(file)), "{alone:?}");
+    let listed = on(&store, "list", &["--history"]).stdout;
+    assert!(listed.contains("MODE") && listed.contains("full savepoint alone"), "{listed}");
+    let wrong = on(&store, "savepoint", &["x", "--full", "--checkpoint", "2"]);
+    assert_eq!(wrong.code, 1, "{wrong:?}");
+}
+
+#[test]
 fn a_request_that_nobody_answers_is_taken_back() {
     let (_dir, store) = copy();
     let before = listing(&store);
@@ -107,7 +146,7 @@ fn what_cannot_be_done_is_refused_and_what_is_done_is_not_done_twice() {
     let keep = RestoreFrom::Checkpoint(SnapshotId(4));
     job.coordinator.keep(&keep, "name").unwrap();
     // A coordinator that died before it said that it was done.
-    let done = asked(Action::Savepoint("done".to_owned()));
+    let done = asked(Action::Savepoint("done".to_owned(), SnapshotMode::Incremental));
     let gone = asked(Action::Dispose("first".to_owned()));
     let id = job.coordinator.savepoint("done").unwrap();
     job.coordinator.dispose("first").unwrap();
@@ -135,7 +174,7 @@ fn a_savepoint_that_was_there_before_the_answer_is_the_answer() {
     let (_dir, path) = copy();
     let store = open_store(&path);
     let view = JobView::open(Arc::clone(&store), JOB).unwrap().unwrap();
-    let action = Action::Savepoint("late".to_owned());
+    let action = Action::Savepoint("late".to_owned(), SnapshotMode::Incremental);
     let asked = ask(Arc::clone(&store), &RealEnv::new(), &view, "test", action).unwrap();
     // This one dies after it did it and before it says so.
     let mut first = Coordinator::builder(Arc::clone(&store), JOB).open().unwrap();

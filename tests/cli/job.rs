@@ -136,7 +136,11 @@ impl Job {
                         .set_runtime_data(barrier.id, format!("offset {}", barrier.id).into_bytes())
                         .unwrap();
                     for shard in &mut self.shards {
-                        let report = shard.snapshot(barrier.id, b"meta").unwrap().wait().unwrap();
+                        let report = shard
+                            .snapshot_as(barrier.mode, barrier.id, b"meta")
+                            .unwrap()
+                            .wait()
+                            .unwrap();
                         let ack = ShardAck::of(barrier.epoch, &report);
                         let counted = self.coordinator.acknowledge(ack).unwrap();
                         assert_eq!(counted, Acknowledged::Counted);

@@ -11,8 +11,8 @@ use alluvium::format::{
 };
 use alluvium::object::Contents;
 use alluvium::{
-    KeyGroup, KeyGroupRange, MaxParallelism, Result, SnapshotHandle, SnapshotId, SnapshotSink,
-    SnapshotSource, StoreSink, TableUpload,
+    KeyGroup, KeyGroupRange, MaxParallelism, Result, SnapshotHandle, SnapshotId, SnapshotMode,
+    SnapshotSink, SnapshotSource, StoreSink, TableUpload,
 };
 use parking_lot::Mutex;
 
@@ -28,8 +28,18 @@ pub fn max_of(operator: &str) -> MaxParallelism {
     MaxParallelism::new(*max).unwrap()
 }
 
-/// The location, and whether a completed checkpoint named it.
-type Stored = Mutex<Option<(String, bool)>>;
+/// Where a table is in the store.
+#[derive(Clone, Debug)]
+struct Place {
+    location: String,
+    /// A completed checkpoint named it there.
+    confirmed: bool,
+    /// A manifest may name it there.
+    named: bool,
+}
+
+/// Where it is, the place that was confirmed last first.
+type Stored = Mutex<Vec<Place>>;
 
 #[derive(Debug)]
 pub struct Table {
@@ -49,6 +59,7 @@ struct Held {
 struct Frozen {
     id: SnapshotId,
     epoch: u64,
+    mode: SnapshotMode,
     delta: Value,
 }
 
@@ -68,7 +79,7 @@ pub struct Shard {
     fresh: Value,
     queue: VecDeque<Frozen>,
     last_barrier: u64,
-    unconfirmed: BTreeMap<u64, Vec<Held>>,
+    unconfirmed: BTreeMap<u64, Vec<(Held, String)>>,
     last_ack: Option<ShardAck>,
     /// It has come to the end of its input.
     pub finished: bool,
@@ -157,7 +168,7 @@ impl Shard {
                 shard.base.push((location.clone(), expected));
                 let contents = decode(&bytes);
                 add(&mut shard.value, &contents, slice);
-                let stored = Mutex::new(Some((location, true)));
+                let stored = Mutex::new(vec![Place { location, confirmed: true, named: true }]);
                 let table = Arc::new(Table { meta, bytes, contents, stored });
                 shard.tables.push(Held { table, slice });
             }
@@ -177,6 +188,16 @@ impl Shard {
 
     /// Takes a barrier; `None` if it comes too late.
     pub fn freeze(&mut self, id: SnapshotId, epoch: u64, stops: bool) -> Option<Value> {
+        self.freeze_as(SnapshotMode::Incremental, id, epoch, stops)
+    }
+
+    pub fn freeze_as(
+        &mut self,
+        mode: SnapshotMode,
+        id: SnapshotId,
+        epoch: u64,
+        stops: bool,
+    ) -> Option<Value> {
         let is_over = id.0 <= self.last_barrier || self.aborted.contains(&id.0);
         if epoch != self.epoch || is_over || self.finished || self.stopped.is_some() {
             return None;
@@ -184,7 +205,7 @@ impl Shard {
         self.last_barrier = id.0;
         self.stopped = stops.then_some(id.0);
         let delta = std::mem::take(&mut self.fresh);
-        self.queue.push_back(Frozen { id, epoch, delta });
+        self.queue.push_back(Frozen { id, epoch, mode, delta });
         Some(self.value.clone())
     }
 
@@ -195,9 +216,11 @@ impl Shard {
 
     pub fn complete(&mut self, id: u64) {
         if let Some(tables) = self.unconfirmed.remove(&id) {
-            for held in tables {
-                if let Some((_, confirmed)) = &mut *held.table.stored.lock() {
-                    *confirmed = true;
+            for (held, location) in tables {
+                let mut stored = held.table.stored.lock();
+                if let Some(at) = stored.iter().position(|place| place.location == location) {
+                    stored[at].confirmed = true;
+                    stored.drain(..at);
                 }
             }
             self.unconfirmed = self.unconfirmed.split_off(&id);
@@ -259,42 +282,63 @@ impl Shard {
 
     /// Finishes the oldest snapshot that is under way.
     pub fn work(&mut self) -> Option<(SnapshotId, Result<ShardAck>)> {
-        let Frozen { id, epoch, delta } = self.queue.pop_front()?;
+        let Frozen { id, epoch, mode, delta } = self.queue.pop_front()?;
         if !delta.is_empty() {
             let delta = self.table(delta);
             self.tables.push(delta);
         }
-        let ack = self.publish(id, epoch);
+        let ack = self.publish(id, epoch, mode);
         if let Ok(ack) = &ack {
             self.last_ack = Some(ack.clone());
         }
         Some((id, ack))
     }
 
-    fn publish(&mut self, id: SnapshotId, epoch: u64) -> Result<ShardAck> {
+    /// Where a snapshot may name a table, if it need not be stored for it.
+    fn stored_at(&self, table: &Table, mode: SnapshotMode) -> Result<Option<String>> {
+        let contents = Contents { bytes: table.meta.bytes, hash: table.meta.hash };
+        loop {
+            let Some(place) = table.stored.lock().last().cloned() else { return Ok(None) };
+            if mode == SnapshotMode::Full && place.named {
+                return Ok(None);
+            }
+            if place.confirmed || self.sink.holds_table(&place.location, &contents)? {
+                return Ok(Some(place.location));
+            }
+            table.stored.lock().pop();
+        }
+    }
+
+    fn publish(&mut self, id: SnapshotId, epoch: u64, mode: SnapshotMode) -> Result<ShardAck> {
         let version = self.tables.clone();
         let mut tables = Vec::new();
         let mut files = BTreeSet::new();
         let mut bytes_new = 0;
         for Held { table, slice } in &version {
             let contents = Contents { bytes: table.meta.bytes, hash: table.meta.hash };
-            let stored = table.stored.lock().clone();
-            let is_there = match &stored {
-                Some((_, true)) => true,
-                Some((location, false)) => self.sink.holds_table(location, &contents)?,
-                None => false,
-            };
-            if !is_there {
-                let name = format!("{}.table", table.meta.file);
+            if self.stored_at(table, mode)?.is_none() {
+                self.files += 1;
+                let name = match mode {
+                    SnapshotMode::Incremental => format!("{}.table", table.meta.file),
+                    SnapshotMode::Full => {
+                        format!("{}-{:x}-{}.table", table.meta.file, self.incarnation, self.files)
+                    }
+                };
                 let bytes = Bytes(Arc::clone(&table.bytes));
                 let upload = TableUpload { name: &name, contents, local: None, bytes: &bytes };
                 let location = self.sink.put_table(&upload, &mut |_| true)?;
-                *table.stored.lock() = Some((location, false));
+                table.stored.lock().push(Place { location, confirmed: false, named: false });
                 bytes_new += contents.bytes;
             }
-            let location = table.stored.lock().clone().unwrap().0;
+            let location = table.stored.lock().last().unwrap().location.clone();
             files.insert(StoredFile { location: location.clone(), bytes: contents.bytes });
             tables.push(TableRef { meta: table.meta, location, slice: *slice, dropped: vec![] });
+        }
+        let places = version.into_iter().zip(&tables);
+        let named: Vec<_> =
+            places.map(|(held, table): (Held, &TableRef)| (held, table.location.clone())).collect();
+        for (held, _) in &named {
+            held.table.stored.lock().last_mut().unwrap().named = true;
         }
         let manifest = Manifest {
             snapshot: id,
@@ -315,7 +359,7 @@ impl Shard {
         let store = SnapshotSink::identity(&self.sink);
         let handle = SnapshotHandle::new(&manifest, &bytes, &store, &location)?;
         files.insert(StoredFile { location, bytes: bytes.len() as u64 });
-        self.unconfirmed.insert(id.0, version);
+        self.unconfirmed.insert(id.0, named);
         let costs = ShardCosts { pause_ns: 1, bytes_new, ..ShardCosts::default() };
         let part = ShardPart { handle, costs };
         Ok(ShardAck { epoch, part, files: files.into_iter().collect() })

@@ -10,7 +10,7 @@ use alluvium::coordinator::{
 use alluvium::env::SimEnv;
 use alluvium::env::sim::SimRng;
 use alluvium::format::{CheckpointKind, CheckpointRef, ShardAck};
-use alluvium::{Coordinator, ErrorKind, Result, SnapshotId};
+use alluvium::{Coordinator, ErrorKind, Result, SnapshotId, SnapshotMode};
 use parking_lot::Mutex;
 
 use crate::shard::Shard;
@@ -359,7 +359,7 @@ impl Sim {
         match what {
             What::Barrier(key, barrier) => self.to_shard(message, key, |state, shard| {
                 let (id, epoch) = (barrier.id, barrier.epoch);
-                match shard.freeze(id, epoch, barrier.stop.is_some()) {
+                match shard.freeze_as(barrier.mode, id, epoch, barrier.stop.is_some()) {
                     Some(value) => {
                         let begun = state.truths[job].begun.get_mut(&(epoch, id.0)).unwrap();
                         assert!(begun.shards.insert(key, value).is_none());
@@ -588,7 +588,15 @@ impl Sim {
     fn trigger(&self, actor: &mut Actor) {
         let coordinator = actor.coordinator.as_mut().unwrap();
         if coordinator.under_way().count() < 4 && !is_stopping(coordinator) {
-            let begun = coordinator.trigger();
+            let is_full = self.state.lock().rng.one_in(4);
+            let mode = if is_full { SnapshotMode::Full } else { SnapshotMode::Incremental };
+            let begun = match coordinator.trigger_as(mode) {
+                // A shard has come to its end.
+                Err(error) if is_full && error.kind() == ErrorKind::Invalid => {
+                    coordinator.trigger()
+                }
+                begun => begun,
+            };
             self.check(actor, begun);
         }
     }
@@ -598,7 +606,10 @@ impl Sim {
         if coordinator.under_way().count() < 4 && !is_stopping(coordinator) {
             let name = format!("s{}", self.state.lock().below(4));
             let taken = is_taken(coordinator, &name);
-            match coordinator.savepoint(&name) {
+            let is_full = self.state.lock().rng.one_in(4);
+            let mode = if is_full { SnapshotMode::Full } else { SnapshotMode::Incremental };
+            match coordinator.savepoint_as(&name, mode) {
+                Err(error) if error.to_string().contains("come to its end") => assert!(is_full),
                 Err(error) if error.kind() == ErrorKind::Invalid => assert!(taken, "{error}"),
                 begun => drop(self.check(actor, begun)),
             }

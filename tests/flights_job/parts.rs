@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use alluvium::base::{ErrorKind, MaxParallelism, SnapshotId};
+use alluvium::base::{ErrorKind, MaxParallelism, SnapshotId, SnapshotMode};
 use alluvium::codec::Codec;
 use alluvium::format::{Checkpoint, CheckpointKind, ShardCosts, ShardPart};
 
@@ -74,7 +74,8 @@ fn only_snapshots_of_the_recorded_checkpoint_and_position_are_restored() {
     shard.process(KeyedBy::Aircraft, "N14228", &flight).expect("in memory");
 
     let position = sample().position;
-    let (ticket, part) = shard.snapshot(SnapshotId(9), position).expect("frozen");
+    let (ticket, part) =
+        shard.snapshot(SnapshotMode::Incremental, SnapshotId(9), position).expect("frozen");
     assert!(part.is_some(), "the aircraft has come into service");
     let handle = ticket.wait().expect("durable").handle;
     let checkpoint = Checkpoint {
@@ -82,6 +83,7 @@ fn only_snapshots_of_the_recorded_checkpoint_and_position_are_restored() {
         epoch: 1,
         job: "flights".into(),
         kind: CheckpointKind::Checkpoint,
+        mode: SnapshotMode::Incremental,
         triggered_unix_ms: 0,
         completed_unix_ms: 0,
         shards: vec![ShardPart { handle, costs: ShardCosts::default() }],

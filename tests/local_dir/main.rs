@@ -7,6 +7,7 @@
 
 mod damage;
 mod fetched;
+mod full;
 mod job;
 mod leaving;
 mod lives;

@@ -59,6 +59,12 @@ impl Remote {
         self.doing(|doing| std::mem::take(&mut doing.put))
     }
 
+    /// The tables that are there.
+    pub fn tables(&self) -> Vec<String> {
+        let names = self.store.list("tables/").unwrap();
+        names.iter().map(|name| name.as_str().to_owned()).collect()
+    }
+
     /// Discards tables, as a runtime does with those of an aborted checkpoint.
     pub fn discard(&self, tables: &[String]) {
         for table in tables {

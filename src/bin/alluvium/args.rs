@@ -51,6 +51,8 @@ pub(crate) enum Verb {
     Diff(Diff),
     /// Find out whether a checkpoint is whole.
     Verify(Verify),
+    /// Have a checkpoint taken now.
+    Checkpoint(Checkpoint),
     /// Take a savepoint now, or keep a checkpoint as one.
     Savepoint(Savepoint),
     /// Give up a savepoint.
@@ -239,6 +241,20 @@ pub(crate) struct Writer {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct Checkpoint {
+    #[command(flatten)]
+    pub(crate) of: OfJob,
+    /// Share no file with those before: costs the size of the state.
+    #[arg(long)]
+    pub(crate) full: bool,
+    #[command(flatten)]
+    pub(crate) change: Change,
+    /// How long to wait for the job's coordinator, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub(crate) timeout: u64,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct Savepoint {
     #[command(flatten)]
     pub(crate) of: OfJob,
@@ -247,6 +263,9 @@ pub(crate) struct Savepoint {
     /// Keep this completed checkpoint under the name, instead of taking a new savepoint.
     #[arg(long, value_name = "ID")]
     pub(crate) checkpoint: Option<u64>,
+    /// Share no file with the checkpoints before: costs the size of the state.
+    #[arg(long, conflicts_with_all = ["checkpoint", "job_is_stopped"])]
+    pub(crate) full: bool,
     #[command(flatten)]
     pub(crate) writer: Writer,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `savepoint`, `dispose`: what only a job's coordinator can do, asked of it or done in
+//! `checkpoint`, `savepoint`, `dispose`: what only a job's coordinator can do, asked of it or done in
 //! its place.
 
 use std::sync::Arc;
@@ -8,13 +8,36 @@ use alluvium::env::{Env, RealEnv};
 use alluvium::format::checkpoint::check_job_name;
 use alluvium::format::{Action, CheckpointRef};
 use alluvium::object::ObjectStore;
-use alluvium::{Error, SnapshotId};
+use alluvium::{Error, SnapshotId, SnapshotMode};
 use serde_json::json;
 
-use crate::args::{Dispose, Savepoint};
+use crate::args::{Checkpoint, Dispose, Savepoint};
 use crate::failure::Failure;
 use crate::out::{self, Out};
 use crate::store::{Access, open_job, owner, take_over, wait_a_little};
+
+pub(crate) fn checkpoint(args: &Checkpoint, out: &mut Out) -> Result<u8, Failure> {
+    let access = if args.change.yes { Access::Change } else { Access::Read };
+    let (store, view) = open_job(&args.of, access)?;
+    let job = view.entry().job.clone();
+    let mode = mode(args.full);
+    if !args.change.yes {
+        return would(&format!("take a {mode} checkpoint of job {job} now"), false, out);
+    }
+    let action = Action::Checkpoint(mode, view.entry().next_id);
+    let id = wait_for(store, &view, action, args.timeout)?;
+    if out.is_json() {
+        let id = id.map(|id| id.0);
+        out.json(&json!({ "dry_run": false, "mode": mode.to_string(), "checkpoint": id }))?;
+    } else {
+        out.line(format!("checkpoint {} of job {job} is complete", text(id)))?;
+    }
+    Ok(0)
+}
+
+fn mode(full: bool) -> SnapshotMode {
+    if full { SnapshotMode::Full } else { SnapshotMode::Incremental }
+}
 
 pub(crate) fn savepoint(args: &Savepoint, out: &mut Out) -> Result<u8, Failure> {
     let access = if args.change.yes { Access::Change } else { Access::Read };
@@ -44,6 +67,7 @@ pub(crate) fn savepoint(args: &Savepoint, out: &mut Out) -> Result<u8, Failure> 
                 .at(format_args!("job {job:?}"))
                 .into());
         }
+        (None, false, _) if args.full => format!("take full savepoint {name} of job {job} now"),
         (None, false, _) => format!("take savepoint {name} of job {job} now"),
     };
     if !args.change.yes {
@@ -54,7 +78,7 @@ pub(crate) fn savepoint(args: &Savepoint, out: &mut Out) -> Result<u8, Failure> 
     } else {
         let action = match args.checkpoint {
             Some(id) => Action::Keep(SnapshotId(id), name.clone()),
-            None => Action::Savepoint(name.clone()),
+            None => Action::Savepoint(name.clone(), mode(args.full)),
         };
         wait_for(store, &view, action, args.timeout)?
     };

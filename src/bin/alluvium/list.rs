@@ -1,5 +1,6 @@
 //! `list`: what a store has.
 
+use alluvium::SnapshotMode;
 use alluvium::coordinator::JobView;
 use alluvium::env::{Env, RealEnv};
 use alluvium::format::{Checkpoint, CheckpointKind, CheckpointRef, JournalEntry, Outcome};
@@ -154,6 +155,7 @@ fn print_rows(rows: &[Row], now: u64, out: &mut Out) -> Result<(), Failure> {
         ">TOTAL",
         ">SHARDS",
         ">RECORDS WRITTEN",
+        "MODE",
     ]);
     for row in rows {
         let mark = if row.resumes { "*" } else { "" }.to_owned();
@@ -176,6 +178,10 @@ fn print_rows(rows: &[Row], now: u64, out: &mut Out) -> Result<(), Failure> {
                     out::bytes(costs.bytes_total),
                     out::count(checkpoint.shards.len() as u64),
                     out::count(costs.records_new),
+                    match checkpoint.mode {
+                        SnapshotMode::Incremental => String::new(),
+                        SnapshotMode::Full => checkpoint.mode.to_string(),
+                    },
                 ]);
             }
             Err(_) => {
@@ -206,7 +212,7 @@ fn print_history(outcomes: &[Outcome], now: u64, out: &mut Out) -> Result<(), Fa
         table.row([
             outcome.id.to_string(),
             outcome.epoch.to_string(),
-            kind_text(&outcome.kind),
+            kind_text(&outcome.kind, outcome.mode),
             out::time(outcome.triggered_unix_ms),
             out::age(outcome.triggered_unix_ms, now),
             out::duration_ms(outcome.duration_ms),
@@ -219,10 +225,11 @@ fn print_history(outcomes: &[Outcome], now: u64, out: &mut Out) -> Result<(), Fa
     out.table(&table)
 }
 
-fn kind_text(kind: &CheckpointKind) -> String {
+fn kind_text(kind: &CheckpointKind, mode: SnapshotMode) -> String {
+    let full = if mode == SnapshotMode::Full { "full " } else { "" };
     match kind {
-        CheckpointKind::Checkpoint => "checkpoint".to_owned(),
-        CheckpointKind::Savepoint(name) => format!("savepoint {name}"),
+        CheckpointKind::Checkpoint => format!("{full}checkpoint"),
+        CheckpointKind::Savepoint(name) => format!("{full}savepoint {name}"),
     }
 }
 
@@ -271,6 +278,7 @@ pub(crate) fn checkpoint_json(checkpoint: &Checkpoint) -> Value {
         "epoch": checkpoint.epoch,
         "job": checkpoint.job,
         "kind": if savepoint.is_some() { "savepoint" } else { "checkpoint" },
+        "mode": checkpoint.mode.to_string(),
         "taken_as_savepoint": savepoint,
         "triggered_unix_ms": checkpoint.triggered_unix_ms,
         "completed_unix_ms": checkpoint.completed_unix_ms,
@@ -287,7 +295,8 @@ fn outcome_json(outcome: &Outcome) -> Value {
     json!({
         "id": outcome.id.0,
         "epoch": outcome.epoch,
-        "kind": kind_text(&outcome.kind),
+        "kind": kind_text(&outcome.kind, SnapshotMode::Incremental),
+        "mode": outcome.mode.to_string(),
         "triggered_unix_ms": outcome.triggered_unix_ms,
         "duration_ms": outcome.duration_ms,
         "pause_ns": outcome.pause_ns,

@@ -73,6 +73,7 @@ fn run(verb: Verb, out: &mut Out) -> Result<u8, Failure> {
         Verb::Scan(args) => records::scan(&args, out),
         Verb::Diff(args) => records::diff(&args, out),
         Verb::Verify(args) => verify::run(&args, out),
+        Verb::Checkpoint(args) => change::checkpoint(&args, out),
         Verb::Savepoint(args) => change::savepoint(&args, out),
         Verb::Dispose(args) => change::dispose(&args, out),
         Verb::Export(args) => transfer::export(&args, out),

@@ -42,7 +42,8 @@ pub(crate) fn run(args: &Show, out: &mut Out) -> Result<u8, Failure> {
             out::duration_ns(costs.pause_ns),
         ))?;
         out.line(format!(
-            "  {} in all, of which {} were new",
+            "  {}; {} in all, of which {} were new",
+            checkpoint.mode,
             out::bytes(costs.bytes_total),
             out::bytes(costs.bytes_new)
         ))?;

@@ -73,6 +73,10 @@ const MARK: &str = "alluviumcreate";
 /// The name under which it keeps the hash of the bytes, for people.
 const HASH: &str = "alluviumhash";
 
+/// Objects that are created by one request each are best created so many at a time: they
+/// wait, and take as much memory as a few large ones, at most.
+const SMALL_AT_ONCE: usize = 8;
+
 /// Longest text of a service that is repeated in an error.
 const MAX_QUOTED_BYTES: usize = 1000;
 
@@ -233,6 +237,14 @@ impl Core {
 impl ObjectStore for RemoteStore {
     fn identity(&self) -> String {
         self.core.identity.clone()
+    }
+
+    fn is_remote(&self) -> bool {
+        true
+    }
+
+    fn creates_at_once(&self, bytes: u64) -> usize {
+        if bytes <= self.core.options.part_bytes as u64 { SMALL_AT_ONCE } else { 1 }
     }
 
     fn create(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
