@@ -24,8 +24,12 @@ use alluvium::format::{
 use alluvium::table::{TableOptions, TableReader};
 use table_support::*;
 
-const PLAIN: TableOptions =
-    TableOptions { block_bytes: 512, compression: Compression::None, filter_bits_per_key: 8 };
+const PLAIN: TableOptions = TableOptions {
+    block_bytes: 512,
+    compression: Compression::None,
+    filter_bits_per_key: 8,
+    fit_pages: false,
+};
 const PACKED: TableOptions = TableOptions { compression: Compression::Lz4, ..PLAIN };
 
 /// The golden bytes of this name; `written` only if they are to be replaced.
@@ -140,6 +144,21 @@ fn tables_of_values_that_expire_of_version_1_open_and_are_still_written_alike() 
         assert_eq!(found, model.stamps.get(&state.name).copied(), "{}", state.name);
     }
     assert!(bytes == written, "the format of tables of values that expire changed");
+}
+
+/// Values that nothing compresses, of several pages.
+#[test]
+fn tables_whose_blocks_fit_pages_of_version_1_open_and_are_still_written_alike() {
+    let mut rng = Rng(1);
+    let mut model = Model::default();
+    for key in 0..150_u64 {
+        model.insert("values", &key.to_be_bytes(), b"", Some(&rng.bytes(80)));
+    }
+    let options = TableOptions { fit_pages: true, ..PLAIN };
+    let (written, meta) = model.write(FILE, options).unwrap();
+    let bytes = golden("table-v1-pages.tbl", &written);
+    check_table(&bytes, &meta, &model);
+    assert!(bytes == written, "the format of tables whose blocks fit pages changed");
 }
 
 /// Compressed bytes may differ with the version of the compressor, so these

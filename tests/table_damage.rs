@@ -18,8 +18,12 @@ use alluvium::format::{Compression, Placement, TableMeta};
 use alluvium::table::{Found, PlacedKey, TableOptions, TableReader, TableWriter};
 use table_support::*;
 
-const PLAIN: TableOptions =
-    TableOptions { block_bytes: 512, compression: Compression::None, filter_bits_per_key: 8 };
+const PLAIN: TableOptions = TableOptions {
+    block_bytes: 512,
+    compression: Compression::None,
+    filter_bits_per_key: 8,
+    fit_pages: false,
+};
 const PACKED: TableOptions = TableOptions { compression: Compression::Lz4, ..PLAIN };
 
 /// A table small enough to be damaged in every possible way.

@@ -138,6 +138,7 @@ fn random_options(rng: &mut Rng) -> TableOptions {
         block_bytes: [512, 1024, 4096, 16 * 1024, 1024 * 1024][rng.below(5) as usize],
         compression: if rng.one_in(2) { Compression::None } else { Compression::Lz4 },
         filter_bits_per_key: [0, 4, 8, 10][rng.below(4) as usize],
+        fit_pages: rng.one_in(3),
     }
 }
 

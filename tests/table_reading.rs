@@ -20,8 +20,12 @@ use alluvium::format::{Compression, TableMeta};
 use alluvium::table::{BlockCache, Found, PlacedKey, TableOptions, TableReader, TableWriter};
 use table_support::*;
 
-const SMALL_BLOCKS: TableOptions =
-    TableOptions { block_bytes: 512, compression: Compression::Lz4, filter_bits_per_key: 8 };
+const SMALL_BLOCKS: TableOptions = TableOptions {
+    block_bytes: 512,
+    compression: Compression::Lz4,
+    filter_bits_per_key: 8,
+    fit_pages: false,
+};
 
 /// A file that remembers what was read of it and what was asked for.
 struct Watched {
@@ -398,5 +402,37 @@ fn lookups_in_collections_use_the_cache_too() {
             assert_eq!((found, Some(out)), (Found::Value, row.value));
             assert!(expected_reads || file.take_read().is_empty());
         }
+    }
+}
+
+/// Of a block across two pages a disk reads both.
+#[test]
+fn blocks_that_fit_pages_are_read_with_one_page_each_and_little_more_space() {
+    for compression in [Compression::None, Compression::Lz4] {
+        let mut rng = Rng(1);
+        let mut model = Model::default();
+        for key in 0..20_000_u64 {
+            // Half of each value can be compressed.
+            let mut value = rng.bytes(100);
+            value[50..].fill(7);
+            model.insert("values", &key.to_be_bytes(), b"", Some(&value));
+        }
+        let write = |fit_pages| {
+            let options = TableOptions { compression, fit_pages, ..TableOptions::default() };
+            let (bytes, meta) = model.write(FILE, options).unwrap();
+            open(&bytes, false, &meta).unwrap()
+        };
+        let (plain, paged) = (write(false), write(true));
+        let blocks: Vec<_> =
+            (0..paged.index().len()).map(|at| paged.index().block(at).unwrap()).collect();
+        let pages = |offset: u64, end: u64| (end - 1) / 4096 - offset / 4096 + 1;
+        let across = blocks.iter().filter(|block| pages(block.offset, block.end) > 1).count();
+        assert!(across * 25 < blocks.len(), "{across} of {} blocks", blocks.len());
+        assert!(blocks.iter().all(|block| pages(block.offset, block.end) <= 2));
+        let (before, now) = (plain.meta().bytes, paged.meta().bytes);
+        assert!(now * 100 < before * 107, "{now} bytes instead of {before}");
+        paged.verify().unwrap();
+        let all = model.max_parallelism.all_groups();
+        assert_eq!(collect(paged.scan(all)).unwrap(), model.scan(all));
     }
 }

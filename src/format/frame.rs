@@ -377,6 +377,53 @@ mod tests {
         assert_eq!(lens.stored_len, lens.raw_len, "too large to be compressed");
     }
 
+    /// A frame that stands at offset 40, sealed with this padding.
+    fn padded(kind: PartKind, padding: &[u8]) -> Vec<u8> {
+        let (mut frame, lens) = frame_of(kind, b"payload");
+        frame.extend_from_slice(padding);
+        FrameEncoder::new(FILE, Compression::None).seal(&mut frame, kind, CODEC_NONE, 40, lens);
+        frame
+    }
+
+    #[test]
+    fn only_zeros_to_the_end_of_a_page_may_follow_a_data_block_and_nothing_any_other_part() {
+        let mut scratch = Vec::new();
+        let zeros = [0; MAX_PADDING_BYTES + 1];
+        for len in [0, 1, MAX_PADDING_BYTES] {
+            let frame = padded(PartKind::Data, &zeros[..len]);
+            let found = decode_frame(&frame, FILE, PartKind::Data, 40, &mut scratch).unwrap();
+            assert_eq!(found, b"payload");
+        }
+        let bad: [(_, &[u8]); 4] = [
+            (PartKind::Data, &zeros),
+            (PartKind::Data, &[0, 0, 1]),
+            (PartKind::Index, &[0]),
+            (PartKind::Entries, &[0]),
+        ];
+        for (kind, padding) in bad {
+            let frame = padded(kind, padding);
+            let error = decode_frame(&frame, FILE, kind, 40, &mut scratch).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{kind:?}, {} bytes", padding.len());
+        }
+    }
+
+    #[test]
+    fn a_block_is_padded_where_little_of_its_page_is_left() {
+        let mut frames = FrameEncoder::new(FILE, Compression::None);
+        let end_of = |frames: &mut FrameEncoder, offset: u64, bytes: usize| {
+            let mut out = Vec::new();
+            let lens = frames.encode_to_page(&mut out, offset, &vec![7; bytes]).unwrap();
+            assert_eq!(out.len() as u64, lens.frame_bytes());
+            offset + lens.frame_bytes()
+        };
+        let page = PAGE_BYTES as u64;
+        assert_eq!(end_of(&mut frames, 40, 3600), page);
+        assert_eq!(end_of(&mut frames, 40, 4096 - 60), page, "it fits exactly");
+        assert_eq!(end_of(&mut frames, 40, 4096 - 59), page + 1, "nearly a page is left");
+        assert_eq!(end_of(&mut frames, 0, 3000), 3020, "a quarter of a page is left");
+        assert_eq!(end_of(&mut frames, 2 * page, 2 * 4096 - 100), 4 * page);
+    }
+
     #[test]
     fn a_sound_frame_in_the_wrong_place_is_corrupt() {
         let (frame, _) = frame_of(PartKind::Data, b"payload");

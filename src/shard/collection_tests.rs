@@ -164,6 +164,7 @@ impl Shard {
             block_bytes: [512, 2048, 16 * 1024][rng.below(3) as usize],
             compression: if rng.one_in(2) { Compression::None } else { Compression::Lz4 },
             filter_bits_per_key: [0, 8][rng.below(2) as usize],
+            fit_pages: rng.one_in(3),
         };
         Self { env, options, files: 0, tables: Vec::new() }
     }

@@ -9,9 +9,9 @@
 //!
 //! Count instructions before and after any change here.
 
-use super::{Settled, ShardCore};
 use super::collections::Family;
 use super::store::StateId;
+use super::{Settled, ShardCore};
 use crate::base::hash::{group_of_hash, hash_key};
 use crate::base::limits::check_value;
 use crate::base::{Error, KeyGroup, Result};

@@ -82,6 +82,7 @@ fn choose(rng: &mut SimRng) -> Scenario {
             block_bytes: pick(rng, &[512, 1024, 16 * 1024]),
             compression: pick(rng, &[Compression::None, Compression::Lz4]),
             filter_bits_per_key: pick(rng, &[0, 1, 8]),
+            fit_pages: rng.one_in(3),
         },
         fail_one_in: pick(rng, &[0, 0, 5, 20]),
         interrupt_one_in: pick(rng, &[0, 2, 6]),
