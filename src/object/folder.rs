@@ -31,6 +31,10 @@ impl ObjectStore for FolderStore {
         format!("{}/{}", self.store.identity(), self.folder)
     }
 
+    fn is_remote(&self) -> bool {
+        self.store.is_remote()
+    }
+
     fn create(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
         self.store.create(&self.whole(name)?, bytes)
     }

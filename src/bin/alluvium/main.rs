@@ -17,6 +17,7 @@ mod out;
 mod portable;
 mod readonly;
 mod records;
+mod remote;
 mod rescale;
 mod scratch;
 mod show;
