@@ -235,7 +235,15 @@ impl Coordinator {
             return Ok(());
         }
         for borrowed in &returned {
-            self.store.remove(&ObjectName::new(&borrowed.pin)?)?;
+            let pin = ObjectName::new(&borrowed.pin)?;
+            // Nothing else of another job is removed, whatever the journal says.
+            if !layout::is_pin_of(&borrowed.job, &pin) {
+                return Err(Error::corrupt("the journal names something that is no pin")
+                    .at(self.layout.root())
+                    .expected(format_args!("a pin of job {:?}", borrowed.job))
+                    .found(&pin));
+            }
+            self.store.remove(&pin)?;
         }
         self.append(|entry| entry.borrowed.retain(|borrowed| !returned.contains(borrowed)))
     }

@@ -128,6 +128,12 @@ pub(super) fn root_of(job: &str) -> String {
     format!("{JOBS}{job}/")
 }
 
+/// Whether an object is a pin in a job of this name.
+pub(super) fn is_pin_of(job: &str, name: &ObjectName) -> bool {
+    let pin = name.as_str().strip_prefix(&root_of(job)).and_then(|rest| rest.strip_prefix("pins/"));
+    pin.is_some_and(|pin| !pin.contains('/'))
+}
+
 /// The name of the job that an object belongs to.
 pub(super) fn job_of(name: &ObjectName) -> Option<&str> {
     Some(name.as_str().strip_prefix(JOBS)?.split_once('/')?.0)
@@ -155,6 +161,16 @@ mod tests {
         let file = layout.epoch(12).join("tables/x.table").unwrap();
         assert_eq!(layout.epoch_of_file(file.as_str()), Some(12));
         assert_eq!(job_of(&file), Some("flights"));
+        let checkpoint = CheckpointRef {
+            id: SnapshotId(3),
+            epoch: 9,
+            location: checkpoint.as_str().to_owned(),
+            bytes: 1,
+            hash: crate::base::checksum::of_contents(b""),
+        };
+        let pin = layout.pin(&checkpoint, 5);
+        assert!(is_pin_of("flights", &pin) && !is_pin_of("other", &pin));
+        assert!(!is_pin_of("flights", &file) && !is_pin_of("flights", &layout.entry(7)));
         let answer = layout.answer_to(&layout.request(5)).unwrap();
         assert_eq!(answer.as_str(), "jobs/flights/answers/0000000000000005");
         assert_eq!(layout.answer_to(&answer), None);
