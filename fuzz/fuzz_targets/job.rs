@@ -87,6 +87,7 @@ impl ObjectStore for Watched {
 fn sound() -> Objects {
     let env = Arc::new(SimEnv::new(1));
     let store: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new(Arc::clone(&env) as _));
+    let mut readers = Vec::new();
     let groups = MaxParallelism::new(4).expect("four groups");
     for job in ["job", "other"] {
         let builder = Coordinator::builder(Arc::clone(&store), job).env(Arc::clone(&env) as _);
@@ -139,7 +140,7 @@ fn sound() -> Objects {
             let view = coordinator.view();
             let savepoint = RestoreFrom::Savepoint("before".to_owned());
             let reference = view.find(&savepoint).expect("there").expect("there");
-            std::mem::forget(view.pin(&*env, &reference, "reader").expect("kept"));
+            readers.push(view.pin(&*env, &reference, "reader").expect("kept"));
         }
     }
     let names = store.list("").expect("sound");

@@ -71,7 +71,8 @@ impl Coordinator {
         keep_going: &mut dyn FnMut(ExportProgress) -> bool,
     ) -> Result<CheckpointRef> {
         self.check_new(name)?;
-        let folder = format!("{}/", self.layout.epoch(self.epoch()));
+        // Of its own: savepoints of several jobs may have files of the same names.
+        let folder = format!("{}/", self.layout.import(self.epoch(), self.env.random_u64()));
         let theirs = savepoint.checkpoint();
         let source = savepoint.source();
         let identity = self.store.identity();

@@ -5,6 +5,7 @@
 //! jobs/JOB/checkpoints/ID-EPOCH            metadata of a checkpoint
 //! jobs/JOB/epochs/EPOCH/tables/FILE.table  what shards wrote in that life of the coordinator
 //! jobs/JOB/epochs/EPOCH/manifests/...
+//! jobs/JOB/epochs/EPOCH/imports/RANDOM/... both of a savepoint that came from elsewhere
 //! jobs/JOB/pins/ID-EPOCH-RANDOM            somebody reads that checkpoint
 //! jobs/JOB/requests/RANDOM                 somebody asks the coordinator for something
 //! jobs/JOB/answers/RANDOM                  what came of it
@@ -77,6 +78,11 @@ impl Layout {
 
     pub(super) fn epoch(&self, epoch: u64) -> ObjectName {
         self.name(format_args!("epochs/{epoch:010}"))
+    }
+
+    /// What is copied from elsewhere in an epoch, each savepoint into a folder of its own.
+    pub(super) fn import(&self, epoch: u64, random: u64) -> ObjectName {
+        self.name(format_args!("epochs/{epoch:010}/imports/{random:016x}"))
     }
 
     /// The epoch in which the table or manifest of this name was written.
@@ -160,6 +166,8 @@ mod tests {
         assert_eq!(layout.checkpoint_of(&checkpoint), Some((SnapshotId(3), 9)));
         let file = layout.epoch(12).join("tables/x.table").unwrap();
         assert_eq!(layout.epoch_of_file(file.as_str()), Some(12));
+        let imported = layout.import(12, 7).join("manifests/x.manifest").unwrap();
+        assert_eq!(layout.epoch_of_file(imported.as_str()), Some(12));
         assert_eq!(job_of(&file), Some("flights"));
         let checkpoint = CheckpointRef {
             id: SnapshotId(3),

@@ -13,6 +13,8 @@ mod failure;
 mod files;
 mod gc;
 mod list;
+#[cfg(feature = "object-store")]
+mod looking;
 mod out;
 mod portable;
 mod readonly;

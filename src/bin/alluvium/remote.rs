@@ -5,14 +5,15 @@
 //! happens to the service, a call ends: a request is given up after [`REQUEST_SECONDS`]
 //! and repeated [`RETRIES`] times, for four times as long at most.
 
-use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 
-use alluvium::env::ReadAt;
-use alluvium::object::{Contents, ObjectName, ObjectStore};
-use alluvium::{Error, Result};
+#[cfg(not(feature = "object-store"))]
+use alluvium::Error;
+use alluvium::Result;
+use alluvium::object::ObjectStore;
 
+#[cfg(feature = "object-store")]
+use crate::looking::Looking;
 use crate::store::Access;
 
 /// How long one request may take. A person waits, and a part of an upload has 8 MiB.
@@ -39,7 +40,10 @@ pub(crate) fn open(url: &str, access: Access) -> Result<Arc<dyn ObjectStore>> {
     let options =
         RemoteOptions::new().request_timeout(Duration::from_secs(REQUEST_SECONDS)).retries(RETRIES);
     let store = RemoteStore::open(Arc::new(RealEnv::with_pread()), url, options)?;
-    Ok(guarded(Arc::new(store), access))
+    Ok(match access {
+        Access::Read => Arc::new(Looking(Arc::new(store))),
+        Access::Change | Access::Make => Arc::new(store),
+    })
 }
 
 /// Says which feature is missing. A URL may hold a secret, so no more of it is shown than
@@ -52,78 +56,4 @@ pub(crate) fn open(url: &str, _: Access) -> Result<Arc<dyn ObjectStore>> {
         .at(format_args!("{scheme}://"))
         .expected("a directory, or file://")
         .remedy(format_args!("cargo install alluvium --features {features}")))
-}
-
-/// The store itself, or one that refuses to be changed.
-#[cfg(feature = "object-store")]
-fn guarded(store: Arc<dyn ObjectStore>, access: Access) -> Arc<dyn ObjectStore> {
-    match access {
-        Access::Read => Arc::new(Looking(store)),
-        Access::Change | Access::Make => store,
-    }
-}
-
-/// A store that is only read, whatever the credentials allow.
-struct Looking(Arc<dyn ObjectStore>);
-
-impl Looking {
-    fn refuse(&self) -> Error {
-        Error::invalid("the store is open for reading only").at(self.0.identity())
-    }
-}
-
-impl ObjectStore for Looking {
-    fn identity(&self) -> String {
-        self.0.identity()
-    }
-
-    fn is_remote(&self) -> bool {
-        self.0.is_remote()
-    }
-
-    fn create(&self, _: &ObjectName, _: &[u8]) -> Result<()> {
-        Err(self.refuse())
-    }
-
-    fn create_from_file(
-        &self,
-        _: &ObjectName,
-        _: &Path,
-        _: &Contents,
-        _: &mut dyn FnMut(u64) -> bool,
-    ) -> Result<()> {
-        Err(self.refuse())
-    }
-
-    fn create_from_source(
-        &self,
-        _: &ObjectName,
-        _: &dyn ReadAt,
-        _: &Contents,
-        _: &mut dyn FnMut(u64) -> bool,
-    ) -> Result<()> {
-        Err(self.refuse())
-    }
-
-    fn open(&self, name: &ObjectName) -> Result<Arc<dyn ReadAt>> {
-        self.0.open(name)
-    }
-
-    fn len_of(&self, name: &ObjectName) -> Result<Option<u64>> {
-        self.0.len_of(name)
-    }
-
-    fn list(&self, prefix: &str) -> Result<Vec<ObjectName>> {
-        self.0.list(prefix)
-    }
-
-    fn remove(&self, _: &ObjectName) -> Result<()> {
-        Err(self.refuse())
-    }
-}
-
-impl fmt::Debug for Looking {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Looking({:?})", self.0)
-    }
 }
