@@ -48,11 +48,11 @@ impl World {
     /// The barrier that was said last.
     fn barrier(&self) -> Barrier {
         self.driver.turn();
-        let barriers = self.events().into_iter().filter_map(|event| match event {
+        let mut barriers = self.events().into_iter().filter_map(|event| match event {
             Event::Trigger(barrier) => Some(barrier),
             _ => None,
         });
-        barriers.last().expect("a barrier")
+        barriers.next_back().expect("a barrier")
     }
 }
 

@@ -13,6 +13,9 @@ use crate::store::Door;
 /// What the names of savepoints begin with that were asked for.
 pub const ASKED_FOR: &str = "r";
 
+/// Who waits for answers of one job; savepoints for more would leave room for nothing else.
+const MOST_ASKERS: usize = 3;
+
 /// Somebody who waits for an answer.
 pub struct Asker {
     pub job: usize,
@@ -30,7 +33,14 @@ impl Sim {
             let jobs = state.truths.len();
             state.below(jobs)
         };
-        let name = self.state.lock().truths[job].name.clone();
+        let name = {
+            let state = self.state.lock();
+            if state.askers.iter().flatten().filter(|asker| asker.job == job).count() >= MOST_ASKERS
+            {
+                return;
+            }
+            state.truths[job].name.clone()
+        };
         let door = Door::new(&self.me(), job);
         let may_fail = |error: &alluvium::Error| {
             let kind = error.kind();
