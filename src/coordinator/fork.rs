@@ -223,18 +223,17 @@ impl Coordinator {
         self.append(change)
     }
 
-    /// Removes pins in other jobs none of whose files is needed any more.
+    /// Removes pins in other jobs when no file of others is needed any more.
     pub(super) fn return_what_is_borrowed(&mut self) -> Result<()> {
         if !self.garbage.unknown.is_empty() || self.seen.borrowed.is_empty() {
             return Ok(());
         }
-        let is_needed =
-            |borrowed: &&Borrowed| self.registry.holds_any_in(&layout::root_of(&borrowed.job));
-        let (_, returned): (Vec<_>, Vec<_>) =
-            self.seen.borrowed.iter().cloned().partition(|borrowed| is_needed(&borrowed));
-        if returned.is_empty() {
+        // Of a job that is itself a fork, the pin keeps also what lies in a third one's
+        // folder: so all pins stay as long as anything of others is needed.
+        if self.registry.holds_any_outside(self.layout.root()) {
             return Ok(());
         }
+        let returned = self.seen.borrowed.clone();
         for borrowed in &returned {
             let pin = ObjectName::new(&borrowed.pin)?;
             // Nothing else of another job is removed, whatever the journal says.

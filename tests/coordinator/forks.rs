@@ -119,3 +119,41 @@ fn a_coordinator_that_was_replaced_does_not_say_that_what_it_never_saw_is_gone()
     assert_eq!(answer.refused, None);
     assert!(new.coordinator.view().entry().savepoint("kept").is_none());
 }
+
+/// The fork in the middle names files of the first job. When it needs none of them any more,
+/// the last one may.
+#[test]
+fn a_fork_of_a_fork_keeps_what_the_first_job_has() {
+    let (env, store) = world();
+    let mut first = Job::open(&env, &store, "first", by_hand());
+    first.start(None, 2);
+    first.checkpoint();
+    let value = first.value();
+    let mut jobs = vec![first];
+    for (name, of) in [("middle", "first"), ("last", "middle")] {
+        let mut fork = Job::open(&env, &store, name, by_hand());
+        let checkpoint = fork.coordinator.fork(of, &RestoreFrom::Latest).unwrap();
+        fork.start(Some(&checkpoint), 2);
+        jobs.push(fork);
+    }
+    // The last one has manifests of its own soon, and goes on reading the first one's tables.
+    for _ in 0..3 {
+        let last = jobs.last_mut().unwrap();
+        last.coordinator.release_base();
+        let id = last.coordinator.trigger().unwrap();
+        let acks = last.acks(id);
+        last.acknowledge(acks);
+        let events = last.events();
+        last.notify(&events);
+        last.collect();
+        for job in &mut jobs[..2] {
+            job.coordinator.release_base();
+            job.write();
+            job.merge();
+            job.checkpoint();
+            job.collect();
+        }
+    }
+    let last = jobs.last().unwrap();
+    last.assert_restores(&RestoreFrom::Latest, &value);
+}
