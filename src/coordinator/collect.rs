@@ -26,11 +26,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::registry::{Holder, Registry, Released};
-use super::view::{self, JobView, files_of};
+use super::registry::{Holder, Released};
+use super::view::{self, JobView};
 use super::{Coordinator, journal, layout};
 use crate::base::{Error, ErrorKind, Result, SnapshotId};
-use crate::format::checkpoint::StoredFile;
 use crate::format::journal::CheckpointRef;
 use crate::object::{ObjectName, ObjectStore};
 use crate::restore::read_manifest;
@@ -166,8 +165,10 @@ impl Coordinator {
         for shard in &checkpoint.shards {
             match read_manifest(&source, &shard.handle) {
                 Ok(manifest) => {
-                    let files = files_of(&manifest, &shard.handle);
-                    hold_all(&mut self.registry, &holder, &files);
+                    let tables = &manifest.tables;
+                    let tables = tables.iter().map(|table| (&*table.location, table.meta.bytes));
+                    let own = (shard.handle.manifest(), shard.handle.manifest_bytes());
+                    self.registry.hold(&holder, tables.chain([own]));
                 }
                 // That the store fails weighs more than that something is missing.
                 Err(error) => {
@@ -334,10 +335,6 @@ impl Coordinator {
         self.garbage.going.retain(|going| !going.files.is_empty());
         Ok(())
     }
-}
-
-fn hold_all(registry: &mut Registry, holder: &Holder, files: &[StoredFile]) {
-    registry.hold(holder, files.iter().map(|file| (&*file.location, file.bytes)));
 }
 
 /// An object that no checkpoint of its job needs.

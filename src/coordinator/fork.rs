@@ -73,7 +73,8 @@ impl Coordinator {
         keep_going: &mut dyn FnMut(ExportProgress) -> bool,
     ) -> Result<CheckpointRef> {
         self.check_new(name)?;
-        let folder = format!("{}/", self.layout.epoch(self.epoch()));
+        // Of its own: savepoints of several jobs may have files of the same names.
+        let folder = format!("{}/", self.layout.import(self.epoch(), self.env.random_u64()));
         let theirs = savepoint.checkpoint();
         let source = savepoint.source();
         let identity = self.store.identity();
@@ -226,20 +227,27 @@ impl Coordinator {
         self.append(change)
     }
 
-    /// Removes pins in other jobs none of whose files is needed any more.
+    /// Removes pins in other jobs when no file of others is needed any more.
     pub(super) fn return_what_is_borrowed(&mut self) -> Result<()> {
         if !self.garbage.unknown.is_empty() || self.seen.borrowed.is_empty() {
             return Ok(());
         }
-        let is_needed =
-            |borrowed: &&Borrowed| self.registry.holds_any_in(&layout::root_of(&borrowed.job));
-        let (_, returned): (Vec<_>, Vec<_>) =
-            self.seen.borrowed.iter().cloned().partition(|borrowed| is_needed(&borrowed));
-        if returned.is_empty() {
+        // Of a job that is itself a fork, the pin keeps also what lies in a third one's
+        // folder: so all pins stay as long as anything of others is needed.
+        if self.registry.holds_any_outside(self.layout.root()) {
             return Ok(());
         }
+        let returned = self.seen.borrowed.clone();
         for borrowed in &returned {
-            self.store.remove(&ObjectName::new(&borrowed.pin)?)?;
+            let pin = ObjectName::new(&borrowed.pin)?;
+            // Nothing else of another job is removed, whatever the journal says.
+            if !layout::is_pin_of(&borrowed.job, &pin) {
+                return Err(Error::corrupt("the journal names something that is no pin")
+                    .at(self.layout.root())
+                    .expected(format_args!("a pin of job {:?}", borrowed.job))
+                    .found(&pin));
+            }
+            self.store.remove(&pin)?;
         }
         self.append(|entry| entry.borrowed.retain(|borrowed| !returned.contains(borrowed)))
     }

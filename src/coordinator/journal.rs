@@ -199,7 +199,7 @@ impl Journal {
     }
 
     /// Looks whether another one has taken over, after something was not found that the
-    /// last entry names.
+    /// last entry names, or somebody spoke of a later one.
     ///
     /// # Errors
     /// `Closed` if so; `Unavailable` if the store cannot be read.

@@ -5,6 +5,7 @@
 //! jobs/JOB/checkpoints/ID-EPOCH            metadata of a checkpoint
 //! jobs/JOB/epochs/EPOCH/tables/FILE.table  what shards wrote in that life of the coordinator
 //! jobs/JOB/epochs/EPOCH/manifests/...
+//! jobs/JOB/epochs/EPOCH/imports/RANDOM/... both of a savepoint that came from elsewhere
 //! jobs/JOB/pins/ID-EPOCH-RANDOM            somebody reads that checkpoint
 //! jobs/JOB/requests/RANDOM                 somebody asks the coordinator for something
 //! jobs/JOB/answers/RANDOM                  what came of it
@@ -79,6 +80,11 @@ impl Layout {
         self.name(format_args!("epochs/{epoch:010}"))
     }
 
+    /// What is copied from elsewhere in an epoch, each savepoint into a folder of its own.
+    pub(super) fn import(&self, epoch: u64, random: u64) -> ObjectName {
+        self.name(format_args!("epochs/{epoch:010}/imports/{random:016x}"))
+    }
+
     /// The epoch in which the table or manifest of this name was written.
     pub(super) fn epoch_of_file(&self, name: &str) -> Option<u64> {
         let (epoch, _) = name.strip_prefix(&self.epochs())?.split_once('/')?;
@@ -128,6 +134,12 @@ pub(super) fn root_of(job: &str) -> String {
     format!("{JOBS}{job}/")
 }
 
+/// Whether an object is a pin in a job of this name.
+pub(super) fn is_pin_of(job: &str, name: &ObjectName) -> bool {
+    let pin = name.as_str().strip_prefix(&root_of(job)).and_then(|rest| rest.strip_prefix("pins/"));
+    pin.is_some_and(|pin| !pin.contains('/'))
+}
+
 /// The name of the job that an object belongs to.
 pub(super) fn job_of(name: &ObjectName) -> Option<&str> {
     Some(name.as_str().strip_prefix(JOBS)?.split_once('/')?.0)
@@ -154,7 +166,19 @@ mod tests {
         assert_eq!(layout.checkpoint_of(&checkpoint), Some((SnapshotId(3), 9)));
         let file = layout.epoch(12).join("tables/x.table").unwrap();
         assert_eq!(layout.epoch_of_file(file.as_str()), Some(12));
+        let imported = layout.import(12, 7).join("manifests/x.manifest").unwrap();
+        assert_eq!(layout.epoch_of_file(imported.as_str()), Some(12));
         assert_eq!(job_of(&file), Some("flights"));
+        let checkpoint = CheckpointRef {
+            id: SnapshotId(3),
+            epoch: 9,
+            location: checkpoint.as_str().to_owned(),
+            bytes: 1,
+            hash: crate::base::checksum::of_contents(b""),
+        };
+        let pin = layout.pin(&checkpoint, 5);
+        assert!(is_pin_of("flights", &pin) && !is_pin_of("other", &pin));
+        assert!(!is_pin_of("flights", &file) && !is_pin_of("flights", &layout.entry(7)));
         let answer = layout.answer_to(&layout.request(5)).unwrap();
         assert_eq!(answer.as_str(), "jobs/flights/answers/0000000000000005");
         assert_eq!(layout.answer_to(&answer), None);

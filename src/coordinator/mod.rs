@@ -17,7 +17,8 @@
 //! A [`Coordinator`] has no thread and waits for nothing but the store. The runtime
 //! calls [`poll`](Coordinator::poll) now and then (every 10 to 100 ms, or when it has
 //! something to say) and does what the [events](Coordinator::next_event) tell. Calls
-//! that reach the store block, so it belongs on a thread of its own.
+//! that reach the store block, so it belongs on a thread of its own: [`driver`] is one, for
+//! runtimes that have no loop.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -82,6 +83,7 @@
 
 mod collect;
 mod completion;
+pub mod driver;
 mod event;
 mod fork;
 mod journal;
@@ -104,6 +106,7 @@ use std::sync::Arc;
 use self::collect::Garbage;
 pub use self::collect::{Collected, Orphan, orphans};
 use self::completion::retire_all_but;
+pub use self::driver::{Driver, DriverHandle};
 pub use self::event::{Acknowledged, Barrier, Event, StopMode};
 use self::journal::Journal;
 use self::layout::Layout;

@@ -143,9 +143,9 @@ impl Registry {
         self.files[*number as usize].as_ref().map(|file| file.since)
     }
 
-    /// Whether anybody needs a file whose location begins so. Looks at all files.
-    pub(super) fn holds_any_in(&self, prefix: &str) -> bool {
-        self.numbers.keys().any(|location| location.starts_with(prefix))
+    /// Whether anybody needs a file whose location does not begin so. Looks at all files.
+    pub(super) fn holds_any_outside(&self, prefix: &str) -> bool {
+        self.numbers.keys().any(|location| !location.starts_with(prefix))
     }
 
     /// Whether this holder is known.

@@ -14,7 +14,9 @@
 //! it said so. So what is asked for is a state of things, and one that is so already is
 //! an answer: a savepoint whose name was free when it was asked for is the one that was
 //! meant, a checkpoint of a number that was free is, too, and a savepoint that is gone has
-//! been disposed of. A request that is met stays
+//! been disposed of. A coordinator that was replaced and does not know it must not say so of
+//! what it has not seen: whoever asks says which journal entry it had read. A request that
+//! is met stays
 //! until the answer is there. An answer that nobody fetches goes after a while.
 
 use std::collections::BTreeMap;
@@ -263,6 +265,16 @@ impl Coordinator {
                     .found(reason.unwrap_or_else(|| "it is not there".to_owned())));
             }
             return Ok(Met::Done(Some(id)));
+        }
+        if request.seen > self.seen.number {
+            // Whoever asks knows more: of another coordinator's work, as it seems.
+            self.settle()?;
+            self.journal.look_again()?;
+            if request.seen > self.seen.number {
+                return Err(Error::invalid("the request speaks of a journal entry that never was")
+                    .expected(format_args!("at most {}", self.seen.number))
+                    .found(request.seen));
+            }
         }
         let named = request.action.name().and_then(|name| self.seen.savepoint(name));
         let there = named.map(|found| found.checkpoint.id);

@@ -288,7 +288,6 @@ fn help_is_no_mistake_and_a_mistake_is_told_on_the_error_output() {
         (on(shared(), "show", &["--savepoint", "x"]), "no such checkpoint"),
         (on(shared(), "states", &["--operator", "x"]), "no such operator"),
         (on(shared(), "scan", &["--operator", "count", "--state", "x"]), "no such keyed state"),
-        (alluvium(&["list", "s3://bucket"]), "s3://"),
     ] {
         assert_eq!((ran.code, &*ran.stdout), (1, ""), "{ran:?}");
         assert!(ran.stderr.contains(word), "{word}: {}", ran.stderr);
@@ -296,4 +295,24 @@ fn help_is_no_mistake_and_a_mistake_is_told_on_the_error_output() {
     assert!(!nowhere.exists());
     let url = format!("file://{}", shared().display());
     assert_eq!(alluvium(&["list", &url]).code, 0);
+}
+
+/// With the feature it is tested on a real bucket, in `tests/stores`.
+#[test]
+#[cfg(not(feature = "object-store"))]
+fn a_store_that_needs_a_feature_is_told_by_how_to_install_it_and_its_secret_is_not() {
+    for (url, features) in [
+        ("s3://bucket/job", "cli,object-store"),
+        ("gs://key:hunter2@bucket", "cli,object-store"),
+        ("az://container?sig=hunter2", "cli,object-store"),
+        ("hdfs://hunter2@node:9000/job", "cli,hdfs"),
+    ] {
+        for args in [&["list", url][..], &["verify", url], &["gc", url], &["relocate", url]] {
+            let ran = alluvium(args);
+            assert_eq!((ran.code, &*ran.stdout), (1, ""), "{ran:?}");
+            let install = format!("cargo install alluvium --features {features}");
+            assert!(ran.stderr.contains(&install), "{}", ran.stderr);
+            assert!(!ran.stderr.contains("hunter2"), "{}", ran.stderr);
+        }
+    }
 }

@@ -1,7 +1,13 @@
-//! Jobs that begin with the state of another one, when the store fails in between.
+//! Jobs that begin with the state of another one, when the store fails in between; what
+//! comes from elsewhere; and who answers what is asked for.
 
-use alluvium::ErrorKind;
-use alluvium::coordinator::RestoreFrom;
+use std::sync::Arc;
+
+use alluvium::coordinator::{RestoreFrom, ask};
+use alluvium::format::Action;
+use alluvium::object::{MemoryStore, ObjectStore};
+use alluvium::savepoint::export_native;
+use alluvium::{ErrorKind, SnapshotId};
 
 use crate::by_hand::{Goes, Job, by_hand, world};
 
@@ -57,4 +63,97 @@ fn a_fork_that_failed_leaves_no_pin() {
     store.watch(|_, _| Goes::Well);
     fork.coordinator.fork("source", &RestoreFrom::Latest).unwrap();
     assert_eq!(store.names("jobs/source/pins/").len(), 1);
+}
+
+/// Numbers of checkpoints, and so the names of manifests, are the same in all jobs.
+#[test]
+fn savepoints_of_two_jobs_come_into_one_in_the_same_life_of_its_coordinator() {
+    let (env, store) = world();
+    let mut target = Job::open(&env, &store, "target", by_hand());
+    let mut values = Vec::new();
+    for name in ["one", "other"] {
+        let mut source = Job::open(&env, &store, name, by_hand());
+        source.start(None, 2);
+        let id = source.savepoint("out");
+        assert_eq!(id, SnapshotId(1));
+        values.push(source.value());
+        let view = source.coordinator.view();
+        let from = RestoreFrom::Savepoint("out".to_owned());
+        let checkpoint = view.read(&view.find(&from).unwrap().unwrap()).unwrap();
+        let folder: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new(Arc::new(env.clone())));
+        let exported = export_native(&checkpoint, &*view.source(), folder, &mut |_| true).unwrap();
+        target.coordinator.import(&exported, name, &mut |_| true).unwrap();
+        // The same one again is another savepoint, with files of its own.
+        let again = format!("{name}-again");
+        target.coordinator.import(&exported, &again, &mut |_| true).unwrap();
+        target.coordinator.dispose(&again).unwrap();
+    }
+    target.start(None, 2);
+    target.checkpoint();
+    target.checkpoint();
+    target.collect();
+    for (name, value) in ["one", "other"].into_iter().zip(values) {
+        target.assert_restores(&RestoreFrom::Savepoint(name.to_owned()), &value);
+    }
+}
+
+/// It would have been told by its first entry; but to say that nothing is to be done it
+/// writes none.
+#[test]
+fn a_coordinator_that_was_replaced_does_not_say_that_what_it_never_saw_is_gone() {
+    let mut settings = by_hand();
+    settings.requests_interval_ms = Some(1);
+    let mut old = Job::new(settings.clone());
+    let mut new = old.next_life(settings);
+    new.savepoint("kept");
+    let view = new.coordinator.view();
+    let action = Action::Dispose("kept".to_owned());
+    let store: Arc<dyn ObjectStore> = Arc::clone(&old.store) as _;
+    let asked = ask(store, &old.env, &view, "somebody", action).unwrap();
+    old.env.advance_ms(1);
+    let error = old.coordinator.poll().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+    assert!(asked.answer().unwrap().is_none());
+    new.coordinator.poll().unwrap();
+    let answer = asked.answer().unwrap().unwrap();
+    assert_eq!(answer.refused, None);
+    assert!(new.coordinator.view().entry().savepoint("kept").is_none());
+}
+
+/// The fork in the middle names files of the first job. When it needs none of them any more,
+/// the last one may.
+#[test]
+fn a_fork_of_a_fork_keeps_what_the_first_job_has() {
+    let (env, store) = world();
+    let mut first = Job::open(&env, &store, "first", by_hand());
+    first.start(None, 2);
+    first.checkpoint();
+    let value = first.value();
+    let mut jobs = vec![first];
+    for (name, of) in [("middle", "first"), ("last", "middle")] {
+        let mut fork = Job::open(&env, &store, name, by_hand());
+        let checkpoint = fork.coordinator.fork(of, &RestoreFrom::Latest).unwrap();
+        fork.start(Some(&checkpoint), 2);
+        jobs.push(fork);
+    }
+    // The last one has manifests of its own soon, and goes on reading the first one's tables.
+    for _ in 0..3 {
+        let last = jobs.last_mut().unwrap();
+        last.coordinator.release_base();
+        let id = last.coordinator.trigger().unwrap();
+        let acks = last.acks(id);
+        last.acknowledge(acks);
+        let events = last.events();
+        last.notify(&events);
+        last.collect();
+        for job in &mut jobs[..2] {
+            job.coordinator.release_base();
+            job.write();
+            job.merge();
+            job.checkpoint();
+            job.collect();
+        }
+    }
+    let last = jobs.last().unwrap();
+    last.assert_restores(&RestoreFrom::Latest, &value);
 }

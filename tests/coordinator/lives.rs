@@ -82,13 +82,34 @@ impl Sim {
             }
             1..3 if !entry.savepoints.is_empty() => {
                 let at = state.below(entry.savepoints.len());
-                (RestoreFrom::Savepoint(entry.savepoints[at].name.clone()), claim)
+                let name = entry.savepoints[at].name.clone();
+                // Who asked for it would not find it.
+                let is_owed = state.truths[actor.job].is_owed(&name);
+                let claim = if is_owed { ClaimMode::NoClaim } else { claim };
+                (RestoreFrom::Savepoint(name), claim)
             }
             _ => (RestoreFrom::Latest, claim),
         }
     }
 
     fn restore(&self, actor: &mut Actor, latest: bool) -> Option<()> {
+        if !latest {
+            let forked = self.fork(actor);
+            if actor.fenced || actor.door.is_crashed() {
+                return None;
+            }
+            if let Some((checkpoint, reference)) = forked {
+                let job = actor.job;
+                {
+                    let truth = &mut self.state.lock().truths[job];
+                    let files = truth.files_of(&reference);
+                    truth.base = Some((actor.epoch, files));
+                }
+                let shards = self.start(actor, Some((checkpoint, reference, job)))?;
+                self.state.lock().shards.extend(shards.into_iter().map(Some));
+                return Some(());
+            }
+        }
         let (from, claim) = self.choose(actor, latest);
         let view = actor.coordinator.as_ref().unwrap().view();
         let meant = view.find(&from).unwrap();
@@ -193,8 +214,7 @@ impl Sim {
             let mut expected = truth.value_of(reference);
             expected.values_mut().for_each(|value| value.retain(|_, numbers| !numbers.is_empty()));
             assert_eq!(values, expected, "what checkpoint {} of job {job} holds", reference.id);
-            let begun = &truth.begun[&(reference.epoch, reference.id.0)];
-            assert_eq!(checkpoint.runtime, begun.runtime, "the runtime's data");
+            assert_eq!(checkpoint.runtime, truth.runtime_of(reference), "the runtime's data");
         }
         let started = actor.coordinator.as_mut().unwrap().start(participants);
         started.unwrap();
@@ -304,12 +324,19 @@ impl Sim {
             let name = state.truths[job].name.clone();
             state.names(&format!("jobs/{name}/pins/")).cloned().collect::<Vec<_>>()
         };
-        readers.into_iter().for_each(|reader| reader.guard.release().unwrap());
+        for reader in readers {
+            // One that died leaves its pin.
+            if let Err(error) = reader.guard.release() {
+                assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+            }
+        }
         let mut state = self.state.lock();
         let for_good = state.readers.iter().flatten().filter(|reader| reader.job == job);
-        let for_good: Vec<_> = for_good
+        let mut for_good: Vec<_> = for_good
             .map(|reader| format!("/{:020}-{:010}-", reader.pinned.id.0, reader.pinned.epoch))
             .collect();
+        let tops = state.truths.iter().filter_map(|truth| truth.top.as_ref());
+        for_good.extend(tops.flat_map(|top| &top.borrowed).map(|borrowed| borrowed.pin.clone()));
         for name in stale.iter().filter(|name| !for_good.iter().any(|pin| name.contains(pin))) {
             state.objects.remove(name);
         }
@@ -374,6 +401,7 @@ impl Sim {
             self.begin_to_rest(job, at);
             return self.rest(job, at);
         }
+        self.hear_all(job);
         self.checkpoint(job, at);
         let epoch = self.state.lock().actors[at].as_ref().unwrap().epoch;
         self.end_base(job, epoch);
@@ -408,20 +436,28 @@ impl Sim {
                 expected.extend(files.iter().cloned());
             }
         }
+        let root = format!("jobs/{}/", truth.name);
+        let by_forks = state.pins.iter().filter(|(name, pinned)| {
+            pinned.of == job && pinned.by != job && state.objects.contains_key(*name)
+        });
+        let by_forks: Vec<_> = by_forks.map(|(_, pinned)| pinned).collect();
+        by_forks.iter().for_each(|pinned| expected.extend(pinned.files.iter().cloned()));
         let is_pinned = |id: u64| {
-            state
-                .pinned
-                .values()
-                .any(|(of, what, _)| *of == job && *what == format!("checkpoint {id}"))
+            let by_reader = |(of, what, _): &(usize, String, _)| {
+                *of == job && *what == format!("checkpoint {id}")
+            };
+            state.pinned.values().any(by_reader) || by_forks.iter().any(|pinned| pinned.id == id)
         };
         let forgotten = top.retired.iter().all(|retired| is_pinned(retired.id.0));
         assert!(forgotten, "retired, gone, and not forgotten: {:#?}", top.retired);
-        let root = format!("jobs/{}/", truth.name);
         expected.retain(|name| name.starts_with(&root));
         let first = top.number.saturating_sub(15).max(1);
         expected.extend((first..=top.number).map(|number| entry_name(&truth.name, number)));
-        let is_pin = |name: &&String| name.starts_with(&format!("{root}pins/"));
-        let found: BTreeSet<_> = state.names(&root).filter(|name| !is_pin(name)).cloned().collect();
+        // Answers that nobody fetched stay for a while.
+        let aside = ["pins/", "answers/"].map(|folder| format!("{root}{folder}"));
+        let is_aside = |name: &&String| aside.iter().any(|folder| name.starts_with(folder));
+        let found: BTreeSet<_> =
+            state.names(&root).filter(|name| !is_aside(name)).cloned().collect();
         let orphans: Vec<_> = found.difference(&expected).collect();
         let missing: Vec<_> = expected.difference(&found).collect();
         let missing: Vec<_> = missing.iter().filter(|name| !name.contains("/journal/")).collect();

@@ -6,8 +6,10 @@
 //! without effect, lose their reply, take effect much later, and while one of them is
 //! waited for everybody else goes on; processes die at any call; others take over
 //! while those before do not know yet, restore the latest, an older one, a savepoint
-//! with and without claiming it, or one of another job, on other numbers of shards;
-//! readers pin checkpoints; clocks jump.
+//! with and without claiming it, or one of another job, on other numbers of shards, or
+//! fork another job; savepoints are exported, and imported into whatever job; others ask
+//! for savepoints and their disposal, and wait for answers; readers pin checkpoints; clocks
+//! jump.
 //!
 //! What is claimed of every seed (`truth.rs` watches each change of the store):
 //!
@@ -18,7 +20,12 @@
 //! - a restore gives the numbers that the shards had at their barriers;
 //! - each checkpoint that was begun ends once, and none ends as given up that is
 //!   completed; ids are never used twice;
-//! - nothing of another job is removed;
+//! - nothing of another job is removed but the pin of a fork that needs no file any more
+//!   which only that pin keeps, and that no journal entry on its way names;
+//! - what is forked or imported holds what the checkpoint held that it was made of, and an
+//!   import lies in the job's own folder; nothing else comes without barriers;
+//! - what an answer says is so, and what was asked for once is done once; when faults end
+//!   every request is answered;
 //! - when faults end the next checkpoint completes, and after a sweep and two more
 //!   there is nothing but what is needed, and the end of the journal.
 //!
@@ -29,6 +36,7 @@
 mod bugs;
 mod by_hand;
 mod cost;
+mod driver;
 mod forks;
 mod lives;
 mod schedule;

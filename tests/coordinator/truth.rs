@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use alluvium::SnapshotId;
 use alluvium::coordinator::CheckpointSettings;
-use alluvium::format::{Checkpoint, CheckpointRef, JournalEntry, Manifest};
+use alluvium::format::{Checkpoint, CheckpointRef, JournalEntry, Manifest, Pin, SavepointRef};
 
 use crate::shard::Value;
-use crate::sim::State;
+use crate::sim::{ASKED_FOR, State};
 use crate::store::{Change, Late};
 
 pub type Files = Arc<HashSet<String>>;
@@ -19,6 +20,24 @@ pub type ShardKey = (&'static str, u16);
 pub struct Begun {
     pub shards: BTreeMap<ShardKey, Value>,
     pub runtime: Vec<u8>,
+}
+
+/// What a checkpoint is that was taken over from elsewhere.
+#[derive(Debug)]
+struct Origin {
+    value: BTreeMap<&'static str, Value>,
+    runtime: Vec<u8>,
+}
+
+/// A pin in the store.
+#[derive(Debug)]
+pub struct Pinned {
+    /// The job that made it.
+    pub by: usize,
+    /// The job whose checkpoint it keeps.
+    pub of: usize,
+    pub id: u64,
+    pub files: Files,
 }
 
 /// What is known of one job.
@@ -39,6 +58,20 @@ pub struct Truth {
     /// By epoch and id.
     pub begun: HashMap<(u64, u64), Begun>,
     pub finished: HashMap<(u64, ShardKey), Value>,
+    /// Coordinators, by their epoch, that were told to begin with another job's state.
+    pub forking: HashSet<(u64, usize)>,
+    /// Savepoints from elsewhere that a coordinator, by its epoch, was told to bring in.
+    pub importing: HashSet<(u64, String)>,
+    /// What became a checkpoint without barriers, by epoch and id.
+    adopted: HashMap<(u64, u64), Origin>,
+    /// Savepoints that others asked for and have not heard of.
+    pub owed: HashSet<String>,
+    /// Savepoints that others asked to be given up.
+    pub asked_to_dispose: HashSet<String>,
+    /// Names and ids of all savepoints that ever were.
+    pub named: HashSet<(String, u64)>,
+    /// The last entry with which a savepoint of this name went.
+    pub left: HashMap<String, u64>,
     /// The epoch whose shards read it, and its files.
     pub base: Option<(u64, Files)>,
     files: HashMap<String, Files>,
@@ -57,6 +90,13 @@ impl Truth {
             triggered: HashSet::new(),
             begun: HashMap::new(),
             finished: HashMap::new(),
+            forking: HashSet::new(),
+            importing: HashSet::new(),
+            adopted: HashMap::new(),
+            owed: HashSet::new(),
+            asked_to_dispose: HashSet::new(),
+            named: HashSet::new(),
+            left: HashMap::new(),
             base: None,
             files: HashMap::new(),
         }
@@ -70,8 +110,25 @@ impl Truth {
         Arc::clone(&self.files[&reference.location])
     }
 
+    /// Whether somebody who asked for this savepoint has not heard of it.
+    pub fn is_owed(&self, name: &str) -> bool {
+        self.owed.contains(name)
+    }
+
+    /// The runtime's data in a checkpoint.
+    pub fn runtime_of(&self, reference: &CheckpointRef) -> &[u8] {
+        let key = (reference.epoch, reference.id.0);
+        match self.adopted.get(&key) {
+            Some(origin) => &origin.runtime,
+            None => &self.begun[&key].runtime,
+        }
+    }
+
     /// The value of all shards of a checkpoint.
     pub fn value_of(&self, reference: &CheckpointRef) -> BTreeMap<&'static str, Value> {
+        if let Some(origin) = self.adopted.get(&(reference.epoch, reference.id.0)) {
+            return origin.value.clone();
+        }
         let begun = &self.begun[&(reference.epoch, reference.id.0)];
         let mut whole: BTreeMap<&'static str, Value> = BTreeMap::new();
         let finished = self.finished.iter().filter(|((epoch, key), _)| {
@@ -122,12 +179,17 @@ impl State {
                     return Err(alluvium::Error::invalid("the object exists").at(name));
                 }
                 self.objects.insert(name.clone(), Arc::clone(&bytes));
-                self.created(&name, &bytes);
+                self.created(job, &name, &bytes);
             }
             Change::Remove(name) => {
                 let own = format!("jobs/{}/", self.truths[job].name);
-                assert!(name.starts_with(&own), "{name} is removed by {own}");
+                let pin = self.pins.get(&name).filter(|pin| pin.by == job && pin.of != job);
+                assert!(name.starts_with(&own) || pin.is_some(), "{name} is removed by {own}");
                 if self.objects.contains_key(&name) {
+                    if let Some(pin) = pin {
+                        self.check_return(&name, pin);
+                        self.tally.pins_returned += 1;
+                    }
                     self.check_removal(&name);
                     self.objects.remove(&name);
                     self.tally.removed += 1;
@@ -158,7 +220,51 @@ impl State {
         }
     }
 
-    fn created(&mut self, name: &str, bytes: &[u8]) {
+    /// A fork gives a pin back when it needs nothing any more that only this one keeps,
+    /// and no entry that names it may come to be.
+    fn check_return(&self, name: &str, pin: &Pinned) {
+        let (fork, other) = (&self.truths[pin.by], format!("jobs/{}/", self.truths[pin.of].name));
+        let left = |file: &String| {
+            self.pins.iter().any(|(pin_name, of)| {
+                let is_there = pin_name != name && self.objects.contains_key(pin_name);
+                is_there && of.by == pin.by && of.files.contains(file)
+            })
+        };
+        for file in pin.files.iter().filter(|file| file.starts_with(&other)) {
+            if let Some(who) = fork.needs(file) {
+                assert!(left(file), "{name} keeps {file}, which is needed by {who}");
+            }
+        }
+        for late in &self.late {
+            let Change::Create(entry, bytes) = &late.change else { continue };
+            let is_journal = entry_of(entry).is_some_and(|(job, _)| job == fork.name);
+            if is_journal && !self.objects.contains_key(entry) {
+                let entry = JournalEntry::decode(bytes).unwrap();
+                let is_named = entry.borrowed.iter().any(|borrowed| borrowed.pin == name);
+                // One that comes too late counts no more.
+                let counts = entry.number > fork.top.as_ref().map_or(0, |top| top.number);
+                assert!(
+                    !is_named || !counts,
+                    "{name} is gone, and an entry that names it may come"
+                );
+            }
+        }
+    }
+
+    /// Notes what a pin keeps.
+    fn pinned(&mut self, job: usize, name: &str, bytes: &[u8]) {
+        let pin = Pin::decode(bytes).unwrap();
+        let root = |truth: &Truth| format!("jobs/{}/", truth.name);
+        let of = self.truths.iter().position(|truth| name.starts_with(&root(truth))).unwrap();
+        let files = self.truths[of].files_of(&pin.checkpoint);
+        let id = pin.checkpoint.id.0;
+        self.pins.insert(name.to_owned(), Pinned { by: job, of, id, files });
+    }
+
+    fn created(&mut self, job: usize, name: &str, bytes: &[u8]) {
+        if name.contains("/pins/") {
+            return self.pinned(job, name, bytes);
+        }
         let Some((job, number)) = entry_of(name) else { return };
         let at = self.truths.iter().position(|truth| truth.name == job).unwrap();
         let entry = JournalEntry::decode(bytes).expect("a sound journal entry is written");
@@ -172,7 +278,27 @@ impl State {
         assert_eq!(number, before.map_or(1, |before| before.number + 1), "a gap in the journal");
         self.learn_files(at, &entry);
         self.check_step(at, &entry);
+        self.note_names(at, &entry);
         self.truths[at].top = Some(entry);
+    }
+
+    /// Savepoints that came and went. What was asked for once is there once.
+    fn note_names(&mut self, at: usize, entry: &JournalEntry) {
+        let truth = &mut self.truths[at];
+        for SavepointRef { name, checkpoint, .. } in &entry.savepoints {
+            let is_new = truth.named.insert((name.clone(), checkpoint.id.0));
+            // A request that comes once more after its savepoint was given up takes another.
+            let may_be_again = truth.asked_to_dispose.contains(name);
+            if is_new && name.starts_with(ASKED_FOR) && !may_be_again {
+                let times = truth.named.iter().filter(|(other, _)| other == name).count();
+                assert_eq!(times, 1, "savepoint {name} was asked for once");
+            }
+        }
+        for old in truth.top.iter().flat_map(|top| &top.savepoints) {
+            if entry.savepoint(&old.name).is_none() {
+                truth.left.insert(old.name.clone(), entry.number);
+            }
+        }
     }
 
     /// Everything that a kept checkpoint needs is there.
@@ -188,6 +314,7 @@ impl State {
             let bytes = object(&kept.location);
             kept.check(bytes).unwrap();
             let checkpoint = Checkpoint::decode(bytes).unwrap();
+            let origin = self.origin_of(at, entry, kept, &checkpoint);
             let mut files = HashSet::from([kept.location.clone()]);
             for shard in &checkpoint.shards {
                 let bytes = object(shard.handle.manifest());
@@ -200,9 +327,51 @@ impl State {
                 }
             }
             let truth = &mut self.truths[at];
+            if let Some(origin) = origin {
+                let is_new = truth.triggered.insert(kept.id.0);
+                assert!(is_new, "the number {} was there before", kept.id);
+                let folder = format!("jobs/{}/epochs/{:010}/", truth.name, kept.epoch);
+                let own = |file: &String| *file == kept.location || file.starts_with(&folder);
+                let is_import = entry.savepoints.iter().any(|s| s.checkpoint == *kept);
+                let whole = files.iter().all(own);
+                assert!(!is_import || whole, "files of an import are elsewhere: {files:?}");
+                truth.adopted.insert((kept.epoch, kept.id.0), origin);
+            }
             truth.files.insert(kept.location.clone(), Arc::new(files));
             truth.accepted.insert(kept.id.0, entry.number);
         }
+    }
+
+    /// Where a checkpoint comes from that nobody sent barriers for: somebody was told to
+    /// take it over, and it is one that some job completed.
+    fn origin_of(
+        &self,
+        at: usize,
+        entry: &JournalEntry,
+        kept: &CheckpointRef,
+        checkpoint: &Checkpoint,
+    ) -> Option<Origin> {
+        let truth = &self.truths[at];
+        let of = |number: usize| {
+            let eight = checkpoint.runtime[number * 8..][..8].try_into().unwrap();
+            u64::from_le_bytes(eight)
+        };
+        let (id, epoch, job) = (of(0), of(1), of(2) as usize);
+        if (id, epoch, job) == (kept.id.0, kept.epoch, at) {
+            return None;
+        }
+        let by_import = entry.savepoints.iter().any(|savepoint| {
+            let told = (kept.epoch, savepoint.name.clone());
+            savepoint.checkpoint == *kept && truth.importing.contains(&told)
+        });
+        let by_fork = truth.forking.iter().any(|(of, _)| *of == kept.epoch)
+            && entry.resume.as_ref() == Some(kept)
+            && !entry.borrowed.is_empty();
+        assert!(by_import || by_fork, "checkpoint {} of job {at} fell from the sky", kept.id);
+        let first = &self.truths[job];
+        assert!(first.accepted.contains_key(&id), "{id} of job {job} was never completed");
+        let reference = CheckpointRef { id: SnapshotId(id), epoch, ..kept.clone() };
+        Some(Origin { value: first.value_of(&reference), runtime: checkpoint.runtime.clone() })
     }
 
     /// An entry follows from the one before.
@@ -232,8 +401,9 @@ impl State {
         assert!(new.len() <= 1, "one entry completes {new:?}");
         let resume = |entry: &JournalEntry| entry.resume.as_ref().map(|resume| resume.id.0);
         for id in &new {
-            let begun = &truth.begun.get(&(epoch, *id));
-            assert!(begun.is_some(), "checkpoint {id} of epoch {epoch} was never begun");
+            let key = (epoch, *id);
+            let is_known = truth.begun.contains_key(&key) || truth.adopted.contains_key(&key);
+            assert!(is_known, "checkpoint {id} of epoch {epoch} was never begun");
             let is_checkpoint = entry.checkpoints.iter().any(|kept| kept.id.0 == *id);
             assert!(!is_checkpoint || resume(entry) == Some(*id), "{id} is not resumed from");
         }
@@ -262,7 +432,8 @@ impl State {
         for old in &before.savepoints {
             let name = &old.name;
             let is_kept = entry.savepoints.contains(old);
-            let told = truth.disposing.contains(&(epoch, name.clone()));
+            let told = truth.disposing.contains(&(epoch, name.clone()))
+                || truth.asked_to_dispose.contains(name);
             let schedule = truth.settings.savepoints.as_ref();
             let by_schedule = schedule.is_some_and(|s| name.starts_with(&s.prefix));
             assert!(is_kept || told || by_schedule, "savepoint {name:?} went by itself");

@@ -9,6 +9,13 @@ STORE is a directory or a file:// URL: a checkpoint store, or, where reading is 
 a savepoint that was exported. `list`, `show`, `states`, `scan` and `verify` also take a
 canonical savepoint: a file, or - for the standard input.
 
+Built with the feature object-store, STORE, and the folder of a savepoint, may also be
+s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX; with the feature hdfs
+hdfs://NAME_NODE:PORT/PREFIX. Credentials come from the environment: AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL (and AWS_ALLOW_HTTP=true for one
+without encryption), GOOGLE_SERVICE_ACCOUNT, AZURE_STORAGE_ACCOUNT_NAME,
+AZURE_STORAGE_ACCOUNT_KEY and so on. With --job a store is not listed to find the job.
+
 Data goes to the standard output, everything else to the standard error output. With
 --format json each verb writes one JSON value; `scan` and `diff --records` write one a line.
 Sizes are in bytes, times in milliseconds since 1970.
@@ -76,7 +83,7 @@ pub(crate) enum Verb {
 /// Which job of a store.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct OfJob {
-    /// The checkpoint store: a directory or a file:// URL.
+    /// The checkpoint store: a directory or a URL.
     pub(crate) store: String,
     /// The job, if the store has several.
     #[arg(long, value_name = "NAME")]

@@ -30,6 +30,9 @@ pub(crate) type Opened = Result<SavepointReader<Box<dyn BufRead>>, Error>;
 /// directory, or nothing.
 pub(crate) fn open_if_meant(at: &At) -> Result<Option<Opened>, Failure> {
     let text = &at.of.store;
+    if crate::remote::is_remote(text) {
+        return Ok(None);
+    }
     let path = path_of(text)?;
     if text != STANDARD && !crate::readonly::is_file(&path) {
         return Ok(None);

@@ -13,10 +13,13 @@ mod failure;
 mod files;
 mod gc;
 mod list;
+#[cfg(feature = "object-store")]
+mod looking;
 mod out;
 mod portable;
 mod readonly;
 mod records;
+mod remote;
 mod rescale;
 mod scratch;
 mod show;

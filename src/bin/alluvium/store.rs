@@ -14,6 +14,7 @@ use alluvium::{Error, Result, SnapshotHandle, SnapshotId, SnapshotSource};
 
 use crate::args::{At, OfJob};
 use crate::readonly::{self, ReadOnlyStore};
+use crate::remote;
 
 /// What a store is opened for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,6 +29,9 @@ pub(crate) enum Access {
 
 /// Opens the store that a text names: the one place that knows where stores can be.
 pub(crate) fn open_store(text: &str, access: Access) -> Result<Arc<dyn ObjectStore>> {
+    if remote::is_remote(text) {
+        return remote::open(text, access);
+    }
     let path = path_of(text)?;
     if readonly::is_file(&path) {
         return Err(Error::invalid("this is a file, and no directory")
@@ -50,14 +54,15 @@ pub(crate) fn open_store(text: &str, access: Access) -> Result<Arc<dyn ObjectSto
     })
 }
 
-/// The path that a text names.
+/// The path that a text names: of a directory, or of a file.
 pub(crate) fn path_of(text: &str) -> Result<PathBuf> {
     match text.split_once("://") {
         Some(("file", path)) => Ok(PathBuf::from(decode_percent(path)?)),
-        Some((scheme, _)) => Err(Error::invalid("this build of alluvium knows no such stores")
-            .at(text)
-            .expected("a directory, or file://")
-            .found(format_args!("{scheme}://"))),
+        // What follows may hold a secret.
+        Some((scheme, _)) => Err(Error::invalid("this is no file of this machine")
+            .expected("a path, or file://")
+            .found(format_args!("{scheme}://"))
+            .remedy("a canonical savepoint is a file: write it here, or pipe it by -")),
         None => Ok(PathBuf::from(text)),
     }
 }
@@ -124,7 +129,7 @@ fn find_job(store: Arc<dyn ObjectStore>, of: &OfJob) -> Result<JobView> {
                     return Err(Error::invalid("there is neither a job nor an exported savepoint")
                         .at(&of.store)
                         .expected("a folder `jobs`, or an object `savepoint`")
-                        .remedy("give the directory of a checkpoint store"));
+                        .remedy("give the directory or the URL of a checkpoint store"));
                 }
                 _ => {
                     return Err(Error::invalid("the store has several jobs")

@@ -1,6 +1,5 @@
 //! `export`, `import`, `relocate`: savepoints as folders of their own.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use alluvium::coordinator::{Depth, is_damaged, verify};
@@ -18,7 +17,10 @@ use crate::failure::{DAMAGED, Failure, UNAVAILABLE};
 use crate::out::{self, Out};
 use crate::portable;
 use crate::readonly;
-use crate::store::{Access, Chosen, Place, choose, open_place, open_store, owner, take_over};
+use crate::remote::is_remote;
+use crate::store::{
+    Access, Chosen, Place, choose, open_place, open_store, owner, path_of, take_over,
+};
 
 pub(crate) fn export(args: &Export, out: &mut Out) -> Result<u8, Failure> {
     let chosen = choose_to_copy(&args.at)?;
@@ -187,8 +189,7 @@ fn open_exported(text: &str) -> Result<NativeSavepoint, Failure> {
 
 /// Opens the folder that a savepoint is to be copied into.
 fn open_target(dest: &str) -> Result<Arc<dyn ObjectStore>, Failure> {
-    let path = Path::new(dest.strip_prefix("file://").unwrap_or(dest));
-    if readonly::is_dir(path) {
+    if is_remote(dest) || readonly::is_dir(&path_of(dest)?) {
         let parts = |name: &ObjectName| {
             let name = name.as_str();
             name == "savepoint" || name.starts_with("tables/") || name.starts_with("manifests/")

@@ -222,15 +222,14 @@ impl Core {
     }
 
     fn failed(&self, what: &str, at: impl fmt::Display, e: object_store::Error) -> Error {
-        let forbidden = matches!(
-            e,
-            object_store::Error::PermissionDenied { .. }
-                | object_store::Error::Unauthenticated { .. }
-        );
         let error = Error::unavailable(what)
             .at(format_args!("{at} in {}", self.identity))
             .source(quoted(&e));
-        if forbidden { error.remedy("check the credentials and what they permit") } else { error }
+        if is_forbidden(&e) {
+            error.remedy("check the credentials and what they permit")
+        } else {
+            error
+        }
     }
 }
 
@@ -329,6 +328,20 @@ impl ObjectStore for RemoteStore {
 impl fmt::Debug for RemoteStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "RemoteStore({})", self.core.identity)
+    }
+}
+
+/// Whether the service does not let us, as far as it has said so.
+fn is_forbidden(e: &object_store::Error) -> bool {
+    use object_store::Error as E;
+    match e {
+        E::PermissionDenied { .. } | E::Unauthenticated { .. } => true,
+        // Of a list there is no more than the words.
+        E::Generic { source, .. } => {
+            let text = source.to_string();
+            ["403 Forbidden", "401 Unauthorized"].iter().any(|status| text.contains(status))
+        }
+        _ => false,
     }
 }
 

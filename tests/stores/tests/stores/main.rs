@@ -3,9 +3,15 @@
 //! What could break: a reply that is lost and taken for a failure, or a refusal that is taken
 //! for "it exists"; parts that are put together wrongly, or stay behind; bytes of
 //! another object; a checkpoint that names what is not there.
+//!
+//! The command line tool is run on a bucket here as well (`tool`).
 
 #[path = "../../../object_claims/mod.rs"]
 mod claims;
+
+#[path = "../../../cli/job.rs"]
+#[allow(dead_code, clippy::disallowed_methods, reason = "it is the other tests' as well")]
+mod job;
 
 mod faults;
 mod jobs;
@@ -13,6 +19,7 @@ mod owed;
 mod parts;
 mod reading;
 mod services;
+mod tool;
 
 use std::sync::Arc;
 

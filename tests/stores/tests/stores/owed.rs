@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use alluvium::env::Fs;
-use alluvium::object::{ObjectStore, RemoteOptions, RemoteStore};
+use alluvium::object::{FolderStore, MemoryStore, ObjectStore, RemoteOptions, RemoteStore};
+use alluvium::{SnapshotSource, StoreSink};
 use object_store::memory::InMemory;
 use stores_tests::Server;
 
@@ -106,4 +107,16 @@ fn listings_of_several_pages_are_whole() {
     assert_eq!(server.take_requests().len(), 2, "a page has a thousand");
     names.truncate(1000);
     assert_eq!(store.list("d/0").unwrap(), names);
+}
+
+#[test]
+fn what_is_read_over_a_network_says_so_and_so_does_a_folder_of_it() {
+    let (env, server) = (env(), Server::start());
+    let store: Arc<dyn ObjectStore> = Arc::new(server.store(&env, "a"));
+    let folder = FolderStore::new(Arc::clone(&store), claims::name("b"));
+    assert!(store.is_remote() && folder.is_remote());
+    let sink = StoreSink::new(Arc::new(folder));
+    assert!(SnapshotSource::is_remote(&sink));
+    let memory: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new(env));
+    assert!(!FolderStore::new(memory, claims::name("b")).is_remote());
 }
