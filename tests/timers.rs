@@ -717,6 +717,26 @@ fn timers_whose_hashes_collide_all_fire() {
     }
 }
 
+/// A key without a group is another one than the same key in a group that was chosen, after
+/// all timers were read from tables, too.
+#[test]
+fn a_timer_in_a_given_group_is_not_taken_for_one_in_the_group_of_its_hash() {
+    let env = SimEnv::new(15);
+    let backend = backend_on(&env, 128).warm_up(false).open().unwrap();
+    let given = KeyGroup(40);
+    assert_ne!(Wanted::new(9, b"one", b"", 128).group, given.0);
+    let shard = &mut open(&backend, 1, &[])[0];
+    let timers = shard.open_timers(TimerSpec::new("t", TimeDomain::Event)).unwrap();
+    assert!(shard.register_timer(timers, 9, KeyRef::in_group(given, b"one")).unwrap());
+    let handle = shard.snapshot(SnapshotId(1), b"").unwrap().wait().unwrap().handle;
+    let shard = &mut open(&backend, 1, &[handle])[0];
+    let timers = shard.open_timers(TimerSpec::new("t", TimeDomain::Event)).unwrap();
+    assert_eq!(shard.next_timer(timers).unwrap(), Some(9));
+    assert!(shard.register_timer(timers, 9, KeyRef::new(b"one")).unwrap());
+    assert!(!shard.register_timer(timers, 9, KeyRef::in_group(given, b"one")).unwrap());
+    assert_eq!(shard.pending_timers(timers).unwrap(), 2);
+}
+
 /// Puts damage into every table of the store, and takes it away again.
 fn damage(env: &SimEnv, sound: &mut BTreeMap<PathBuf, Vec<u8>>) {
     let tables = Path::new(CHECKPOINTS).join("tables");

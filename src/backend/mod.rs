@@ -151,10 +151,12 @@ impl BackendBuilder {
 
     /// How much memory the backend may use, in bytes, at least
     /// [`MIN_BUDGET_BYTES`]: all shards together, with their indexes, the room
-    /// between records, and what the background needs. Timers and operator states must fit. State may then be far
-    /// larger than memory. What was not asked for lately is in tables only and is
-    /// read from there, one read for a key; changes are written early when there are
-    /// many; if writing does not keep up, operations wait for it.
+    /// between records, and what the background needs. Operator states must fit. State may
+    /// then be far larger than memory. What was not asked for lately is in tables only and is
+    /// read from there, one read for a key; of timers the latest are, and when those before
+    /// them have fired, all that tables have of the state is read to find the next ones.
+    /// Changes are written early when there are many; if writing does not keep up, operations
+    /// wait for it.
     ///
     /// Default: no limit, and everything stays in memory.
     pub fn memory_budget_bytes(mut self, bytes: u64) -> Self {

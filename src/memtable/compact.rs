@@ -5,11 +5,17 @@
 //! not extracted; then nothing is retired, either, and every block is a record that the
 //! index knows.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::addr::Addr;
 use super::index::Index;
 use super::{Memtable, hash_of};
+
+/// What an index takes that is no larger than it need be: of few records, and for each of
+/// many.
+const SMALL_INDEX_BYTES: u64 = 16 << 10;
+const INDEX_BYTES: u64 = 32;
 
 /// Whether chunks can be given back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,6 +62,32 @@ impl Memtable {
             }
         }
         true
+    }
+
+    /// Makes the index anew if it is far larger than the records that are left need it: where
+    /// hashes that were near each other have gone, segments stay behind that others do not
+    /// come to. Costs a look at all of the index.
+    pub(crate) fn shrink_index(&mut self) {
+        if self.index.bytes() <= SMALL_INDEX_BYTES + INDEX_BYTES * self.index.len() {
+            return;
+        }
+        let (hasher, arena) = (&self.hasher, &self.arena);
+        let hash = |addr| hash_of(hasher, arena, addr);
+        let mut index = Index::new(Arc::clone(arena.pool()));
+        let made = self.index.visit(|addr| {
+            // Memory that cannot be had to save memory is no reason to fail.
+            match index.reserve(hash(addr), hash, |addr| arena.prefetch(arena.block(addr))) {
+                Ok(()) => {
+                    index.insert(hash(addr), addr);
+                    ControlFlow::Continue(())
+                }
+                Err(_) => ControlFlow::Break(()),
+            }
+        });
+        if made.is_continue() {
+            self.index = index;
+            self.start_sweep_anew();
+        }
     }
 
     /// Moves a record out of the chunk that is being emptied; `false` if there is no

@@ -16,8 +16,9 @@
 //! Only what is *durable*: of an epoch whose delta is in a table that the owner reads.
 //! Deletions too: the table says them. Of a large map all records go together, and the
 //! root decides, since a map is in memory whole or not at all; a small one goes with
-//! its marker, which would otherwise say that the map was empty. What the owner uses
-//! for something else ([`Holds::Others`]) stays.
+//! its marker, which would otherwise say that the map was empty. Of what the owner uses
+//! for something else ([`Holds::Others`]) the hand takes deletions only; which records go
+//! the owner says one by one ([`Memtable::evict_one`]).
 //!
 //! From the first record on that has gone, a key that is absent here may be in a
 //! table ([`Below::Tables`]), and its owner must know that every time.
@@ -176,11 +177,55 @@ impl Memtable {
                 break;
             }
         }
-        if evicted.records > 0 && !self.is_partial {
+        // Whoever forgets nothing but deletions is as complete as before.
+        if evicted.records > 0 && self.holds != Holds::Others {
+            self.become_partial();
+        }
+        evicted
+    }
+
+    /// From now on some records are in tables only.
+    fn become_partial(&mut self) {
+        if !self.is_partial {
             self.below = Below::Tables;
             self.stay_partial();
         }
-        evicted
+    }
+
+    /// Everything that is in tables only has come back: what is not here does not exist.
+    pub(crate) fn be_complete_again(&mut self) {
+        self.is_partial = false;
+        self.set_complete();
+    }
+
+    /// Lets a live record with this hash go whose namespace is the right one, if it is
+    /// durable; says whether one went.
+    pub(crate) fn evict_one(&mut self, hash: u64, is_meant: impl Fn(&[u8]) -> bool) -> bool {
+        let Some(durable) = self.durable else { return false };
+        let meant = |addr| {
+            let block = self.arena.block(addr);
+            let header = self.arena.header(block);
+            let may_go = !header.is_tombstone() && header.epoch() <= durable;
+            let is_it = may_go
+                && is_meant(self.arena.key_and_namespace(block).1)
+                && hash_of(&self.hasher, &self.arena, addr) == hash;
+            is_it.then_some(addr)
+        };
+        let found = self.index.find(hash, meant).or_else(|| self.index.find_beyond(hash, meant));
+        let Some((slot, addr)) = found else { return false };
+        self.remove_found(slot, addr);
+        self.become_partial();
+        true
+    }
+
+    /// Bytes of records, deletions included, and of their index.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.arena.bytes().used + self.index.bytes()
+    }
+
+    /// The index is another one.
+    pub(super) fn start_sweep_anew(&mut self) {
+        self.eviction.hand = Hand::default();
     }
 
     fn prefetch_ahead(&self) {
@@ -206,6 +251,10 @@ impl Memtable {
         }
         let goes = header.has(COLD) || header.is_tombstone();
         match self.holds {
+            Holds::Others if header.is_tombstone() => {
+                self.remove_found(slot, addr);
+                1
+            }
             Holds::Others => 0,
             Holds::Values | Holds::Lists if goes => {
                 self.remove_found(slot, addr);

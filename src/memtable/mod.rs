@@ -79,8 +79,8 @@ use self::dirty::{ChunkBits, DirtyMap};
 use self::entry::AtHand;
 pub(crate) use self::entry::Hint;
 pub use self::entry::ValueMut;
-pub(crate) use self::evict::Changed;
 use self::evict::Sweep;
+pub(crate) use self::evict::{Changed, Evicted};
 use self::expiry::{Expiry, Time};
 use self::extract::{Buried, Frozen};
 use self::handoff::Handoff;
@@ -398,6 +398,18 @@ impl Memtable {
         }
     }
 
+    /// The same of a key that no table has if it is absent here, which is known of it
+    /// although tables may have others.
+    ///
+    /// # Errors
+    /// As of [`put`](Self::put).
+    pub(crate) fn add_absent_everywhere(&mut self, probe: &Probe<'_>) -> Result<bool> {
+        match self.find(probe) {
+            Some(_) => self.add_absent(probe),
+            None => self.add(probe, Some(&[]), FRESH, 0).map(|_| true),
+        }
+    }
+
     /// Inserts or replaces.
     ///
     /// # Errors
@@ -482,10 +494,11 @@ impl Memtable {
         }
         // While tables below may hold the key, its tombstone must stay; if records are
         // evicted, until that is.
-        if self.is_partial {
+        let evicts_itself = self.is_partial && self.holds != Holds::Others;
+        if evicts_itself {
             while self.shared.buried.pop().is_some() {}
             self.buried = VecDeque::new();
-        } else if self.below == Below::Nothing {
+        } else if self.below == Below::Nothing || self.is_partial {
             if self.buried.is_empty()
                 && let Some(more) = self.shared.buried.pop()
             {

@@ -28,6 +28,8 @@
 //! The queue is a multiset: two timers of one time and one hash, which chance
 //! does not bring about, are two equal entries.
 
+use std::cell::Cell;
+
 use crate::env::mmap::prefetch_read;
 
 /// Entries of a full leaf. More would be more to look through for a removal,
@@ -73,6 +75,17 @@ pub(crate) struct TimeQueue {
     /// The first leaf is sorted, descending.
     first_is_sorted: bool,
     len: usize,
+    /// How many entries there were when its bytes were counted last, and those bytes.
+    counted: Cell<(usize, usize)>,
+}
+
+/// What becomes of an entry that is [gone through](TimeQueue::sift).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Sifted {
+    Stays,
+    Goes,
+    /// It stays, and nothing further is gone through.
+    Enough,
 }
 
 /// At least one leaf; no leaf is empty, unless it is the only one of the queue.
@@ -96,7 +109,13 @@ const LOWEST: Entry = Entry::LOWEST;
 impl TimeQueue {
     pub(crate) fn new() -> Self {
         let branch = Branch { lows: vec![LOWEST], leaves: vec![Vec::new()] };
-        Self { lows: vec![LOWEST], branches: vec![branch], first_is_sorted: false, len: 0 }
+        Self {
+            lows: vec![LOWEST],
+            branches: vec![branch],
+            first_is_sorted: false,
+            len: 0,
+            counted: Cell::new((0, 0)),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -114,6 +133,17 @@ impl TimeQueue {
         entries(&self.lows)
             + self.branches.capacity() * size_of::<Branch>()
             + self.branches.iter().map(of_branch).sum::<usize>()
+    }
+
+    /// About as much, counted again only when there are quite a few entries more or less.
+    pub(crate) fn likely_bytes(&self) -> usize {
+        let (len, bytes) = self.counted.get();
+        if self.len.abs_diff(len) > len / LEAF_ENTRIES || bytes == 0 {
+            self.counted.set((self.len, self.bytes()));
+        }
+        let (len, bytes) = self.counted.get();
+        let more = self.len.saturating_sub(len) * 2 * size_of::<Entry>();
+        (bytes + more).saturating_sub(len.saturating_sub(self.len) * size_of::<Entry>())
     }
 
     /// Where an entry belongs. Asks the processor for the end of that leaf.
@@ -164,6 +194,58 @@ impl TimeQueue {
         self.len -= taken.len();
         self.remove_empty_leaf(place);
         (taken, next)
+    }
+
+    /// Goes through the entries of one leaf from the latest on, those below `below` only
+    /// (all of them if there is no such bound), and takes out what is to go. `judge` is told
+    /// how many entries come before each. Says where to go on; `None` if nothing is earlier
+    /// than what was gone through. Costs a look at the length of every leaf.
+    pub(crate) fn sift(
+        &mut self,
+        below: Option<Entry>,
+        mut judge: impl FnMut(Entry, usize) -> Sifted,
+    ) -> Option<Entry> {
+        let latest = match below {
+            None => Entry(u128::MAX),
+            Some(below) => Entry(below.0.checked_sub(1)?),
+        };
+        let place = self.locate(latest);
+        let lengths = |leaves: &[Vec<Entry>]| leaves.iter().map(Vec::len).sum::<usize>();
+        let before = self.branches[..place.branch].iter().map(|branch| lengths(&branch.leaves));
+        let before =
+            before.sum::<usize>() + lengths(&self.branches[place.branch].leaves[..place.leaf]);
+        let branch = &mut self.branches[place.branch];
+        let low = branch.lows[place.leaf];
+        let leaf = &mut branch.leaves[place.leaf];
+        leaf.sort_unstable_by(|a, b| b.cmp(a));
+        self.first_is_sorted |= place == FIRST;
+        let from = leaf.partition_point(|&entry| entry > latest);
+        let (mut kept, mut at) = (from, from);
+        let mut stopped = None;
+        while at < leaf.len() {
+            let entry = leaf[at];
+            match judge(entry, before + leaf.len() - 1 - at) {
+                Sifted::Stays => {
+                    leaf[kept] = entry;
+                    kept += 1;
+                }
+                Sifted::Goes => {}
+                Sifted::Enough => {
+                    // It was not gone through: it comes first the next time.
+                    stopped = Some(Entry(entry.0.saturating_add(1)));
+                    break;
+                }
+            }
+            at += 1;
+        }
+        leaf.drain(kept..at);
+        self.len -= at - kept;
+        if leaf.is_empty() {
+            self.remove_empty_leaf(place);
+        } else if at > kept && leaf.len() <= SMALL_LEAF_ENTRIES {
+            self.join_and_shrink(place);
+        }
+        stopped.or((low != LOWEST).then_some(low))
     }
 
     /// Takes an entry out, and says whether it was there.
@@ -455,6 +537,64 @@ mod tests {
                 pair.pop();
             }
             pair.pop();
+            assert_eq!(pair.queue.len(), 0, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn sifting_from_the_end_comes_to_every_entry_once_and_takes_out_what_is_to_go() {
+        for seed in 0..40 {
+            let mut rng = SimRng::new(seed);
+            let mut pair = Pair::new();
+            let span = [1, 5, 1 << 30][rng.below(3) as usize];
+            for _ in 0..rng.below(6_000) {
+                pair.insert(Entry::new(rng.below(span) as i64, rng.below(1 << 20)));
+            }
+            if rng.one_in(2) {
+                pair.queue.first();
+            }
+            let (mut hand, mut last) = (None, None);
+            let keep_every = 1 + rng.below(4);
+            loop {
+                let most = rng.below(700) as usize;
+                let mut seen = 0;
+                let mut gone = Vec::new();
+                let earlier = |model: &BTreeMap<Entry, usize>, entry| {
+                    model.range(..entry).map(|(_, count)| count).sum::<usize>()
+                };
+                let model = &pair.model;
+                hand = pair.queue.sift(hand, |entry, before| {
+                    if rng.one_in(100) {
+                        let least = earlier(model, entry);
+                        assert!((least..least + model[&entry]).contains(&before), "seed {seed}");
+                    }
+                    if seen == most {
+                        return Sifted::Enough;
+                    }
+                    seen += 1;
+                    assert!(last.is_none_or(|last| entry <= last), "seed {seed}");
+                    last = Some(entry);
+                    if entry.hash() % keep_every == 0 {
+                        return Sifted::Stays;
+                    }
+                    gone.push(entry);
+                    Sifted::Goes
+                });
+                for entry in gone {
+                    let count = pair.model[&entry];
+                    pair.forget(entry, count);
+                }
+                pair.queue.check();
+                if hand.is_none() {
+                    break;
+                }
+            }
+            assert!(pair.model.keys().all(|entry| entry.hash() % keep_every == 0), "seed {seed}");
+            let exact = pair.queue.bytes();
+            assert!(pair.queue.likely_bytes().abs_diff(exact) <= 2_048 + exact / 16);
+            while !pair.model.is_empty() {
+                pair.pop();
+            }
             assert_eq!(pair.queue.len(), 0, "seed {seed}");
         }
     }

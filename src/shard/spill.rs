@@ -10,7 +10,8 @@
 //!    all of a record stays, however little of it changed. It is a freeze like any
 //!    other, whose delta becomes a table that the next snapshot names;
 //! 2. records that tables have are [evicted](crate::memtable), a few with each
-//!    operation, state after state;
+//!    operation, state after state; of timers the latest, down to a part of the memory
+//!    that the next ones keep (`timers::far`);
 //! 3. gaps between records, which only their own state can use again, are memory like any
 //!    other. A [part](GAPS) of it is always left to them; when they have more, chunks
 //!    [are emptied](crate::memtable) and go back to the system, of the state that has
@@ -269,7 +270,7 @@ impl ShardCore {
 
     /// What is used now.
     fn used(&self) -> Used {
-        let queues = (self.timer_queue_bytes() + self.expiry_queue_bytes()) as u64;
+        let queues = (self.likely_timer_queue_bytes() + self.expiry_queue_bytes()) as u64;
         let mut used = Used { records: queues + self.operator.bytes(), gaps: 0 };
         for slot in &self.states {
             let stats = slot.memtable.stats();

@@ -28,8 +28,8 @@ pub struct LookupStats {
     pub false_positives: u64,
     /// Blocks of tables that were looked at.
     pub blocks_read: u64,
-    /// Keys whose records were brought from tables into memory, those of a warm-up
-    /// included.
+    /// Keys whose records were brought from tables into memory, those of a warm-up and
+    /// timers that came near included.
     pub promoted: u64,
 }
 
@@ -99,7 +99,8 @@ pub struct Stalls {
     /// changes were written: the budget is small for what is asked for at once.
     pub memory: Stall,
     /// All records of a state had to be read from tables before it could be used, as
-    /// timers have to be after a restore.
+    /// timers have to be after a restore, and with a memory budget whenever those that are
+    /// in memory have fired.
     pub loading: Stall,
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use alluvium::env::SimEnv;
 use alluvium::{
-    Backend, ErrorKind, KeyRef, KeyedStore, MaxParallelism, Shard, StateSpec, TimeDomain,
-    TimerSpec, TimerStore,
+    Backend, ErrorKind, KeyRef, KeyedStore, MaxParallelism, OperatorStateSpec, OperatorStore,
+    Shard, StateSpec, TimeDomain, TimerSpec, TimerStore,
 };
 
 use crate::job::{BUDGET_BYTES, Job};
@@ -23,24 +23,26 @@ fn a_budget_too_small_to_work_with_is_refused() {
     }
 }
 
-/// Timers are all in memory: nothing can be evicted to make room for them.
+/// Operator states are all in memory: nothing can be evicted to make room for them.
 #[test]
 fn a_budget_too_small_for_the_job_says_what_takes_the_memory() {
     let env = SimEnv::new(1);
     let mut job = Job::open(&env, None);
+    let offsets = job.shard.open_operator_state(OperatorStateSpec::list("offsets")).unwrap();
+    job.shard.operator_list_replace(offsets, &[&[1; 1_000][..]; 200]).unwrap();
     let timers = job.shard.open_timers(TimerSpec::new("timers", TimeDomain::Event)).unwrap();
     let refused = (0..100_000_i64)
         .find_map(|time| {
             let key = time.to_le_bytes();
             job.shard.register_timer(timers, time, KeyRef::new(&key)).err()
         })
-        .expect("a hundred thousand timers do not fit");
+        .expect("no timer fits");
     assert_eq!(refused.kind(), ErrorKind::Unavailable);
-    for part in ["memory budget is too small", "timers", "larger memory budget"] {
+    for part in ["memory budget is too small", "operator states", "larger memory budget"] {
         assert!(refused.to_string().contains(part), "{part:?} in {refused}");
     }
-    // The shard is as it was: what is there can be read, and timers deleted.
-    assert_eq!(job.shard.next_timer(timers).unwrap(), Some(0));
+    // The shard is as it was: what is there can be read.
+    assert_eq!(job.shard.next_timer(timers).unwrap(), None);
 }
 
 /// A shard that sleeps keeps what it has; one that works alone may have the rest, and

@@ -18,21 +18,26 @@
 //!    tables.
 //! 2. What is earliest is asked of a complete memtable only. One that is not
 //!    complete is made so first, by a scan of what the state has in the tables
-//!    beneath ([`ShardCore::complete`]); what the warm-up brings after that is
-//!    old news and is passed over.
+//!    beneath ([`ShardCore::take_in_all`]); what the warm-up brings after that is
+//!    old news and is passed over. With a memory budget it need be complete up to a
+//!    horizon only ([`far`]).
 //!
 //! The queue is never written down: it follows from the records. Since it
 //! orders timers of one time by the hashes that place their records in the
 //! memtable, that hash must be the same function in every life of a shard.
 
+mod far;
 pub(crate) mod store;
 
+use crate::base::hash::{group_of_hash, hash_key};
 use crate::base::{Error, KeyGroup, Result, TimeDomain};
 use crate::codec::KeyRef;
 use crate::format::manifest::StateMeta;
 use crate::memtable::{Below, Lookup, Memtable, Probe, Shown};
 use crate::table::{PlacedKey, TableReads};
 
+use self::far::Far;
+pub(super) use self::far::LOOKS;
 use self::store::{TIME_BYTES, TimerRef, TimerSpec, TimerStore, TimersId};
 use super::base_scan::BaseRecord;
 use super::base_tables::StateBase;
@@ -60,6 +65,8 @@ pub(super) struct TimerState {
     state: usize,
     time: TimeDomain,
     queue: TimeQueue,
+    /// Which of them are in memory, if not all are.
+    far: Far,
     /// The latest time that was said to be now.
     watermark: Option<i64>,
     /// Why nothing is said about which timers there are.
@@ -84,6 +91,7 @@ impl TimerState {
             state: id as usize,
             time,
             queue: TimeQueue::new(),
+            far: Far::default(),
             watermark: None,
             closed: None,
             firing: Vec::new(),
@@ -111,6 +119,7 @@ impl TimerState {
                 memtable.promote(probe, value)?;
                 let entry = Entry::new(timestamp, probe.hash);
                 self.queue.insert(self.queue.locate(entry), entry);
+                self.far.note_come();
             }
             _ => {
                 let what = || what_it_is(probe.group, probe.key, probe.namespace, value);
@@ -199,6 +208,11 @@ impl ShardCore {
     /// Bytes of the queues of all timers.
     pub(crate) fn timer_queue_bytes(&self) -> usize {
         self.timers.iter().map(|timers| timers.queue.bytes()).sum()
+    }
+
+    /// About as many, at no cost.
+    pub(super) fn likely_timer_queue_bytes(&self) -> usize {
+        self.timers.iter().map(|timers| timers.queue.likely_bytes()).sum()
     }
 
     /// Does `work` for some timers, and says which they are if it fails.
@@ -293,12 +307,13 @@ impl ShardCore {
 
     /// Brings a timer's record into memory, if only the tables have it.
     #[cold]
-    fn settle_timer(&mut self, at: usize, probe: &Probe<'_>) -> Result<()> {
+    fn settle_timer(&mut self, at: usize, timestamp: i64, probe: &Probe<'_>) -> Result<()> {
         self.warm(WARM_PER_OPERATION)?;
         let timers = &mut self.timers[at];
         let slot = &mut self.states[timers.state];
         let at_base = PlacedKey::in_group(probe.group, probe.key, probe.namespace);
-        if slot.memtable.get(probe) == Lookup::Absent {
+        let entry = Entry::new(timestamp, probe.hash);
+        if timers.may_be_elsewhere(entry) && slot.memtable.get(probe) == Lookup::Absent {
             let mut reads = TableReads::default();
             let found = slot.base.get(at_base, &mut self.value, &mut reads)?;
             slot.lookups.note(found, reads);
@@ -309,12 +324,31 @@ impl ShardCore {
         if timers.closed.is_some() { Err(self.closed(at)) } else { Ok(()) }
     }
 
-    /// Makes sure that every timer is in memory.
+    /// Registers a timer while tables may have timers that are not in memory.
+    #[cold]
+    fn register_among_others(
+        &mut self,
+        at: usize,
+        timestamp: i64,
+        probe: &Probe<'_>,
+    ) -> Result<bool> {
+        self.settle_timer(at, timestamp, probe)?;
+        let timers = &mut self.timers[at];
+        let memtable = &mut self.states[timers.state].memtable;
+        let added = memtable.add_absent_everywhere(probe)?;
+        if added {
+            let entry = Entry::new(timestamp, probe.hash);
+            timers.queue.insert(timers.queue.locate(entry), entry);
+        }
+        Ok(added)
+    }
+
+    /// Makes sure that the earliest timer is in memory: at all, or if it is due at `now`.
     #[inline(always)]
-    fn complete(&mut self, at: usize) -> Result<()> {
+    fn near(&mut self, at: usize, now: Option<i64>) -> Result<()> {
         match self.states[self.timers[at].state].memtable.below() {
             Below::Nothing => Ok(()),
-            Below::Tables => self.wait_for_all(at),
+            Below::Tables => self.bring_near(at, now),
         }
     }
 
@@ -323,14 +357,18 @@ impl ShardCore {
         self.stalled(Cause::Loading, |core| core.take_in_all(at))
     }
 
-    /// Reads all timers from the tables. If that fails, those that were read
+    /// Without a budget: reads all timers from the tables. If that fails, those that were read
     /// are there, the others still in the tables, and nothing is complete.
     #[cold]
     fn take_in_all(&mut self, at: usize) -> Result<()> {
+        let max_parallelism = self.max_parallelism;
         let timers = &mut self.timers[at];
         let slot = &mut self.states[timers.state];
         let mut scan = slot.base.scan(self.groups)?;
         while let Some(record) = scan.next()? {
+            if record.group != group_of_hash(hash_key(record.key), max_parallelism) {
+                slot.memtable.expect_given_groups();
+            }
             let probe = slot.memtable.probe(record.group, record.key, record.namespace);
             timers.promote(&mut slot.memtable, &probe, record.value)?;
             slot.lookups.promoted += 1;
@@ -350,10 +388,10 @@ impl ShardCore {
         now: i64,
         take: &mut dyn FnMut(&TimerRef<'_>) -> Result<()>,
     ) -> Result<bool> {
-        let timers = &mut self.timers[at];
-        timers.watermark = timers.watermark.max(Some(now));
-        let memtable = &mut self.states[timers.state].memtable;
         loop {
+            let timers = &mut self.timers[at];
+            timers.watermark = timers.watermark.max(Some(now));
+            let memtable = &mut self.states[timers.state].memtable;
             let Some(first) = timers.queue.first().filter(|first| first.timestamp() <= now) else {
                 return Ok(false);
             };
@@ -371,6 +409,7 @@ impl ShardCore {
                 // A record that went another way than through here, by a number
                 // that another shard gave.
                 timers.queue.pop_first();
+                self.near(at, Some(now))?;
                 continue;
             };
             let (key, namespace) = firing.split_at(key_len);
@@ -449,7 +488,7 @@ impl TimerStore for ShardCore {
             }
             core.keep_room()?;
             if core.states[state].memtable.below() == Below::Tables {
-                core.settle_timer(at, probe)?;
+                return core.register_among_others(at, timestamp, probe);
             }
             let memtable = &mut core.states[state].memtable;
             let queue = &mut core.timers[at].queue;
@@ -472,7 +511,8 @@ impl TimerStore for ShardCore {
         self.on_timer(timers, timestamp, key, look, |core, at, probe| {
             let state = core.timers[at].state;
             if core.states[state].memtable.below() == Below::Tables {
-                core.settle_timer(at, probe)?;
+                core.keep_room()?;
+                core.settle_timer(at, timestamp, probe)?;
                 if !matches!(core.states[state].memtable.get(probe), Lookup::Value(_)) {
                     return Ok(false);
                 }
@@ -487,7 +527,7 @@ impl TimerStore for ShardCore {
 
     fn next_timer(&mut self, timers: TimersId) -> Result<Option<i64>> {
         self.on_timers(timers, |core, at| {
-            core.complete(at)?;
+            core.near(at, None)?;
             Ok(core.timers[at].queue.first().map(Entry::timestamp))
         })
     }
@@ -500,7 +540,7 @@ impl TimerStore for ShardCore {
         take: &mut dyn FnMut(&TimerRef<'_>) -> Result<()>,
     ) -> Result<bool> {
         self.on_timers(timers, |core, at| {
-            core.complete(at)?;
+            core.near(at, Some(now))?;
             core.pop(at, now, take)
         })
     }
@@ -517,10 +557,7 @@ impl TimerStore for ShardCore {
     }
 
     fn pending_timers(&mut self, timers: TimersId) -> Result<u64> {
-        self.on_timers(timers, |core, at| {
-            core.complete(at)?;
-            Ok(core.timers[at].queue.len() as u64)
-        })
+        self.on_timers(timers, Self::count_timers)
     }
 }
 

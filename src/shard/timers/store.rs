@@ -125,13 +125,21 @@ impl<'a> TimerRef<'a> {
 /// After a restore the first call that has to know the earliest timer reads all
 /// timers of the state that the background has not brought into memory yet.
 ///
+/// With a [memory budget](crate::BackendBuilder::memory_budget_bytes) only the next timers
+/// need be in memory. The call that has to know what comes after them reads all timers of
+/// the state in tables, which is a pause, and keeps the earliest that fit; and
+/// registering or deleting a timer that is not among them looks for it in tables. How many
+/// are pending is known without reading, but for the first time after a restore.
+///
 /// # Errors
 /// Each names the state and leaves it as it was; a call that failed may be
 /// repeated.
 /// - `Invalid`: the key belongs to another shard, is too long, or has a
 ///   namespace above [`TimerSpec::MAX_NAMESPACE_BYTES`]; the timer lies at or
 ///   before the watermark; the [`TimersId`] is not of this shard.
-/// - `Corrupt` or `Unavailable`: a table of a restored shard cannot be read.
+/// - `Corrupt` or `Unavailable`: a table of a restored shard, or of one with a memory
+///   budget, cannot be read. Timers that are in memory fire all the same.
+/// - `Unavailable`: with a memory budget there is no room, as of any operation.
 pub trait TimerStore: KeyedStore {
     /// Creates the timers of a name, or finds them if they are there already.
     ///
