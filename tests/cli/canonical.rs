@@ -82,12 +82,12 @@ fn records(store: &Path, operator: &str, state: &str, at: &[&str]) -> Vec<String
         .stdout
         .lines()
         .map(|line| {
-            let mut line: Value = serde_json::from_str(line).unwrap();
-            let fields = line.as_object_mut().unwrap();
+            // In the order of names, whatever the order that serde_json keeps.
+            let mut fields: BTreeMap<String, Value> = serde_json::from_str(line).unwrap();
             for name in ["group", "first_group", "last_group", "expired"] {
                 fields.remove(name);
             }
-            line.to_string()
+            serde_json::to_string(&fields).unwrap()
         })
         .collect();
     all.sort_unstable();

@@ -50,7 +50,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sim::{Sim, Tally};
 
 /// Seeds that are run unless `ALLUVIUM_SEEDS` says otherwise.
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 300;
 
 fn number_from(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;

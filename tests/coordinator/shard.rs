@@ -168,8 +168,17 @@ impl Shard {
                 shard.base.push((location.clone(), expected));
                 let contents = decode(&bytes);
                 add(&mut shard.value, &contents, slice);
-                let stored = Mutex::new(vec![Place { location, confirmed: true, named: true }]);
-                let table = Arc::new(Table { meta, bytes, contents, stored });
+                // Two slices of one file may lie in two places, after a full checkpoint of
+                // two shards; from now on it is in one.
+                let mut known = shard.tables.iter().map(|held| &held.table);
+                let table = match known.find(|known| known.meta.file == meta.file) {
+                    Some(known) => Arc::clone(known),
+                    None => {
+                        let place = Place { location, confirmed: true, named: true };
+                        let stored = Mutex::new(vec![place]);
+                        Arc::new(Table { meta, bytes, contents, stored })
+                    }
+                };
                 shard.tables.push(Held { table, slice });
             }
         }

@@ -89,6 +89,8 @@ pub struct State {
     pub pins: BTreeMap<String, Pinned>,
     pub numbers: u32,
     pub depth: u32,
+    /// Steps within others, so far.
+    pub nested: usize,
     tracing: bool,
 }
 
@@ -156,6 +158,9 @@ pub struct Sim {
     me: Weak<Self>,
 }
 
+/// Steps within others: where each of many calls of the store lets others go on, which call
+/// it too, a life would take hours.
+const MOST_NESTED: usize = 20_000;
 const JOBS: [&str; 3] = ["flights", "flights-2", "orders"];
 
 fn draw_settings(rng: &mut SimRng) -> CheckpointSettings {
@@ -210,6 +215,7 @@ impl Sim {
             pins: BTreeMap::new(),
             numbers: 0,
             depth: 0,
+            nested: 0,
             tracing,
             rng,
         };
@@ -227,12 +233,14 @@ impl Sim {
         let steps = {
             let mut state = self.state.lock();
             let chance = state.chances.meanwhile;
-            if state.depth >= 3 || !state.rng.one_in(chance) {
+            if state.depth >= 3 || state.nested > MOST_NESTED || !state.rng.one_in(chance) {
                 return;
             }
             state.depth += 1;
             let most = [3, 12, 60][state.below(3)];
-            1 + state.below(most)
+            let steps = 1 + state.below(most);
+            state.nested += steps;
+            steps
         };
         (0..steps).for_each(|_| self.step());
         self.state.lock().depth -= 1;
