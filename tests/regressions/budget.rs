@@ -89,7 +89,7 @@ fn bug_14_tables_that_were_written_early_are_durable_before_a_checkpoint_names_t
         };
         for id in 1..5 {
             let mut rng = SimRng::new(id);
-            if try_change(&mut job, &mut rng, 60).is_err() {
+            if try_change(&mut job, &mut rng, 90).is_err() {
                 break;
             }
             if let Ok(reports) = job.try_snapshot(id) {
