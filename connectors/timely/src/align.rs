@@ -74,7 +74,7 @@ mod tests {
     use crate::control::mail::Stop;
 
     fn barrier(id: u64) -> Trigger {
-        Trigger { id, life: 1, stop: Stop::No }
+        Trigger { id, life: 1, stop: Stop::No, is_full: false }
     }
 
     #[test]

@@ -9,16 +9,19 @@ use std::cell::Cell;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use alluvium::coordinator::{CheckpointSettings, JobView, RestoreFrom, StopMode};
+use alluvium::coordinator::{self, CheckpointSettings, JobView, RestoreFrom, StopMode};
 use alluvium::env::{ReadAt, RealEnv};
+use alluvium::format::Action;
 use alluvium::object::{Contents, LocalStore, ObjectName, ObjectStore};
-use alluvium::{Backend, Error, ErrorKind, Result, SnapshotId, TimerStore, Timers, ValueState};
+use alluvium::{
+    Backend, Error, ErrorKind, Result, SnapshotId, SnapshotMode, TimerStore, Timers, ValueState,
+};
 use alluvium_timely::{
-    Context, FileSink, Fire, Flow, Generator, Job, JobEvent, JobHandle, Lines, Outcome,
+    Context, FileSink, Fire, Flow, Generator, Job, JobEvent, JobHandle, Lines, Next, Outcome,
+    Reader, Source,
 };
 use common::{compare, kill_job};
 use timely::Config;
@@ -26,9 +29,17 @@ use timely::dataflow::operators::Inspect;
 
 const RECORDS: u64 = 6_000;
 
+/// Lets the job go on when its thread is done, or has failed.
+struct Release(Arc<AtomicBool>);
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
+
 /// Runs the job of the kill loop. When a worker has counted `at` records, `ask` is called
-/// on a thread of its own; from then on the job takes its time, so that what was asked for
-/// comes before its end on any machine.
+/// on a thread of its own, and the second half of the records comes when that is done.
 fn run(
     job: Job,
     dir: &Path,
@@ -38,22 +49,20 @@ fn run(
 ) -> Result<Outcome> {
     let handle = job.handle();
     let (reached, waits) = channel();
-    let asked = Arc::new(AtomicBool::new(false));
-    let asks = Arc::clone(&asked);
+    // On a busy machine the job could be over before anybody asks.
+    let is_held = Arc::new(AtomicBool::new(at < u64::MAX));
+    let held = Arc::clone(&is_held);
     let asking = std::thread::spawn(move || {
+        let _release = Release(held);
         if waits.recv().is_ok() {
             ask(&handle);
-            asks.store(true, Ordering::Relaxed);
         }
     });
     let reached = Mutex::new(Some(reached));
     let (out, reached) = (dir.to_owned(), Arc::new(reached));
     let outcome = job.run(Config::process(workers), move |flow| {
-        let (reached, asked) = (Arc::clone(&reached), Arc::clone(&asked));
-        kill_job::build(flow, &out, RECORDS, move |seen| {
-            if seen > at && (!asked.load(Ordering::Relaxed) || seen % 16 == 0) {
-                std::thread::sleep(Duration::from_millis(1));
-            }
+        let reached = Arc::clone(&reached);
+        kill_job::build_held(flow, &out, RECORDS, &is_held, move |seen| {
             if seen == at
                 && let Some(reached) = reached.lock().unwrap().take()
             {
@@ -81,6 +90,146 @@ fn a_job_goes_back_to_a_savepoint_and_says_the_same_again() {
     compare(&kill_job::expected(RECORDS), dir, 0);
     let undone = std::fs::read_dir(dir.join("counts/undone")).unwrap().count();
     assert!(undone > 0, "what was said after the savepoint was set aside");
+}
+
+/// The numbers up to 1,500; those from `limit` on do not come yet.
+struct Gated {
+    limit: Arc<AtomicU64>,
+    next: u64,
+}
+
+impl Source for Gated {
+    type Item = u64;
+    type Reader = Self;
+
+    fn splits(&self) -> Result<u32> {
+        Ok(1)
+    }
+
+    fn open(&self, _: u32, position: Option<u64>) -> Result<Self> {
+        Ok(Self { limit: Arc::clone(&self.limit), next: position.unwrap_or(0) })
+    }
+}
+
+impl Reader for Gated {
+    type Item = u64;
+
+    fn next(&mut self) -> Result<Next<u64>> {
+        if self.next == 1_500 {
+            return Ok(Next::End);
+        }
+        if self.next >= self.limit.load(Ordering::SeqCst) {
+            return Ok(Next::Idle);
+        }
+        self.next += 1;
+        Ok(Next::Record(self.next - 1))
+    }
+
+    fn position(&self) -> u64 {
+        self.next
+    }
+}
+
+/// Writes each number of a gated source to a file; fails with number `fails_at`.
+fn copy(
+    job: Job,
+    dir: &Path,
+    limit: &Arc<AtomicU64>,
+    fails_at: u64,
+    seen: Option<Sender<u64>>,
+) -> Result<Outcome> {
+    let (limit, out) = (Arc::clone(limit), dir.join("out"));
+    let seen = Mutex::new(seen);
+    job.run(Config::process(2), move |flow| {
+        let numbers = flow.source("n", Gated { limit: Arc::clone(&limit), next: 0 }).build()?;
+        let seen = seen.lock().unwrap().clone();
+        let same = flow
+            .keyed("op", numbers, |number| *number)
+            .state(|shard| ValueState::<u64, u64>::register(shard, "v"))?
+            .process(move |_, context, _, number| {
+                if number == fails_at {
+                    return Err(Error::invalid("a failure on purpose"));
+                }
+                if let Some(seen) = &seen {
+                    // Nobody counts any more when all has been asked for.
+                    let _ = seen.send(number);
+                }
+                context.emit(number);
+                Ok(())
+            })?;
+        flow.files("out", same, FileSink::new(&out), |number, bytes| {
+            bytes.extend_from_slice(format!("{number:04}\n").as_bytes());
+        })
+    })
+}
+
+#[test]
+fn a_savepoint_keeps_its_results_when_the_job_goes_on_from_a_checkpoint_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let job = || Job::local("copy", dir).unwrap().interval_ms(None);
+    let all: Vec<String> = (0..1_500).map(|number| format!("{number:04}")).collect();
+    let limit = Arc::new(AtomicU64::new(500));
+    let first = job();
+    let (handle, opened) = (first.handle(), Arc::clone(&limit));
+    let (seen, sees) = channel();
+    let asking = std::thread::spawn(move || {
+        sees.iter().take(500).for_each(drop);
+        handle.checkpoint().unwrap();
+        opened.store(1_000, Ordering::SeqCst);
+        sees.iter().take(500).for_each(drop);
+        handle.savepoint("thousand").unwrap();
+        // It fails before there is another checkpoint.
+        opened.store(1_001, Ordering::SeqCst);
+    });
+    let failed = copy(first, dir, &limit, 1_000, Some(seen)).unwrap_err();
+    assert!(failed.to_string().contains("on purpose"), "{failed}");
+    asking.join().unwrap();
+    limit.store(u64::MAX, Ordering::SeqCst);
+    for _ in 0..2 {
+        copy(job(), dir, &limit, u64::MAX, None).unwrap();
+        assert_eq!(common::committed(&dir.join("out")), all);
+        let back = job().restore_from(RestoreFrom::Savepoint("thousand".to_owned()));
+        copy(back, dir, &limit, u64::MAX, None).unwrap();
+        assert_eq!(common::committed(&dir.join("out")), all);
+    }
+}
+
+#[test]
+fn whoever_asks_in_the_store_for_a_full_savepoint_gets_one_that_stands_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let mut settings = CheckpointSettings::default();
+    settings.interval_ms = None;
+    settings.requests_interval_ms = Some(5);
+    let (saved, is_saved) = channel();
+    let job = Job::local("copy", dir).unwrap().settings(settings).observer(move |event| {
+        if let JobEvent::Savepoint { name, .. } = event {
+            saved.send(name.clone()).unwrap();
+        }
+    });
+    let limit = Arc::new(AtomicU64::new(500));
+    let (handle, opened, asked) = (job.handle(), Arc::clone(&limit), dir.to_owned());
+    let (seen, sees) = channel();
+    let view = |dir: &Path| {
+        let store = LocalStore::open(Arc::new(RealEnv::new()), dir.join("checkpoints")).unwrap();
+        let store: Arc<dyn ObjectStore> = Arc::new(store);
+        (Arc::clone(&store), JobView::open(store, "copy").unwrap().unwrap())
+    };
+    let asking = std::thread::spawn(move || {
+        sees.iter().take(500).for_each(drop);
+        handle.checkpoint().unwrap();
+        let (store, view) = view(&asked);
+        let action = Action::Savepoint("whole".to_owned(), SnapshotMode::Full);
+        let _ = coordinator::ask(store, &RealEnv::new(), &view, "a test", action).unwrap();
+        assert_eq!(is_saved.recv().unwrap(), "whole");
+        opened.store(u64::MAX, Ordering::SeqCst);
+    });
+    copy(job, dir, &limit, u64::MAX, Some(seen)).unwrap();
+    asking.join().unwrap();
+    let (_, view) = view(dir);
+    let whole = view.find(&RestoreFrom::Savepoint("whole".to_owned())).unwrap().unwrap();
+    assert_eq!(view.read(&whole).unwrap().mode, SnapshotMode::Full);
 }
 
 #[test]

@@ -31,6 +31,8 @@ pub(crate) struct Trigger {
     /// Which life of the coordinator asks.
     pub(crate) life: u64,
     pub(crate) stop: Stop,
+    /// Whether its snapshots share no file with those before.
+    pub(crate) is_full: bool,
 }
 
 /// What the master says. Every worker hears the same, in the same order.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use alluvium::format::ShardAck;
-use alluvium::{Result, Shard, SnapshotId, SnapshotTicket};
+use alluvium::{Result, Shard, SnapshotId, SnapshotMode, SnapshotTicket};
 
 use crate::control::Control;
 use crate::control::mail::{Report, Trigger};
@@ -19,7 +19,7 @@ const WARMED_AT_A_TIME: usize = 4096;
 
 /// What a store has to do with checkpoints.
 pub(super) struct Snapshots<S> {
-    snapshot: fn(&mut S, SnapshotId) -> Result<SnapshotTicket>,
+    snapshot: fn(&mut S, SnapshotMode, SnapshotId) -> Result<SnapshotTicket>,
     complete: fn(&mut S, SnapshotId),
     is_independent: fn(&mut S) -> Result<bool>,
     aborted: fn(&mut S, SnapshotId),
@@ -28,7 +28,7 @@ pub(super) struct Snapshots<S> {
 
 impl Snapshots<Shard> {
     pub(super) const OF_SHARD: Self = Self {
-        snapshot: |shard, id| shard.snapshot(id, b""),
+        snapshot: |shard, mode, id| shard.snapshot_as(mode, id, b""),
         complete: Shard::notify_complete,
         // With a budget what it was restored from is part of the snapshot now.
         is_independent: |shard| {
@@ -62,7 +62,8 @@ impl<S> UnderWay<S> {
         control: &Control,
     ) -> Result<()> {
         let Some(snapshots) = &self.snapshots else { return Ok(()) };
-        match (snapshots.snapshot)(store, SnapshotId(barrier.id)) {
+        let mode = if barrier.is_full { SnapshotMode::Full } else { SnapshotMode::Incremental };
+        match (snapshots.snapshot)(store, mode, SnapshotId(barrier.id)) {
             Ok(ticket) => {
                 self.tickets.push_back((barrier, ticket));
                 Ok(())

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use alluvium::coordinator::{Coordinator, Event, Participant, StopMode};
 use alluvium::format::{Checkpoint, CheckpointKind, ShardAck};
-use alluvium::{Error, MaxParallelism, Result, SnapshotId};
+use alluvium::{Error, MaxParallelism, Result, SnapshotId, SnapshotMode};
 use timely::scheduling::SyncActivator;
 
 use self::pending::Pending;
@@ -22,7 +22,7 @@ use crate::control::mail::{Failure, Order, Plan, Report, Start, Stop, Trigger};
 use crate::job::{Ask, JobEvent};
 use crate::metadata::Metadata;
 use crate::process::Process;
-use crate::sink::files;
+use crate::sink::files::{self, Kept};
 
 /// How often the coordinator is asked whether something is due.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -148,26 +148,32 @@ impl Master {
                 if !self.allow_dropped_state {
                     check_all_are_there(checkpoint, &plan)?;
                 }
-                Some((checkpoint.id, Metadata::decode(&checkpoint.runtime)?))
+                Some((checkpoint, Metadata::decode(&checkpoint.runtime)?))
             }
         };
         let life = self.coordinator.epoch();
+        let saved = self.parts_of_savepoints()?;
+        let kept = saved.as_ref().map_or(Kept::All, Kept::These);
         for (name, dir) in &plan.sinks {
-            let parts = restored
-                .as_ref()
-                .map(|(id, meta)| (*id, meta.sinks.get(name).map_or(&[][..], |parts| &parts[..])));
-            files::recover(process.env.fs(), dir.as_ref(), life, parts)?;
+            let of = |(checkpoint, meta): &'_ (&Checkpoint, Metadata)| {
+                (checkpoint.id, checkpoint.epoch, meta.sinks.get(name).cloned().unwrap_or_default())
+            };
+            let restored = restored.as_ref().map(of);
+            let restored = restored.as_ref().map(|(id, life, parts)| files::Restored {
+                id: *id,
+                life: *life,
+                parts,
+            });
+            files::recover(process.env.fs(), dir.as_ref(), life, restored.as_ref(), &kept)?;
         }
+        let restored = restored.map(|(checkpoint, _)| checkpoint.id);
         let parallelism = u32::try_from(self.workers).unwrap_or(u32::MAX);
         let mut shards = Vec::new();
         for operator in &plan.operators {
             shards.extend(Participant::of_operator(operator, self.max_parallelism, parallelism)?);
         }
         self.coordinator.start(shards.clone())?;
-        (self.observer)(&JobEvent::Started {
-            restored: restored.map(|(id, _)| id),
-            workers: parallelism,
-        });
+        (self.observer)(&JobEvent::Started { restored, workers: parallelism });
         Ok(Running {
             plan,
             shards,
@@ -178,6 +184,27 @@ impl Master {
             last: None,
             waiting: BTreeMap::new(),
         })
+    }
+
+    /// The pending files of all sinks that savepoints name: a savepoint commits nothing
+    /// before the job goes on from it, or has taken a checkpoint after it. Nothing if that
+    /// cannot be found out.
+    fn parts_of_savepoints(&self) -> Result<Option<BTreeSet<String>>> {
+        let view = self.coordinator.view();
+        let mut names = BTreeSet::new();
+        for savepoint in &view.entry().savepoints {
+            let checkpoint = view.read(&savepoint.checkpoint);
+            match checkpoint.and_then(|checkpoint| Metadata::decode(&checkpoint.runtime)) {
+                Ok(metadata) => {
+                    let parts = metadata.sinks.into_values().flatten();
+                    names.extend(parts.map(|part| part.pending));
+                }
+                Err(error) if error.is_retryable() => return Err(error),
+                // Its damage is for whoever restores it.
+                Err(_) => return Ok(None),
+            }
+        }
+        Ok(Some(names))
     }
 
     /// At the end of all inputs one more checkpoint is taken, which commits the rest.
@@ -226,7 +253,9 @@ impl Master {
                 let workers = self.workers as usize;
                 let pending = Pending::new(&running.plan, running.shards.len(), workers);
                 running.pending.insert(barrier.id, pending);
-                let trigger = Trigger { id: barrier.id.0, life: barrier.epoch, stop };
+                let is_full = barrier.mode == SnapshotMode::Full;
+                let (id, life) = (barrier.id.0, barrier.epoch);
+                let trigger = Trigger { id, life, stop, is_full };
                 self.say(activator, Order::Trigger(trigger));
             }
             Event::Completed(id) => {

@@ -1,6 +1,7 @@
 //! The files of a sink: written by one thread for each worker, and put right when a job
 //! begins or goes on.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -140,9 +141,39 @@ fn commit(fs: &dyn Fs, dir: &Path, part: &Part) -> Result<()> {
     }
 }
 
+/// What a sink's directory is to be like when a job goes on from a checkpoint.
+pub(crate) struct Restored<'a> {
+    pub(crate) id: SnapshotId,
+    /// The life of the coordinator in which it was taken.
+    pub(crate) life: u64,
+    /// What it commits.
+    pub(crate) parts: &'a [Part],
+}
+
+/// Pending files that are not to be removed.
+pub(crate) enum Kept<'a> {
+    /// Those that savepoints name, by their pending names.
+    These(&'a BTreeSet<String>),
+    /// All, since it is not known which ones savepoints name.
+    All,
+}
+
+impl Kept<'_> {
+    fn contains(&self, name: &str) -> bool {
+        match self {
+            Self::These(names) => names.contains(name),
+            Self::All => true,
+        }
+    }
+}
+
 /// Puts a sink's directory into the state of the checkpoint that the job goes on from
-/// (`restored`: its number, and what it commits), or of the beginning. Files of this
-/// `life` are left alone: its workers may be writing them.
+/// (`restored`), or of the beginning. Files of this `life` are left alone: its workers may
+/// be writing them.
+///
+/// A file that is set aside has the number of the life that did it before its name. A
+/// checkpoint of an earlier life had it among its results then, if its number is not later:
+/// when the job goes on from there, it comes back.
 ///
 /// # Errors
 /// `Corrupt` if results are missing; `Invalid` if the job begins and there are results;
@@ -151,11 +182,23 @@ pub(crate) fn recover(
     fs: &dyn Fs,
     dir: &Path,
     life: u64,
-    restored: Option<(SnapshotId, &[Part])>,
+    restored: Option<&Restored<'_>>,
+    kept: &Kept<'_>,
 ) -> Result<()> {
     let failed = |e| cannot_write(dir, e);
     fs.create_dir_all(dir).map_err(failed)?;
-    for part in restored.iter().flat_map(|(_, parts)| parts.iter()) {
+    let undone = dir.join(UNDONE);
+    let names = fs.list(dir).map_err(failed)?;
+    let mut is_there = names.iter().any(|name| name == UNDONE);
+    let asides = if is_there { fs.list(&undone).map_err(failed)? } else { Vec::new() };
+    for aside in asides {
+        let Some((by, name)) = aside.split_once('-') else { continue };
+        let (Ok(by), Some(id)) = (by.parse::<u64>(), number_of(name)) else { continue };
+        if restored.is_some_and(|restored| by > restored.life && id <= restored.id.0) {
+            fs.rename(&undone.join(&aside), &dir.join(name)).map_err(failed)?;
+        }
+    }
+    for part in restored.iter().flat_map(|restored| restored.parts) {
         let is_name = part.pending.starts_with(PENDING) && !part.pending.contains('/');
         if !is_name || number_of(&part.committed).is_none() {
             return Err(Error::corrupt("a checkpoint names files that no sink has written")
@@ -165,7 +208,7 @@ pub(crate) fn recover(
     }
     let own = format!("{PENDING}{life:010}-");
     for name in fs.list(dir).map_err(failed)? {
-        if name.starts_with(PENDING) && !name.starts_with(&own) {
+        if name.starts_with(PENDING) && !name.starts_with(&own) && !kept.contains(&name) {
             fs.remove_file(&dir.join(&name)).map_err(failed)?;
         }
         let Some(id) = number_of(&name) else { continue };
@@ -176,13 +219,19 @@ pub(crate) fn recover(
                     .found(name)
                     .remedy("give the sink an empty directory, or restore a checkpoint"));
             }
-            Some((restored, _)) if id > restored.0 => {
-                let undone = dir.join(UNDONE);
-                fs.create_dir_all(&undone).map_err(failed)?;
-                fs.rename(&dir.join(&name), &undone.join(&name)).map_err(failed)?;
+            Some(restored) if id > restored.id.0 => {
+                if !is_there {
+                    fs.create_dir_all(&undone).map_err(failed)?;
+                    is_there = true;
+                }
+                let aside = format!("{life:010}-{name}");
+                fs.rename(&dir.join(&name), &undone.join(aside)).map_err(failed)?;
             }
             Some(_) => {}
         }
+    }
+    if is_there {
+        fs.sync_dir(&undone).map_err(failed)?;
     }
     fs.sync_dir(dir).map_err(failed)
 }
@@ -231,7 +280,26 @@ mod tests {
     }
 
     fn names(env: &SimEnv) -> Vec<String> {
-        env.fs().list(DIR.as_ref()).unwrap()
+        let mut names = env.fs().list(DIR.as_ref()).unwrap();
+        names.retain(|name| name != UNDONE);
+        names
+    }
+
+    fn undone(env: &SimEnv) -> Vec<String> {
+        env.fs().list(&Path::new(DIR).join(UNDONE)).unwrap()
+    }
+
+    /// Life `life` goes on from checkpoint `id`, which was taken in life `of`.
+    fn put_back(
+        env: &SimEnv,
+        life: u64,
+        (id, of): (u64, u64),
+        parts: &[Part],
+        kept: &[&str],
+    ) -> Result<()> {
+        let kept = kept.iter().map(|name| (*name).to_owned()).collect();
+        let restored = Restored { id: SnapshotId(id), life: of, parts };
+        recover(env.fs(), DIR.as_ref(), life, Some(&restored), &Kept::These(&kept))
     }
 
     #[test]
@@ -241,7 +309,7 @@ mod tests {
         let env = with(&[&one.committed, &two.pending, &lost.pending, &own.pending]);
         for _ in 0..3 {
             let parts = [one.clone(), two.clone()];
-            recover(env.fs(), DIR.as_ref(), 4, Some((SnapshotId(8), &parts))).unwrap();
+            put_back(&env, 4, (8, 3), &parts, &[]).unwrap();
             assert_eq!(names(&env), [&*own.pending, &*one.committed, &*two.committed]);
         }
         let committed = env.fs().open(&Path::new(DIR).join(&two.committed)).unwrap();
@@ -254,10 +322,38 @@ mod tests {
     fn results_of_checkpoints_that_the_job_went_back_behind_are_set_aside() {
         let (kept, gone) = (name_of(7, 0), name_of(8, 1));
         let env = with(&[&kept, &gone, "a note"]);
-        recover(env.fs(), DIR.as_ref(), 4, Some((SnapshotId(7), &[]))).unwrap();
+        put_back(&env, 4, (7, 3), &[], &[]).unwrap();
         assert!(names(&env).contains(&kept) && names(&env).contains(&"a note".to_owned()));
         assert!(!names(&env).contains(&gone));
-        assert_eq!(env.fs().list(&Path::new(DIR).join(UNDONE)).unwrap(), [gone]);
+        assert_eq!(undone(&env), [format!("0000000004-{gone}")]);
+    }
+
+    #[test]
+    fn results_that_were_set_aside_come_back_with_the_savepoint_that_they_came_before() {
+        // Life 3 has taken 7, 8 and 9, life 5 has gone back to 7 and then taken 11.
+        let [seven, eight, nine, eleven] = [7, 8, 9, 11].map(|id| name_of(id, 0));
+        let env = with(&[&seven, &eight, &nine]);
+        put_back(&env, 5, (7, 3), &[], &[]).unwrap();
+        assert_eq!(names(&env), [&*seven]);
+        env.fs().create_new(&Path::new(DIR).join(&eleven)).unwrap();
+        // Life 6 goes on from there, life 7 back to 8, of life 3.
+        put_back(&env, 6, (11, 5), &[], &[]).unwrap();
+        assert_eq!(names(&env), [&*seven, &*eleven]);
+        put_back(&env, 7, (8, 3), &[], &[]).unwrap();
+        assert_eq!(names(&env), [&*seven, &*eight]);
+    }
+
+    #[test]
+    fn pending_files_of_a_savepoint_stay_until_nothing_names_them() {
+        let (saved, lost) = (part(3, 1, 8), part(3, 2, 9));
+        let env = with(&[&saved.pending, &lost.pending]);
+        put_back(&env, 4, (7, 3), &[], &[&saved.pending]).unwrap();
+        assert_eq!(names(&env), [&*saved.pending]);
+        let restored = Restored { id: SnapshotId(7), life: 3, parts: &[] };
+        recover(env.fs(), DIR.as_ref(), 5, Some(&restored), &Kept::All).unwrap();
+        assert_eq!(names(&env), [&*saved.pending]);
+        put_back(&env, 6, (7, 3), &[], &[]).unwrap();
+        assert_eq!(names(&env), [""; 0]);
     }
 
     #[test]
@@ -267,7 +363,7 @@ mod tests {
         let other = Part { committed: "part-../x".to_owned(), ..missing.clone() };
         for part in [missing, escape, other] {
             let env = with(&[]);
-            let refused = recover(env.fs(), DIR.as_ref(), 4, Some((SnapshotId(7), &[part])));
+            let refused = put_back(&env, 4, (7, 3), &[part], &[]);
             assert_eq!(refused.unwrap_err().kind(), ErrorKind::Corrupt);
         }
     }

@@ -4,7 +4,7 @@
 //! ```text
 //! DIR/.pending-LIFE-WORKER-NUMBER    written, and not committed
 //! DIR/part-CHECKPOINT-WORKER         committed
-//! DIR/undone/...                     committed once, and then the job went back before it
+//! DIR/undone/LIFE-part-...           committed once, and then the job went back before it
 //! ```
 //!
 //! 1. Each worker writes records to a pending file, on a thread of its own.
@@ -16,6 +16,10 @@
 //! 4. A job that goes on from a checkpoint first commits what is in its metadata, which
 //!    does nothing if it was committed before, and removes what else is pending: the
 //!    records of it will come again.
+//! 5. A savepoint commits nothing: the job goes on from its latest checkpoint, and should it
+//!    do so from one before the savepoint, the same records come again. The pending files
+//!    that a savepoint names stay as long as it does, for the day on which the job is rolled
+//!    back to it; what was set aside meanwhile then comes back, if it came before.
 //!
 //! So every record is in exactly one committed file, whatever happens to the processes.
 

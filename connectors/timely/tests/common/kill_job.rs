@@ -3,9 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use alluvium::{MapState, ReducingState, Result, Timers, ValueState};
-use alluvium_timely::{FileSink, Flow, Generator, Job, JobEvent, Outcome};
+use alluvium_timely::{FileSink, Flow, Generator, Job, JobEvent, Next, Outcome, Reader, Source};
 use timely::Config;
 
 use super::mixed;
@@ -92,6 +94,43 @@ pub(crate) fn run(dir: &Path, config: Config, records: u64) -> Result<Outcome> {
         })
 }
 
+/// Sightings of which the second half does not come while they are held.
+struct Sightings<G> {
+    generator: G,
+    /// Records of a split that come in any case.
+    half: u64,
+    is_held: Arc<AtomicBool>,
+}
+
+impl<G: Source> Source for Sightings<G> {
+    type Item = G::Item;
+    type Reader = Sightings<G::Reader>;
+
+    fn splits(&self) -> Result<u32> {
+        self.generator.splits()
+    }
+
+    fn open(&self, split: u32, position: Option<u64>) -> Result<Self::Reader> {
+        let generator = self.generator.open(split, position)?;
+        Ok(Sightings { generator, half: self.half, is_held: Arc::clone(&self.is_held) })
+    }
+}
+
+impl<G: Reader> Reader for Sightings<G> {
+    type Item = G::Item;
+
+    fn next(&mut self) -> Result<Next<G::Item>> {
+        if self.generator.position() >= self.half && self.is_held.load(Ordering::SeqCst) {
+            return Ok(Next::Idle);
+        }
+        self.generator.next()
+    }
+
+    fn position(&self) -> u64 {
+        self.generator.position()
+    }
+}
+
 /// Builds the dataflow; `progress` is told how many records this worker has counted.
 pub(crate) fn build(
     flow: &Flow<'_>,
@@ -99,9 +138,24 @@ pub(crate) fn build(
     records: u64,
     progress: impl Fn(u64) + 'static,
 ) -> Result<()> {
+    build_held(flow, out, records, &Arc::default(), progress)
+}
+
+/// As [`build`]; the job does not come past its half while `is_held` says so.
+pub(crate) fn build_held(
+    flow: &Flow<'_>,
+    out: &Path,
+    records: u64,
+    is_held: &Arc<AtomicBool>,
+    progress: impl Fn(u64) + 'static,
+) -> Result<()> {
     let make = move |split, number| (number < records).then(|| sighting(split, number));
+    let generator = Generator::new(SPLITS, make);
     let sightings = flow
-        .source("sightings", Generator::new(SPLITS, make))
+        .source(
+            "sightings",
+            Sightings { generator, half: records / 2, is_held: Arc::clone(is_held) },
+        )
         .event_time(|(_, at, _)| *at, DISORDER as u64)
         .batch_records(256)
         .build()?;
