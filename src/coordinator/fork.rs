@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::registry::Holder;
 use super::view::{JobView, RestoreFrom, files_of};
 use super::{Coordinator, layout};
 use crate::base::{Error, Result, SnapshotId, SnapshotMode};
@@ -214,17 +215,30 @@ impl Coordinator {
         self.next_id = SnapshotId(id.0 + 1);
         let epoch = self.epoch();
         let ours = Checkpoint { id, epoch, job: self.seen.job.clone(), kind, ..theirs };
-        Ok((self.write_metadata(&ours)?, ours))
+        match self.write_metadata(&ours) {
+            Ok(reference) => Ok((reference, ours)),
+            Err(error) => {
+                // It may be there all the same, and nobody will name it.
+                self.garbage.add_trash(self.layout.checkpoint(id, epoch).as_str());
+                Err(error)
+            }
+        }
     }
 
-    /// Writes the change that makes a checkpoint one of this job.
+    /// Writes the change that makes a checkpoint one of this job. If that comes to
+    /// nothing its metadata goes, and it needs no files.
     fn adopt(
         &mut self,
         reference: &CheckpointRef,
         change: impl FnOnce(&mut crate::format::JournalEntry),
     ) -> Result<()> {
-        self.read_files(reference)?;
-        self.append(change)
+        let adopted = self.read_files(reference).and_then(|()| self.append(change));
+        if adopted.is_err() && !self.journal.may_have(reference.id) {
+            // Files that were written for it are another try's, or a sweep's.
+            self.registry.release(&Holder::Completed(reference.location.clone()));
+            self.garbage.add_trash(&reference.location);
+        }
+        adopted
     }
 
     /// Removes pins in other jobs when no file of others is needed any more.

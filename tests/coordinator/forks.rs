@@ -65,6 +65,49 @@ fn a_fork_that_failed_leaves_no_pin() {
     assert_eq!(store.names("jobs/source/pins/").len(), 1);
 }
 
+/// The coordinator has swept before, so that it does not find by looking what it left.
+#[test]
+fn forks_that_failed_leave_nothing_that_the_same_coordinator_does_not_remove() {
+    let ways: [(&str, Goes, &str); 3] = [
+        ("jobs/fork/checkpoints/", Goes::Unheard, "jobs/fork/checkpoints/"),
+        ("jobs/fork/journal/", Goes::Fails, "nothing"),
+        ("nothing", Goes::Well, "manifests/"),
+    ];
+    for (created, goes, unreadable) in ways {
+        let (env, store) = world();
+        let mut source = Job::open(&env, &store, "source", by_hand());
+        source.start(None, 2);
+        source.checkpoint();
+        let mut fork = Job::open(&env, &store, "fork", by_hand());
+        fork.collect();
+
+        store.watch(move |what, name| match (what, name.starts_with(created)) {
+            ("create", true) => goes,
+            _ => Goes::Well,
+        });
+        *store.unreadable.lock() = Some(unreadable.into());
+        let error = fork.coordinator.fork("source", &RestoreFrom::Latest).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert_eq!(fork.files().len(), 1, "{:?}: its metadata, after {error}", fork.files());
+        store.watch(|_, _| Goes::Well);
+        *store.unreadable.lock() = None;
+        fork.collect();
+        assert_eq!(fork.files(), [""; 0], "after {error}");
+
+        // Nor does what failed keep the files of the other job for ever.
+        let checkpoint = fork.coordinator.fork("source", &RestoreFrom::Latest).unwrap();
+        fork.start(Some(&checkpoint), 2);
+        fork.coordinator.release_base();
+        for _ in 0..3 {
+            fork.write();
+            fork.merge();
+            fork.checkpoint();
+            fork.collect();
+        }
+        assert_eq!(store.names("jobs/source/pins/"), [""; 0], "after {error}");
+    }
+}
+
 /// Numbers of checkpoints, and so the names of manifests, are the same in all jobs.
 #[test]
 fn savepoints_of_two_jobs_come_into_one_in_the_same_life_of_its_coordinator() {
