@@ -52,13 +52,30 @@ impl Coordinator {
             entry.resume = Some(reference.clone());
             entry.borrowed.push(borrowed);
         });
-        // What is in doubt may come to be, and would need it.
-        if adopted.is_ok() || self.journal.is_in_doubt() {
+        if adopted.is_ok() || self.may_be_borrowed(pin.name()) {
             pin.leave();
         }
         adopted?;
         self.base = Some(reference);
         Ok(ours)
+    }
+
+    /// Whether an entry that names this pin may be there, or come to be, after the
+    /// attempt to write it has failed.
+    fn may_be_borrowed(&self, pin: &ObjectName) -> bool {
+        if self.journal.is_in_doubt() {
+            return true;
+        }
+        if !self.journal.is_fenced() {
+            return false;
+        }
+        // It may have been written, and read by whoever took over before it was looked
+        // whether it counts. What that one wrote says so: all later entries follow from it.
+        let view = JobView::open(Arc::clone(&self.store), &self.seen.job);
+        view.map_or(true, |view| {
+            let borrowed = view.iter().flat_map(|view| &view.entry().borrowed);
+            borrowed.into_iter().any(|borrowed| borrowed.pin == pin.as_str())
+        })
     }
 
     /// Copies a savepoint from elsewhere into the job's store and keeps it under this

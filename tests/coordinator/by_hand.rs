@@ -24,12 +24,14 @@ pub enum Goes {
 }
 
 type Watch = Box<dyn FnMut(&str, &str) -> Goes + Send>;
+type Then = Box<dyn FnOnce() + Send>;
 
 /// A store whose creates and removals are watched; reads fail if it is told so.
 pub struct Watched {
     pub inner: MemoryStore,
     watch: Mutex<Watch>,
     pub unreadable: Mutex<Option<String>>,
+    then: Mutex<Option<(String, Then)>>,
 }
 
 impl fmt::Debug for Watched {
@@ -42,12 +44,19 @@ impl Watched {
     pub fn new(env: &SimEnv) -> Arc<Self> {
         let inner = MemoryStore::new(Arc::new(env.clone()));
         let watch: Watch = Box::new(|_, _| Goes::Well);
-        Arc::new(Self { inner, watch: Mutex::new(watch), unreadable: Mutex::default() })
+        let (unreadable, then) = Default::default();
+        Arc::new(Self { inner, watch: Mutex::new(watch), unreadable, then })
     }
 
     /// `watch` is told what is done ("create", "remove"), and to which object.
     pub fn watch(&self, watch: impl FnMut(&str, &str) -> Goes + Send + 'static) {
         *self.watch.lock() = Box::new(watch);
+    }
+
+    /// `then` happens once when an object has been created whose name begins so, before
+    /// its creator hears of that.
+    pub fn when_created(&self, prefix: &str, then: impl FnOnce() + Send + 'static) {
+        *self.then.lock() = Some((prefix.to_owned(), Box::new(then)));
     }
 
     pub fn names(&self, prefix: &str) -> Vec<String> {
@@ -83,7 +92,13 @@ impl ObjectStore for Watched {
     }
 
     fn create(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
-        self.change("create", name, || self.inner.create(name, bytes))
+        self.change("create", name, || self.inner.create(name, bytes))?;
+        let is_awaited = |(prefix, _): &mut (String, Then)| name.as_str().starts_with(&**prefix);
+        let then = self.then.lock().take_if(is_awaited);
+        if let Some((_, then)) = then {
+            then();
+        }
+        Ok(())
     }
 
     fn create_from_file(

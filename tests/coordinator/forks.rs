@@ -44,6 +44,36 @@ fn a_fork_that_is_in_doubt_keeps_what_it_needs_in_the_other_job() {
     fork.assert_restores(&RestoreFrom::Latest, &value);
 }
 
+/// Whoever takes over has read the entry that makes the fork. Its writer is told that it is
+/// too late, and must not think that nothing came of it.
+#[test]
+fn a_fork_that_another_coordinator_goes_on_from_keeps_what_it_needs_in_the_other_job() {
+    let (env, store) = world();
+    let mut source = Job::open(&env, &store, "source", by_hand());
+    source.start(None, 2);
+    source.checkpoint();
+    let value = source.value();
+
+    let mut fork = Job::open(&env, &store, "fork", by_hand());
+    let next = (env.clone(), Arc::clone(&store));
+    let (took_over, takes_over) = std::sync::mpsc::channel();
+    store.when_created("jobs/fork/journal/", move || {
+        took_over.send(Job::open(&next.0, &next.1, "fork", by_hand())).unwrap();
+    });
+    let error = fork.coordinator.fork("source", &RestoreFrom::Latest).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+    let next = takes_over.recv().unwrap();
+    assert!(next.coordinator.view().entry().resume.is_some(), "it goes on from the fork");
+
+    for _ in 0..5 {
+        source.write();
+        source.merge();
+        source.checkpoint();
+        source.collect();
+    }
+    next.assert_restores(&RestoreFrom::Latest, &value);
+}
+
 #[test]
 fn a_fork_that_failed_leaves_no_pin() {
     let (env, store) = world();
