@@ -31,6 +31,10 @@ const STATE: &str = "counters";
 /// How long to wait for merges that do not come about.
 const MERGE_PATIENCE: Duration = Duration::from_secs(30);
 
+/// After so many without a merge there is none to come: each grants at least a quarter of
+/// a partition, of which a step is one at most.
+const CHECKPOINTS_FOR_A_MERGE: usize = 12;
+
 /// A backend with one shard.
 pub(crate) struct Alluvium<const K: usize, const V: usize> {
     shard: Shard,
@@ -223,6 +227,22 @@ impl<const K: usize, const V: usize> OnDisk<K, V> for Alluvium<K, V> {
             None => Ok(()),
             Some(at) => Err(unknown_key(&records[at].0)),
         }
+    }
+
+    /// Each checkpoint grants some bytes of merges, which are saved up for a step.
+    fn come_to_rest(&mut self, number: &mut u64) -> Result<()> {
+        let mut merges = self.shard.stats().merges.merges;
+        let mut in_vain = 0;
+        while in_vain < CHECKPOINTS_FOR_A_MERGE {
+            *number += 1;
+            let pending = self.begin_checkpoint(*number)?;
+            self.finish_checkpoint(pending)?;
+            self.settle()?;
+            let now = self.shard.stats().merges.merges;
+            in_vain = if now == merges { in_vain + 1 } else { 0 };
+            merges = now;
+        }
+        Ok(())
     }
 
     fn pack((_, handle): &Self::Saved) -> Vec<u8> {

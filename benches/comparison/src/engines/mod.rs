@@ -200,6 +200,12 @@ pub(crate) trait OnDisk<const K: usize, const V: usize>: Rmw<K, V> + Restore<K, 
     /// The same with at most [`MAX_BATCH`] different keys.
     fn insert_absent_batch(&mut self, records: &[([u8; K], [u8; V])]) -> Result<()>;
 
+    /// Waits until nothing is left to be merged, taking checkpoints if the engine merges
+    /// only with them; `number` is that of the newest.
+    fn come_to_rest(&mut self, _number: &mut u64) -> Result<()> {
+        self.settle()
+    }
+
     /// What another process needs beside the directory to restore what was saved.
     fn pack(saved: &Self::Saved) -> Vec<u8>;
 

@@ -179,7 +179,8 @@ impl All<'_> {
             }
         }
         section.note(format!(
-            "{} operations in batches between two checkpoints, the same for all. `stored/dirty` is \
+            "{} operations in batches between two checkpoints, the same for all, after all merges \
+             of what was before. `stored/dirty` is \
              all that was uploaded through the keys and values of the records that changed in \
              between; `disk/dirty` all that was written to the local disk, with what merges and \
              evictions wrote.",
