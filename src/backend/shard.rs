@@ -158,6 +158,8 @@ impl Shard {
     /// tables are relied upon. An unknown or old id does nothing.
     pub fn notify_complete(&mut self, id: SnapshotId) {
         self.pipeline.confirm(id);
+        // A shard that does nothing would keep tables open that were merged meanwhile.
+        self.core.take_newest_view();
     }
 
     /// Tells that the checkpoint of a snapshot was given up. Its changes are

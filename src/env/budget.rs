@@ -2,7 +2,8 @@
 //!
 //! One budget serves all shards of a backend. Most of it is for records and their
 //! indexes; the rest is set aside for what the background needs (copies of what
-//! changed, tables on their way, pages kept ready). A shard has an account: it says
+//! changed, tables on their way, pages kept ready). When that needs more, as it does with
+//! very many tables, records get less. A shard has an account: it says
 //! how much it uses, and is told how much it may. That is never less than an equal part,
 //! and more as long as the others leave theirs: a shard that sleeps is not asked to give
 //! anything up, since nobody would hear it.
@@ -19,6 +20,14 @@ pub const MIN_BUDGET_BYTES: u64 = 256 << 10;
 
 /// Sixteenths of the budget that records and indexes may take.
 const FOR_RECORDS: u64 = 10;
+/// Sixteenths that they may take whatever all else needs.
+const LEAST_FOR_RECORDS: u64 = 4;
+/// What all else may need above its part before records get less: a small budget has room
+/// for none of the buffers of the background.
+const NOT_COUNTED_BYTES: u64 = 1 << 20;
+/// After a peak of all else, what was set aside for it shrinks by one part in so many with
+/// each view of the tables.
+const PEAK_FADES_BY: u64 = 128;
 /// Sixteenths for buffers that wait for the next snapshot.
 const FOR_SPARE_BUFFERS: u64 = 1;
 /// Sixteenths for filters and indexes of tables.
@@ -33,6 +42,8 @@ const CHUNKS: u64 = 64;
 #[derive(Debug)]
 pub struct MemoryBudget {
     limit_bytes: u64,
+    /// What all else has used at once of late.
+    beside: AtomicU64,
     /// What all accounts use together.
     used: AtomicU64,
     accounts: AtomicUsize,
@@ -41,7 +52,12 @@ pub struct MemoryBudget {
 impl MemoryBudget {
     /// A budget of so many bytes.
     pub fn new(limit_bytes: u64) -> Self {
-        Self { limit_bytes, used: AtomicU64::new(0), accounts: AtomicUsize::new(0) }
+        Self {
+            limit_bytes,
+            beside: AtomicU64::new(0),
+            used: AtomicU64::new(0),
+            accounts: AtomicUsize::new(0),
+        }
     }
 
     /// All that may be used.
@@ -51,7 +67,17 @@ impl MemoryBudget {
 
     /// What of it is for records and indexes.
     pub fn records_bytes(&self) -> u64 {
-        self.limit_bytes / 16 * FOR_RECORDS
+        let beside = self.beside.load(Ordering::Relaxed).saturating_sub(NOT_COUNTED_BYTES);
+        let left = self.limit_bytes.saturating_sub(beside);
+        let (least, most) = (LEAST_FOR_RECORDS, FOR_RECORDS);
+        left.clamp(self.limit_bytes / 16 * least, self.limit_bytes / 16 * most)
+    }
+
+    /// Says how much was used at once beside records and indexes, since it was said last.
+    pub(crate) fn note_beside(&self, most_bytes: u64) {
+        let before = self.beside.load(Ordering::Relaxed);
+        let faded = before - before.div_ceil(PEAK_FADES_BY);
+        self.beside.store(most_bytes.max(faded), Ordering::Relaxed);
     }
 
     /// What records and indexes take now.
@@ -157,6 +183,25 @@ mod tests {
         assert_eq!(first.allowed(), all);
         drop(first);
         assert_eq!(budget.used_bytes(), 0);
+    }
+
+    #[test]
+    fn records_get_less_while_all_else_needs_more_and_never_less_than_a_quarter() {
+        let budget = Arc::new(MemoryBudget::new(16 << 20));
+        let mib = |bytes: u64| bytes >> 20;
+        assert_eq!(mib(budget.records_bytes()), 10);
+        budget.note_beside(7 << 20);
+        assert_eq!(mib(budget.records_bytes()), 10);
+        budget.note_beside(10 << 20);
+        assert_eq!(mib(budget.records_bytes()), 7);
+        budget.note_beside(1 << 20);
+        assert_eq!(mib(budget.records_bytes()), 7, "a peak may come again");
+        (0..100).for_each(|_| budget.note_beside(1 << 20));
+        assert_eq!(mib(budget.records_bytes()), 10);
+        budget.note_beside(40 << 20);
+        assert_eq!(mib(budget.records_bytes()), 4);
+        (0..10_000).for_each(|_| budget.note_beside(0));
+        assert_eq!(mib(budget.records_bytes()), 10);
     }
 
     /// Else one chunk of each of some states would be all that there is.

@@ -71,6 +71,14 @@ impl MemoryComponent {
         Self::Blocks,
     ];
 
+    /// Whether it is what shards hold of their state, and give up when they are to.
+    const fn is_state(self) -> bool {
+        matches!(
+            self,
+            Self::Records | Self::Gaps | Self::Indexes | Self::Queues | Self::OperatorStates
+        )
+    }
+
     /// What it is called, in a few words.
     pub const fn name(self) -> &'static str {
         match self {
@@ -98,6 +106,9 @@ pub struct MemoryLedger {
     bytes: [AtomicU64; COMPONENTS],
     total: AtomicU64,
     peak: AtomicU64,
+    /// Of all that is not state, and the most since somebody asked.
+    beside: AtomicU64,
+    most_beside: AtomicU64,
 }
 
 impl MemoryLedger {
@@ -129,6 +140,19 @@ impl MemoryLedger {
         if after > before {
             self.peak.fetch_max(total, Ordering::Relaxed);
         }
+        if !component.is_state() {
+            let beside = self.beside.fetch_add(by, Ordering::Relaxed).wrapping_add(by);
+            if after > before {
+                self.most_beside.fetch_max(beside, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// The most bytes that were used at once beside the state of shards, since this was
+    /// asked last.
+    pub(crate) fn take_most_beside(&self) -> u64 {
+        let now = self.beside.load(Ordering::Relaxed);
+        self.most_beside.swap(now, Ordering::Relaxed).max(now)
     }
 }
 
@@ -250,6 +274,19 @@ mod tests {
         assert_eq!(ledger.stats().total_bytes, 30);
         drop(records);
         assert_eq!((ledger.stats().total_bytes, ledger.stats().peak_bytes), (0, 150));
+    }
+
+    #[test]
+    fn what_is_used_beside_the_state_is_told_by_its_peaks() {
+        let ledger = MemoryLedger::new();
+        let _state = ledger.charge(MemoryComponent::Indexes, 1000);
+        let mut merging = ledger.charge(MemoryComponent::Merging, 50);
+        let writing = ledger.charge(MemoryComponent::Writing, 20);
+        merging.set(10);
+        assert_eq!(ledger.take_most_beside(), 70);
+        drop(writing);
+        assert_eq!(ledger.take_most_beside(), 30, "since the last time");
+        assert_eq!(ledger.take_most_beside(), 10);
     }
 
     #[test]

@@ -318,6 +318,13 @@ impl ShardCore {
         used
     }
 
+    /// Takes the newest view of the tables, if the shard has a budget.
+    pub(crate) fn take_newest_view(&mut self) {
+        if self.spill.is_some() {
+            self.take_view();
+        }
+    }
+
     /// Takes the newest view of the tables.
     fn take_view(&mut self) {
         let spill = self.spill.as_mut().expect("only who has a budget comes here");

@@ -657,6 +657,13 @@ impl Pipeline {
         self.config.budget.as_ref().map_or(0, |budget| budget.held_bytes())
     }
 
+    /// Has records give way to what the background needs.
+    pub(super) fn note_beside_records(&self) {
+        if let Some(budget) = &self.config.budget {
+            budget.note_beside(self.ledger().take_most_beside());
+        }
+    }
+
     pub(super) fn ledger(&self) -> &Arc<MemoryLedger> {
         &self.config.ledger
     }

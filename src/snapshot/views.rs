@@ -102,6 +102,7 @@ impl Pipeline {
         if self.views().are_wanted() {
             let _alone = self.views().publishing.lock();
             let outcome = written.and_then(|()| self.open_tables());
+            self.note_beside_records();
             self.views().publish(outcome, self.is_all_written());
         }
     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use alluvium::env::SimEnv;
 use alluvium::{
-    Backend, ErrorKind, KeyRef, KeyedStore, MaxParallelism, OperatorStateSpec, OperatorStore,
-    Shard, StateSpec, TimeDomain, TimerSpec, TimerStore,
+    Backend, ErrorKind, KeyRef, KeyedStore, MaxParallelism, MemoryComponent, OperatorStateSpec,
+    OperatorStore, Shard, StateSpec, TimeDomain, TimerSpec, TimerStore,
 };
 
 use crate::job::{BUDGET_BYTES, Job};
@@ -87,4 +87,34 @@ fn shards_share_one_budget() {
     for used in &both {
         assert!((records_bytes / 3..=records_bytes / 2 + 1024).contains(used), "{both:?}");
     }
+}
+
+/// What it looked into stays open, filters and all, and on the disk, until it looks at what
+/// took its place. Merges go on with snapshots alone.
+#[test]
+fn a_shard_that_only_takes_snapshots_lets_go_of_tables_that_were_merged() {
+    let env = SimEnv::new(1);
+    let backend = Backend::builder("/node")
+        .env(Arc::new(env))
+        .background_threads(0)
+        .memory_budget_bytes(BUDGET_BYTES)
+        .open()
+        .unwrap();
+    let all = MaxParallelism::DEFAULT.all_groups();
+    let mut shard = backend.shard("op", all).open().unwrap();
+    let state = shard.register(StateSpec::value("values")).unwrap();
+    let mut job = Job { shard, state };
+    (0..20_000).for_each(|key| job.put(key, &[1; 100]).unwrap());
+    let open_bytes = || backend.memory().bytes_of(MemoryComponent::OpenTables);
+    job.snapshot(1).unwrap();
+    let merges = job.shard.stats().merges.merges;
+    for id in 2..200 {
+        job.snapshot(id).unwrap();
+        while backend.run_background() {}
+    }
+    assert!(job.shard.stats().merges.merges > merges, "nothing was merged");
+    let idle = open_bytes();
+    // An operation takes the newest view in any case.
+    job.put(1, &[1; 100]).unwrap();
+    assert_eq!(idle, open_bytes(), "bytes of open tables");
 }

@@ -124,10 +124,11 @@ fn load<E: OnDisk<K, V>, const K: usize, const V: usize>(
     let parts = keys.div_ceil(PART_RECORDS).clamp(1, MOST_PARTS);
     let (mut sorted, mut records) = (Vec::new(), Vec::new());
     for part in 0..parts {
-        key_part::<K>(keys, part, parts, &mut sorted);
+        part_of_keys::<K>(keys, part, parts, &mut sorted)?;
         for chunk in sorted.chunks(LOADED_AT_ONCE) {
             records.clear();
-            records.extend(chunk.iter().map(|(key, index)| (*key, value::<V>(*index))));
+            let numbers = chunk.iter().map(|index| u64::from(*index));
+            records.extend(numbers.map(|index| (key::<K>(index), value::<V>(index))));
             engine.load(&records)?;
         }
         if on_terminal {
@@ -139,15 +140,23 @@ fn load<E: OnDisk<K, V>, const K: usize, const V: usize>(
     Ok(engine)
 }
 
-/// One of `parts` stretches of the first `keys` keys in their order. Going through
-/// all numbers once for every part takes less memory than sorting them all.
-fn key_part<const K: usize>(keys: u64, part: u64, parts: u64, into: &mut Vec<([u8; K], u64)>) {
+/// The numbers of one of `parts` stretches of the first `keys` keys in the order of those.
+/// Going through all numbers once for every part, and reckoning keys again to sort them,
+/// takes less memory than keeping them: this process has the engine's limit.
+fn part_of_keys<const K: usize>(
+    keys: u64,
+    part: u64,
+    parts: u64,
+    into: &mut Vec<u32>,
+) -> Result<()> {
     into.clear();
-    into.extend((0..keys).map(|index| (key::<K>(index), index)).filter(|(key, _)| {
-        let first = key.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+    into.extend((0..u32::try_from(keys)?).filter(|index| {
+        let first = key::<K>(u64::from(*index));
+        let first = first.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
         (u128::from(first) * u128::from(parts)) >> 64 == u128::from(part)
     }));
-    into.sort_unstable();
+    into.sort_unstable_by_key(|index| key::<K>(u64::from(*index)));
+    Ok(())
 }
 
 /// What the process used since `before`, and has in memory.
@@ -419,12 +428,12 @@ mod tests {
     fn the_parts_are_all_keys_in_their_order() {
         let (mut all, mut part_of) = (Vec::new(), Vec::new());
         for part in 0..7 {
-            key_part::<16>(1000, part, 7, &mut part_of);
+            part_of_keys::<16>(1000, part, 7, &mut part_of).unwrap();
             assert!(part_of.len() > 100, "{}", part_of.len());
             all.append(&mut part_of);
         }
-        assert!(all.is_sorted());
-        let mut indices: Vec<u64> = all.iter().map(|(_, index)| *index).collect();
+        let mut indices: Vec<u64> = all.into_iter().map(u64::from).collect();
+        assert!(indices.is_sorted_by_key(|index| key::<16>(*index)));
         indices.sort_unstable();
         assert!(indices.into_iter().eq(0..1000));
     }
