@@ -68,6 +68,7 @@
 //! # Where to look
 //!
 //! - Something failed: [`Error`] and [`ErrorKind`], which names the next step.
+//! - A runtime to be connected, from key groups to sinks: the [`guide`].
 //! - Checkpoints of a whole job, savepoints, forks: [`coordinator`]; savepoints that leave
 //!   their store, and reading a checkpoint without a shard: [`savepoint`].
 //! - A runtime with its own checkpoint files: [`SnapshotSink`] and
@@ -85,6 +86,8 @@ pub mod codec;
 pub mod coordinator;
 pub mod env;
 pub mod format;
+#[doc = include_str!("guide.md")]
+pub mod guide {}
 mod memtable;
 pub mod object;
 mod restore;
