@@ -1,0 +1,243 @@
+//! Jobs of the suite as jobs of timely, each life on a thread of its own.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::channel;
+use std::thread::JoinHandle;
+
+use alluvium::coordinator::{CheckpointSettings, JobView, RestoreFrom, StopMode};
+use alluvium::env::RealEnv;
+use alluvium::object::{LocalStore, ObjectName, ObjectStore};
+use alluvium::{Error, MaxParallelism, Result, SnapshotId};
+use alluvium_conformance::{
+    Adapter, Capability, DISORDER, From, Job, Place, Polled, Record, Running, Source, Support,
+    Tally,
+};
+use alluvium_timely::{FileSink, Flow, JobEvent, JobHandle, Next, Outcome, Reader};
+use timely::Config;
+
+const JOB: &str = "tally";
+
+/// The connector.
+#[derive(Default)]
+pub(crate) struct OnTimely {
+    lives: AtomicU64,
+}
+
+/// The suite's source, read by timely's workers until the life is killed.
+#[derive(Clone)]
+struct Held {
+    source: Source,
+    is_killed: Arc<AtomicBool>,
+}
+
+/// One split of it.
+struct HeldSplit {
+    held: Held,
+    split: u32,
+    at: u64,
+}
+
+impl alluvium_timely::Source for Held {
+    type Item = Record;
+    type Reader = HeldSplit;
+
+    fn splits(&self) -> Result<u32> {
+        Ok(self.source.splits())
+    }
+
+    fn open(&self, split: u32, position: Option<u64>) -> Result<HeldSplit> {
+        Ok(HeldSplit { held: self.clone(), split, at: position.unwrap_or(0) })
+    }
+}
+
+impl Reader for HeldSplit {
+    type Item = Record;
+
+    fn next(&mut self) -> Result<Next<Record>> {
+        if self.held.is_killed.load(Ordering::SeqCst) {
+            return Err(Error::unavailable("the life was killed"));
+        }
+        Ok(match self.held.source.at(self.split, self.at) {
+            Polled::Record(record) => {
+                self.at += 1;
+                Next::Record(record)
+            }
+            Polled::Idle => Next::Idle,
+            // A split that has ended is read no more, and would not hear of its death.
+            Polled::End => Next::End,
+        })
+    }
+
+    fn position(&self) -> u64 {
+        self.at
+    }
+}
+
+fn out(dir: &Path) -> PathBuf {
+    dir.join("out")
+}
+
+fn store(dir: &Path) -> Result<Arc<dyn ObjectStore>> {
+    Ok(Arc::new(LocalStore::open(Arc::new(RealEnv::new()), dir.join("checkpoints"))?))
+}
+
+fn build(flow: &Flow<'_>, job: &Job, held: &Held) -> Result<()> {
+    let records = flow
+        .source("records", held.clone())
+        .event_time(|record: &Record| record.time, DISORDER as u64)
+        .batch_records(16)
+        .build()?;
+    let (worker, workers) = (flow.index() as u32, flow.peers() as u32);
+    let place = Place { worker, workers, max_parallelism: MaxParallelism::DEFAULT };
+    let probe = job.probe.clone();
+    let lines = flow
+        .keyed(&job.operator, records, |record| record.key)
+        .state(|shard| Tally::open(shard, place, probe))?
+        .process_with_timers(
+            Tally::timers,
+            |tally, context, timer| {
+                let mut lines = Vec::new();
+                tally.timer(context.store(), &timer, &mut lines)?;
+                lines.into_iter().for_each(|line| context.emit(line));
+                Ok(())
+            },
+            |tally, context, _, record| {
+                let mut lines = Vec::new();
+                tally.record(context.store(), &record, &mut lines)?;
+                lines.into_iter().for_each(|line| context.emit(line));
+                Ok(())
+            },
+        )?;
+    flow.files("out", lines, FileSink::new(out(&job.dir)), |line: &String, bytes| {
+        bytes.extend_from_slice(line.as_bytes());
+        bytes.push(b'\n');
+    })
+}
+
+impl Adapter for OnTimely {
+    fn name(&self) -> String {
+        "alluvium-timely".to_owned()
+    }
+
+    fn supports(&self, capability: Capability) -> Support {
+        match capability {
+            Capability::LostNotifications => {
+                Support::No("messages between its workers cannot be lost one by one".to_owned())
+            }
+            _ => Support::Yes,
+        }
+    }
+
+    fn start(&self, job: &Job) -> Result<Box<dyn Running>> {
+        std::fs::create_dir_all(&job.dir)
+            .map_err(|error| Error::io("no directory for the job", error))?;
+        let mut settings = CheckpointSettings::default();
+        settings.interval_ms = None;
+        settings.timeout_ms = job.timeout_ms;
+        settings.tolerable_failures = usize::MAX;
+        let life = self.lives.fetch_add(1, Ordering::SeqCst);
+        let (started, starts) = channel();
+        let state = job.dir.join(format!("life-{life}"));
+        let of_timely = alluvium_timely::Job::new(JOB, job.faults.wrap(store(&job.dir)?), state)
+            .settings(settings)
+            .allow_dropped_state(job.allow_dropped_state)
+            .restore_from(match &job.from {
+                From::Latest => RestoreFrom::Latest,
+                From::Savepoint(name) => RestoreFrom::Savepoint(name.clone()),
+            })
+            .observer(move |event| {
+                if let JobEvent::Started { .. } = event {
+                    // Who waited may have given up.
+                    let _ = started.send(());
+                }
+            });
+        let handle = of_timely.handle();
+        let held = Held { source: job.source.clone(), is_killed: Arc::default() };
+        let is_killed = Arc::clone(&held.is_killed);
+        let (job, workers) = (job.clone(), job.workers as usize);
+        let thread = std::thread::spawn(move || {
+            of_timely.run(Config::process(workers), move |flow| build(flow, &job, &held))
+        });
+        // The sender goes with the job.
+        match starts.recv() {
+            Ok(()) => Ok(Box::new(Life { handle, thread, is_killed })),
+            Err(_) => match thread.join().expect("the job does not panic") {
+                Ok(_) => Err(Error::internal("the job has ended before it began")),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    fn results(&self, dir: &Path) -> Result<Vec<String>> {
+        let failed = |error| Error::io("results cannot be read", error);
+        let entries = match std::fs::read_dir(out(dir)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(failed)?,
+        };
+        let mut lines = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(failed)?;
+            if entry.file_name().to_string_lossy().starts_with("part-") {
+                let text = std::fs::read_to_string(entry.path()).map_err(failed)?;
+                lines.extend(text.lines().map(str::to_owned));
+            }
+        }
+        Ok(lines)
+    }
+
+    fn damage_latest(&self, dir: &Path) -> Result<()> {
+        let store = store(dir)?;
+        let view = JobView::open(Arc::clone(&store), JOB)?;
+        let latest = view.and_then(|view| view.entry().resume.clone());
+        let latest = latest.ok_or_else(|| Error::invalid("there is no checkpoint"))?;
+        let name = ObjectName::new(latest.location)?;
+        store.remove(&name)?;
+        store.create(&name, b"damaged")
+    }
+}
+
+struct Life {
+    handle: JobHandle,
+    thread: JoinHandle<Result<Outcome>>,
+    is_killed: Arc<AtomicBool>,
+}
+
+impl Running for Life {
+    fn checkpoint(&self) -> Result<SnapshotId> {
+        self.handle.checkpoint()
+    }
+
+    fn begin_checkpoint(&self) {
+        let handle = self.handle.clone();
+        drop(std::thread::spawn(move || handle.checkpoint()));
+    }
+
+    fn savepoint(&self, name: &str) -> Result<SnapshotId> {
+        self.handle.savepoint(name)
+    }
+
+    fn stop(self: Box<Self>, name: &str) -> Result<()> {
+        self.handle.stop(name, StopMode::Suspend)?;
+        self.thread.join().expect("the job does not panic").map(drop)
+    }
+
+    fn lose_notifications(&self) {
+        unreachable!("it was said that this cannot be done");
+    }
+
+    fn has_ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    fn kill(self: Box<Self>) {
+        self.is_killed.store(true, Ordering::SeqCst);
+        // How it ended does not matter any more.
+        let _ = self.thread.join().expect("the job does not panic");
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        self.thread.join().expect("the job does not panic").map(drop)
+    }
+}
