@@ -5,10 +5,14 @@
 //! how to run one small [`Job`], ask it for checkpoints, and kill it. [`run`] puts it to
 //! every claim of [`checks`] and gives a [`Report`], a table for people.
 //!
-//! ```ignore
-//! let report = alluvium_conformance::run(&MyRuntime, &Options::new(dir, seed));
-//! println!("{report}");
-//! assert!(report.is_kept(), "{report}");
+//! ```
+//! use alluvium_conformance::{Adapter, Options, run};
+//!
+//! fn keeps_every_claim(runtime: &dyn Adapter, dir: &std::path::Path, seed: u64) {
+//!     let report = run(runtime, &Options::new(dir, seed));
+//!     println!("{report}");
+//!     assert!(report.is_kept(), "{report}");
+//! }
 //! ```
 //!
 //! # The job
