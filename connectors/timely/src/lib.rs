@@ -165,6 +165,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::flow::Flow;
 pub use crate::job::{Job, JobEvent, JobHandle, Outcome};
 pub use crate::keyed::{Context, Fire, Keyed, Stateful};
+pub use crate::metadata::source_positions;
 pub use crate::sink::FileSink;
 pub use crate::source::{Generator, Lines, Next, Reader, Source, SourceBuilder};
 pub use crate::time::{Step, Time};

@@ -16,6 +16,7 @@
 use std::collections::BTreeMap;
 
 use alluvium::codec::{Reader, varint};
+use alluvium::format::Checkpoint;
 use alluvium::{Error, Result};
 
 use crate::control::mail::{Part, Position};
@@ -28,6 +29,21 @@ pub(crate) const MAX_NAME_BYTES: usize = 256;
 pub(crate) const MAX_SPLITS: usize = 1 << 16;
 const MAX_COUNT: usize = 1 << 20;
 const SPLIT_BYTES: usize = 17;
+
+/// How far the sources of a job had been read when a checkpoint was taken: the
+/// [positions](crate::Reader::position) of their splits, by the name of the source.
+///
+/// For tools and people: whoever [views](alluvium::coordinator::JobView) the job can say
+/// what a checkpoint covers. A restored job finds its places by itself.
+///
+/// # Errors
+/// `Corrupt` if the job's part of the checkpoint cannot be read, `Incompatible` if another
+/// runtime took the checkpoint.
+pub fn source_positions(checkpoint: &Checkpoint) -> Result<BTreeMap<String, Vec<u64>>> {
+    let Metadata { sources, .. } = Metadata::decode(&checkpoint.runtime)?;
+    let positions = |source: SourceMeta| source.splits.iter().map(|split| split.at).collect();
+    Ok(sources.into_iter().map(|(name, source)| (name, positions(source))).collect())
+}
 
 /// One source.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -130,6 +146,9 @@ fn put_str(out: &mut Vec<u8>, text: &str) {
 
 #[cfg(test)]
 mod tests {
+    use alluvium::format::CheckpointKind;
+    use alluvium::{ErrorKind, SnapshotId, SnapshotMode};
+
     use super::*;
 
     fn example() -> Metadata {
@@ -152,6 +171,27 @@ mod tests {
         for metadata in [Metadata::default(), example()] {
             assert_eq!(Metadata::decode(&metadata.encode()).unwrap(), metadata);
         }
+    }
+
+    #[test]
+    fn whoever_reads_a_checkpoint_learns_where_its_sources_were_and_no_nonsense() {
+        let mut checkpoint = Checkpoint {
+            id: SnapshotId(7),
+            epoch: 1,
+            job: "job".to_owned(),
+            kind: CheckpointKind::Checkpoint,
+            mode: SnapshotMode::Incremental,
+            triggered_unix_ms: 0,
+            completed_unix_ms: 0,
+            shards: Vec::new(),
+            runtime: example().encode(),
+        };
+        let expected = [("lines".to_owned(), vec![17, u64::MAX]), ("none".to_owned(), Vec::new())];
+        assert_eq!(source_positions(&checkpoint).unwrap(), BTreeMap::from(expected));
+        checkpoint.runtime = Vec::new();
+        assert_eq!(source_positions(&checkpoint).unwrap_err().kind(), ErrorKind::Corrupt);
+        checkpoint.runtime = b"of another runtime".to_vec();
+        assert_eq!(source_positions(&checkpoint).unwrap_err().kind(), ErrorKind::Incompatible);
     }
 
     #[test]
