@@ -7,8 +7,11 @@ use clap::{Args, Parser, Subcommand};
 
 use super::rules::Rules;
 
-/// Most shards that can be asked for: the number of key groups.
-pub(crate) const MAX_SHARDS: u32 = 128;
+/// Most workers that can be asked for, in all processes: the number of key groups.
+pub(crate) const MAX_WORKERS: u32 = 128;
+
+/// Most processes that can be asked for.
+const MAX_PROCESSES: u32 = 16;
 
 const AFTER_HELP: &str = "\
 Results go to standard output; progress goes to standard error (a bar on a \
@@ -17,8 +20,8 @@ terminal, plain lines otherwise).
 Exit status: 0 if everything equals the plain computation, 1 if something does \
 not or the run failed, 2 if an option was wrong.";
 
-/// Follows a year of real flights with Alluvium, is killed on the way, recovers on
-/// another number of shards, and is rolled back to a savepoint.
+/// Follows a year of real flights with timely dataflow and Alluvium, is killed on the way,
+/// recovers on another number of workers, and is rolled back to a savepoint.
 #[derive(Parser, Debug)]
 #[command(name = "flights", args_conflicts_with_subcommands = true)]
 #[command(disable_help_subcommand = true, after_help = AFTER_HELP)]
@@ -38,13 +41,18 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE", default_value_os_t = bundled_input(), hide_default_value = true)]
     pub(crate) input: PathBuf,
 
-    /// Shards to start with, each on a thread of its own
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = shards())]
-    pub(crate) shards: u32,
+    /// Workers to start with, each on a thread of its own
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = workers())]
+    pub(crate) workers: u32,
 
-    /// Shards to continue with after the kill
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = shards())]
+    /// Workers to continue with after the kill
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = workers())]
     pub(crate) rescale_to: u32,
+
+    /// Processes that the job runs in, each with so many workers; they talk over the
+    /// loopback interface, and all of them are killed
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_PROCESSES)))]
+    pub(crate) processes: u32,
 
     /// Time from the start of one checkpoint to the start of the next; a
     /// checkpoint that takes longer delays the next one
@@ -103,18 +111,31 @@ pub(crate) struct JobOptions {
     /// Directory for state and checkpoints.
     #[arg(long)]
     pub(crate) dir: PathBuf,
-    /// Shards to run on.
-    #[arg(long, value_parser = shards())]
-    pub(crate) shards: u32,
+    /// Workers of each process.
+    #[arg(long, value_parser = workers())]
+    pub(crate) workers: u32,
+    /// Number of this process.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) process: u32,
+    /// Addresses at which the processes find each other, one for each; none if there is
+    /// one process.
+    #[arg(long = "address")]
+    pub(crate) addresses: Vec<String>,
     /// Time between the starts of two checkpoints.
     #[arg(long)]
     pub(crate) interval_ms: u64,
     /// Repetitions of the input.
     #[arg(long)]
     pub(crate) repeat: u32,
+    /// Flights in the file.
+    #[arg(long)]
+    pub(crate) flights: u64,
     /// Days from the beginning of one repetition to that of the next.
     #[arg(long)]
     pub(crate) span_days: u32,
+    /// The latest event of the file, in minutes.
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) latest_min: i64,
     /// Whether each repetition has its own keys.
     #[arg(long)]
     pub(crate) spread: bool,
@@ -145,13 +166,21 @@ impl JobOptions {
             words.push(path.into());
         }
         for (flag, number) in [
-            ("--shards", u64::from(self.shards)),
+            ("--workers", u64::from(self.workers)),
+            ("--process", u64::from(self.process)),
             ("--interval-ms", self.interval_ms),
             ("--repeat", u64::from(self.repeat)),
+            ("--flights", self.flights),
             ("--span-days", u64::from(self.span_days)),
         ] {
             words.push(flag.into());
             words.push(number.to_string().into());
+        }
+        words.push("--latest-min".into());
+        words.push(self.latest_min.to_string().into());
+        for address in &self.addresses {
+            words.push("--address".into());
+            words.push(address.into());
         }
         for (flag, number) in self.rules.to_words() {
             words.push(flag.into());
@@ -182,8 +211,8 @@ fn bundled_input() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/flights/flights.csv.gz")
 }
 
-fn shards() -> clap::builder::RangedI64ValueParser<u32> {
-    clap::value_parser!(u32).range(1..=i64::from(MAX_SHARDS))
+fn workers() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=i64::from(MAX_WORKERS))
 }
 
 fn fraction(text: &str) -> Result<f64, String> {

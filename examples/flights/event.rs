@@ -8,16 +8,16 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use alluvium::coordinator::JobView;
-use alluvium::format::ShardCosts;
+use alluvium::format::{Checkpoint, CheckpointKind, ShardCosts};
 use alluvium::{Error, Result, SnapshotId};
 
-use super::job_data::JobData;
+use super::store;
 
 /// Something that happened in the job.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Event {
-    /// The shards are open and the source begins to read.
-    Started { shards: u32, offset: u64, restored: Option<Restored> },
+    /// All workers run and the source begins to read.
+    Started { workers: u32, offset: u64, restored: Option<Restored> },
     /// So far the source has read `offset` records, some of them before this
     /// process was started, and the others in `elapsed_us`.
     Progress { offset: u64, elapsed_us: u64 },
@@ -41,8 +41,8 @@ pub(crate) struct Restored {
     pub(crate) checkpoint: u64,
     /// The name of the savepoint, if it is one; else empty.
     pub(crate) savepoint: String,
-    pub(crate) from_shards: u32,
-    /// From the start of the process's work to open shards.
+    pub(crate) from_workers: u32,
+    /// From the start of the process's work until all workers ran.
     pub(crate) restore_us: u64,
 }
 
@@ -52,7 +52,7 @@ pub(crate) struct CheckpointLine {
     pub(crate) id: u64,
     /// The name of the savepoint, if it is one; else empty.
     pub(crate) savepoint: String,
-    pub(crate) shards: u32,
+    pub(crate) workers: u32,
     pub(crate) offset: u64,
     pub(crate) costs: ShardCosts,
 }
@@ -63,14 +63,29 @@ impl CheckpointLine {
         let Some(reference) = view.entry().kept().find(|kept| kept.id == id) else {
             return Ok(None);
         };
-        let checkpoint = view.read(reference)?;
-        Ok(Some(Self {
-            id: id.0,
-            savepoint: super::coordinator::name_of(&checkpoint.kind),
-            shards: checkpoint.shards.len() as u32,
-            offset: JobData::from_bytes(&checkpoint.runtime)?.position.offset,
+        Self::of(&view.read(reference)?).map(Some)
+    }
+
+    /// What a checkpoint says of itself.
+    pub(crate) fn of(checkpoint: &Checkpoint) -> Result<Self> {
+        let positions = alluvium_timely::source_positions(checkpoint)?;
+        let Some([offset]) = positions.get(store::SOURCE).map(Vec::as_slice) else {
+            return Err(Error::incompatible("the checkpoint was taken by another job")
+                .at(format_args!("checkpoint {}", checkpoint.id))
+                .expected(format_args!("one position of a source {:?}", store::SOURCE))
+                .found(format_args!("{positions:?}")));
+        };
+        Ok(Self {
+            id: checkpoint.id.0,
+            savepoint: match &checkpoint.kind {
+                CheckpointKind::Checkpoint => String::new(),
+                CheckpointKind::Savepoint(name) => name.clone(),
+            },
+            // Each has one shard.
+            workers: checkpoint.shards.len() as u32,
+            offset: *offset,
             costs: checkpoint.costs(),
-        }))
+        })
     }
 }
 
@@ -115,14 +130,15 @@ impl Event {
     /// The event as a line of JSON, without the line's end.
     pub(crate) fn to_line(&self) -> String {
         match self {
-            Self::Started { shards, offset, restored } => {
-                let line = Line::new("started").number("shards", *shards).number("offset", *offset);
+            Self::Started { workers, offset, restored } => {
+                let line =
+                    Line::new("started").number("workers", *workers).number("offset", *offset);
                 match restored {
                     None => line,
                     Some(r) => line
                         .number("checkpoint", r.checkpoint)
                         .text("savepoint", &r.savepoint)
-                        .number("from_shards", r.from_shards)
+                        .number("from_workers", r.from_workers)
                         .number("restore_us", r.restore_us),
                 }
             }
@@ -132,7 +148,7 @@ impl Event {
             Self::Checkpoint(c) => Line::new("checkpoint")
                 .number("id", c.id)
                 .text("savepoint", &c.savepoint)
-                .number("shards", c.shards)
+                .number("workers", c.workers)
                 .number("offset", c.offset)
                 .number("pause_ns", c.costs.pause_ns)
                 .number("duration_ns", c.costs.duration_ns)
@@ -167,14 +183,14 @@ impl Event {
         })?;
         let event = match fields.text("event")? {
             "started" => Self::Started {
-                shards: fields.number_u32("shards")?,
+                workers: fields.number_u32("workers")?,
                 offset: fields.number("offset")?,
                 restored: match fields.0.contains_key("checkpoint") {
                     false => None,
                     true => Some(Restored {
                         checkpoint: fields.number("checkpoint")?,
                         savepoint: fields.text("savepoint")?.to_owned(),
-                        from_shards: fields.number_u32("from_shards")?,
+                        from_workers: fields.number_u32("from_workers")?,
                         restore_us: fields.number("restore_us")?,
                     }),
                 },
@@ -186,7 +202,7 @@ impl Event {
             "checkpoint" => Self::Checkpoint(CheckpointLine {
                 id: fields.number("id")?,
                 savepoint: fields.text("savepoint")?.to_owned(),
-                shards: fields.number_u32("shards")?,
+                workers: fields.number_u32("workers")?,
                 offset: fields.number("offset")?,
                 costs: ShardCosts {
                     pause_ns: fields.number("pause_ns")?,

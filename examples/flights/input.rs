@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 
 use alluvium::base::{Error, Result};
 use flate2::bufread::MultiGzDecoder;
+use serde::{Deserialize, Serialize};
+
+use super::text::Text;
 
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
@@ -19,7 +22,7 @@ const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
 pub(crate) const BUFFER_BYTES: usize = 128 << 10;
 
 /// One flight, as much of it as the job needs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Flight {
     pub(crate) date: Date,
     pub(crate) carrier: Code,
@@ -35,7 +38,7 @@ pub(crate) struct Flight {
 }
 
 /// What became of a flight: all that an aggregate adds up.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Outcome {
     /// It never departed. Then both delays are `None`.
     pub(crate) cancelled: bool,
@@ -48,7 +51,7 @@ pub(crate) struct Outcome {
 }
 
 /// A day of the calendar.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub(crate) struct Date {
     pub(crate) year: u16,
     pub(crate) month: u8,
@@ -56,44 +59,13 @@ pub(crate) struct Date {
 }
 
 /// A short name of capital letters and digits: a carrier, an airport, an
-/// aircraft. Kept in place, so that a flight owns no memory.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Code {
-    len: u8,
-    bytes: [u8; Code::MAX_BYTES],
-}
+/// aircraft.
+pub(crate) type Code = Text<11>;
 
-impl Code {
-    /// The longest name that fits.
-    pub(crate) const MAX_BYTES: usize = 11;
-
-    fn new(field: &[u8]) -> Option<Self> {
-        let fits = (1..=Self::MAX_BYTES).contains(&field.len());
-        if !fits || !field.iter().all(u8::is_ascii_alphanumeric) {
-            return None;
-        }
-        let mut bytes = [0; Self::MAX_BYTES];
-        bytes[..field.len()].copy_from_slice(field);
-        Some(Self { len: field.len() as u8, bytes })
-    }
-
-    /// The letters and digits.
-    pub(crate) fn as_str(&self) -> &str {
-        let bytes = &self.bytes[..usize::from(self.len)];
-        std::str::from_utf8(bytes).expect("letters and digits are text")
-    }
-}
-
-impl fmt::Display for Code {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl fmt::Debug for Code {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
+/// The name that a field holds, if it holds one.
+fn code_of(field: &[u8]) -> Option<Code> {
+    let is_name = !field.is_empty() && field.iter().all(u8::is_ascii_alphanumeric);
+    std::str::from_utf8(field).ok().filter(|_| is_name).and_then(Code::of)
 }
 
 /// Where the columns that we read stand in this file.
@@ -155,20 +127,6 @@ impl FlightReader {
         }
         let line = self.row.position().map_or(0, csv::Position::line);
         Row { path: &self.path, line, fields: &self.row }.flight(&self.columns).map(Some)
-    }
-
-    /// Passes over the next `count` flights without looking into them.
-    pub(crate) fn skip(&mut self, count: u64) -> Result<()> {
-        for skipped in 0..count {
-            if !self.read_row()? {
-                return Err(Error::incompatible("the input ends before the recorded offset")
-                    .at(self.path.display())
-                    .expected(format_args!("at least {count} flights"))
-                    .found(skipped)
-                    .remedy("continue with the same file that the checkpoint was taken over"));
-            }
-        }
-        Ok(())
     }
 
     fn read_row(&mut self) -> Result<bool> {
@@ -285,7 +243,7 @@ impl Row<'_> {
     }
 
     fn code(&self, index: usize, name: &str) -> Result<Code> {
-        self.present(index).and_then(Code::new).ok_or_else(|| {
+        self.present(index).and_then(code_of).ok_or_else(|| {
             let max = Code::MAX_BYTES;
             self.wrong(index, name, format_args!("1 to {max} letters and digits"))
         })

@@ -1,81 +1,56 @@
-//! The job: what a runtime does around a state backend, in small.
+//! The job: one process of it, with its workers.
 //!
-//! 1. The *source* (`source`) reads records and routes each one five times, by
-//!    its aircraft, its airport, its carrier, its carrier and day, and its
-//!    route: key, then key group, then the shard that owns the group. They
-//!    travel in batches through one bounded channel per shard; a full channel
-//!    holds the source back. Watermarks travel with them, to all shards.
-//! 2. A *worker* per shard gives them to its operators (`operators`), which
-//!    alone touch its shard, and whose results go to a file (`results`).
-//! 3. Alluvium's coordinator says when a checkpoint begins; the thread that polls it
-//!    (`coordinator`) asks the source for barriers. The source sends what it has
-//!    batched, then the barrier, to every worker, and reads on. The barrier carries the
-//!    position in the input.
-//! 4. A worker that meets the barrier freezes its shard, closes its part of the
-//!    results, hands both to that thread and goes on at once.
-//! 5. The thread waits until every shard's snapshot and every part is durable, and
-//!    acknowledges them, with what the job itself has to remember (`job_data`).
-//!    Alluvium's coordinator then completes the checkpoint, and the workers hear of it
-//!    through the same channels.
-//!
-//! There is one source, so a worker has one input, its barriers need no
-//! aligning, and the watermark of the source is that of every worker. There is
-//! at most one checkpoint under way.
-//!
-//! A thread that fails says so to the coordinator, which then ends; the other
-//! threads follow because their channels close.
+//! The connector runs the dataflow and takes its checkpoints. What is left to do here, in
+//! the first process, is to choose where the job goes on, to ask for the savepoint, to
+//! tell the supervisor how it goes, and to compare what has come of it.
 
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use alluvium::coordinator::{ClaimMode, Coordinator, Participant, RestoreFrom};
-use alluvium::format::Checkpoint;
-use alluvium::{Error, MaxParallelism, Result, SnapshotId, SnapshotMode};
-use crossbeam::channel::{Receiver, RecvTimeoutError, SendError, Sender, bounded, unbounded};
+use alluvium::coordinator::{JobView, RestoreFrom};
+use alluvium::object::ObjectStore;
+use alluvium::{Error, ErrorKind, Result, SnapshotId};
+use alluvium_timely::{Job, JobEvent, JobHandle};
+use timely::{CommunicationConfig, Config, WorkerConfig};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::cli::JobOptions;
-use super::coordinator::{self, Coordination};
-use super::event::{Event, Restored};
-use super::job_data::{JobData, JobIdentity, Position};
-use super::results::{self, Part, Results};
-use super::source::{Batch, Input, Source};
-use super::store::{self, ShardStore, Store, Ticket};
+use super::dataflow::{self, Plan};
+use super::event::{CheckpointLine, Event, Restored};
+use super::source::{Course, FlightSource};
+use super::store::{self, Directories};
 use super::survey::InputIdentity;
 use super::verify;
 
-/// Key groups of the job.
-pub(crate) const MAX_PARALLELISM: MaxParallelism = MaxParallelism::DEFAULT;
-
-/// Batches that may lie in front of a worker before the source has to wait.
-const CHANNEL_BATCHES: usize = 16;
-
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Where the job keeps what, below the directory given to it.
-pub(crate) struct Directories {
-    /// Alluvium's working files.
-    pub(crate) state: PathBuf,
-    /// Alluvium's checkpoints and savepoints.
-    pub(crate) checkpoints: PathBuf,
-    /// What the job says.
-    pub(crate) results: PathBuf,
-}
+/// Flights that the source may read past a barrier: the first worker reads and works, and
+/// is not to run away from the others.
+const LEAD_RECORDS: u64 = 20_000;
 
-impl Directories {
-    pub(crate) fn below(dir: &Path) -> Self {
-        Self {
-            state: dir.join("state"),
-            checkpoints: dir.join("checkpoints"),
-            results: dir.join("results"),
-        }
-    }
+/// A number that is another one if the job is to read another input, or to do something
+/// else with it: then it must not go on from a checkpoint.
+pub(crate) fn fingerprint(options: &JobOptions, input: &InputIdentity) -> u64 {
+    let mut bytes = Vec::new();
+    bytes.extend_from_slice(&input.file_bytes.to_le_bytes());
+    bytes.extend_from_slice(&input.hash.0.to_le_bytes());
+    bytes.extend_from_slice(&options.repeat.to_le_bytes());
+    bytes.push(u8::from(options.spread));
+    bytes.extend_from_slice(&options.rules.to_bytes());
+    xxh3_64(&bytes)
 }
 
 /// Runs the job and reports to the supervisor. True if every aggregate is
 /// right.
 pub(crate) fn run_as_child(options: &JobOptions) -> Result<bool> {
+    if options.process > 0 {
+        let course = Arc::new(Course::default());
+        let source = FlightSource::new(options, course)?;
+        return run_workers(new_job(options)?, options, source).map(|()| true);
+    }
     match run(options) {
         Ok(right) => {
             Event::Finished { right }.send()?;
@@ -88,286 +63,228 @@ pub(crate) fn run_as_child(options: &JobOptions) -> Result<bool> {
     }
 }
 
+/// The first process.
 fn run(options: &JobOptions) -> Result<bool> {
-    let began = Instant::now();
+    let clock = Arc::new(Clock::new());
     let directories = Directories::below(&options.dir);
-    std::fs::create_dir_all(&directories.results).map_err(|e| {
-        Error::io("cannot create a directory of the job", e)
-            .at(directories.results.display())
-            .remedy("check the directory given with --dir and its permissions")
-    })?;
-    let job = JobIdentity {
-        input: InputIdentity::of_file(&options.input)?,
-        repeat: options.repeat,
-        spread: options.spread,
-        rules: options.rules,
+    let restored = restored(options, &directories)?;
+    let (at_record, is_due) = channel();
+    let is_held = options.await_kill || options.savepoint_at_record.is_some();
+    let course = Arc::new(Course::new(options.savepoint_at_record, at_record, is_held));
+    let source = FlightSource::new(options, Arc::clone(&course))?;
+    let watermark = source.last_watermark();
+
+    let telling = Telling {
+        checkpoints: store::object_store(&directories.checkpoints)?,
+        clock: Arc::clone(&clock),
+        restored,
     };
-    let mut checkpoints = store::coordinator(&directories.checkpoints, options.interval_ms)?;
-    let restored = restore(&mut checkpoints, options, &job)?;
-
-    let store = Store::open(&directories.state, &checkpoints, MAX_PARALLELISM)?;
-    let next_id = SnapshotId(restored.as_ref().map_or(1, |(from, _)| from.id.0 + 1));
-    results::discard_after(&directories.results, SnapshotId(next_id.0 - 1))?;
-    let shards = open_shards(&store, options, &directories, restored.as_ref(), next_id)?;
-    let start = restored.as_ref().map_or(Position::default(), |(_, data)| data.position);
-    Event::Started {
-        shards: options.shards,
-        offset: start.offset,
-        restored: restored.as_ref().map(|(from, _)| Restored {
-            checkpoint: from.id.0,
-            savepoint: coordinator::name_of(&from.kind),
-            from_shards: from.shards.len() as u32,
-            restore_us: began.elapsed().as_micros() as u64,
-        }),
-    }
-    .send()?;
-
-    let (mut shards, last) = process(options, &directories, job, checkpoints, shards, start)?;
+    let job = new_job(options)?.observer(move |event| telling.hear(event));
+    let handle = job.handle();
+    let (over, until_over) = channel::<()>();
+    let (ended, saved) = thread::scope(|scope| {
+        let (course, clock) = (&*course, &*clock);
+        let saving = scope.spawn(move || save(options, &handle, &is_due, course));
+        scope.spawn(move || tell_progress(course, clock, &until_over));
+        let ended = run_workers(job, options, source);
+        course.close();
+        drop(over);
+        (ended, saving.join())
+    });
+    ended?;
+    saved
+        .unwrap_or_else(|_| Err(Error::internal("the thread that asks for savepoints panicked")))?;
+    Event::Applied { offset: course.offset(), elapsed_us: clock.completed_us() }.send()?;
 
     let mut right = true;
-    for verdict in verify::against_plain_computation(options, &directories, last, &mut shards)? {
+    for verdict in verify::against_plain_computation(options, &directories, watermark)? {
         right &= verdict.is_right();
         Event::Verified(verdict).send()?;
     }
     Ok(right)
 }
 
-/// What the job goes on from, and what it kept with that; nothing if it begins.
-fn restore(
-    checkpoints: &mut Coordinator,
-    options: &JobOptions,
-    job: &JobIdentity,
-) -> Result<Option<(Checkpoint, JobData)>> {
-    let from = match &options.rollback_to {
-        Some(name) => RestoreFrom::Savepoint(name.clone()),
-        None if options.restore => RestoreFrom::Latest,
-        None => return Ok(None),
+/// What to go on from; the beginning if there is nothing.
+fn origin(options: &JobOptions) -> RestoreFrom {
+    let savepoint = options.rollback_to.clone().map(RestoreFrom::Savepoint);
+    savepoint.unwrap_or(RestoreFrom::Latest)
+}
+
+/// What the checkpoint says that the job goes on from; nothing if it begins.
+fn restored(options: &JobOptions, directories: &Directories) -> Result<Option<CheckpointLine>> {
+    if !options.restore && options.rollback_to.is_none() {
+        return Ok(None);
+    }
+    let (_, checkpoint) = store::find(&directories.checkpoints, &origin(options))?;
+    CheckpointLine::of(&checkpoint).map(Some)
+}
+
+/// The job, the same in every process.
+fn new_job(options: &JobOptions) -> Result<Job> {
+    let directories = Directories::below(&options.dir);
+    let checkpoints = store::object_store(&directories.checkpoints)?;
+    Ok(Job::new(store::JOB, checkpoints, directories.state)
+        .settings(store::settings(options.interval_ms))
+        .restore_from(origin(options))
+        .lead_records(LEAD_RECORDS))
+}
+
+/// Runs this process's workers until the job is over.
+fn run_workers(job: Job, options: &JobOptions, source: FlightSource) -> Result<()> {
+    let threads = options.workers as usize;
+    let communication = match options.addresses.is_empty() {
+        true => CommunicationConfig::Process(threads),
+        false => CommunicationConfig::Cluster {
+            threads,
+            process: options.process as usize,
+            addresses: options.addresses.clone(),
+            report: false,
+            zerocopy: false,
+        },
     };
-    let restored = checkpoints.restore(&from, ClaimMode::NoClaim)?.ok_or_else(|| {
-        Error::invalid("there is no completed checkpoint to restart from")
-            .at(options.dir.display())
-            .remedy("start the job anew")
-    })?;
-    let at = format!("{from} in {}", options.dir.display());
-    let data = JobData::from_bytes(&restored.runtime).map_err(|error| error.at(&at))?;
-    if data.job != *job {
-        return Err(Error::incompatible(
-            "the checkpoint was taken over another input, or by other rules",
-        )
-        .at(at)
-        .expected(format_args!("{:?}", data.job))
-        .found(format_args!("{job:?}"))
-        .remedy("continue with the same --input and the same options"));
+    let (rules, spread) = (options.rules, options.spread);
+    let results = Directories::below(&options.dir).results;
+    let config = Config { communication, worker: WorkerConfig::default() };
+    let ended = job.run(config, move |flow| {
+        let source = source.clone();
+        dataflow::build(flow, Plan { source, rules, spread, results: &results })
+    });
+    match ended {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::Incompatible => {
+            Err(error.remedy("continue with the same --input and rules, or start the job anew"))
+        }
+        Err(error) => Err(error),
     }
-    Ok(Some((restored, data)))
 }
 
-/// Opens every shard: empty, or with its part of the restored state.
-fn open_shards(
-    store: &Store,
+/// Takes the savepoint when it is due. Without it the job does not come to its end.
+fn save(
     options: &JobOptions,
-    directories: &Directories,
-    restored: Option<&(Checkpoint, JobData)>,
-    next_id: SnapshotId,
-) -> Result<Vec<ShardStore>> {
-    let snapshots = match restored {
-        Some((checkpoint, data)) => store.snapshots_of(checkpoint, data.position)?,
-        None => Vec::new(),
+    handle: &JobHandle,
+    is_due: &Receiver<()>,
+    course: &Course,
+) -> Result<()> {
+    // Fails if the job has ended and none is wanted, or the job itself has failed.
+    if is_due.recv().is_err() {
+        return Ok(());
+    }
+    let mut tries = 0;
+    let saved = loop {
+        tries += 1;
+        match handle.savepoint(store::SAVEPOINT) {
+            Err(error) if error.is_retryable() && tries <= store::TOLERATED_FAILURES => {}
+            saved => break saved,
+        }
     };
-    let count = options.shards;
-    (0..count)
-        .map(|index| {
-            let groups = MAX_PARALLELISM.range_of_subtask(index, count)?;
-            let results = Results::new(&directories.results, index as usize, next_id);
-            store.shard(groups, &snapshots, &options.rules, results)
-        })
-        .collect()
+    if saved.is_err() || !options.await_kill {
+        course.release();
+    }
+    saved.map(|_| ())
 }
 
-/// Reads the input from `start` to its end and gives the shards back, and the number of
-/// the last checkpoint.
-fn process(
-    options: &JobOptions,
-    directories: &Directories,
-    job: JobIdentity,
-    mut checkpoints: Coordinator,
-    shards: Vec<ShardStore>,
-    start: Position,
-) -> Result<(Vec<ShardStore>, SnapshotId)> {
-    let began = Instant::now();
-    let offset = AtomicU64::new(start.offset);
-    let (reports, reports_of_all) = unbounded();
-    let (triggers, triggers_of_source) = bounded(1);
-    let (senders, receivers): (Vec<_>, Vec<_>) =
-        shards.iter().map(|_| bounded::<Message>(CHANNEL_BATCHES)).unzip();
+/// How long the job has been running.
+pub(crate) struct Clock {
+    began: Instant,
+    /// When all workers ran; 0 before that.
+    started_us: AtomicU64,
+    /// When the latest checkpoint was complete.
+    completed_us: AtomicU64,
+}
 
-    let participants =
-        Participant::of_operator(store::SHARD_OPERATOR, MAX_PARALLELISM, options.shards)?;
-    checkpoints.start(participants.clone())?;
+impl Clock {
+    fn new() -> Self {
+        let (began, zero) = (Instant::now(), || AtomicU64::new(0));
+        Self { began, started_us: zero(), completed_us: zero() }
+    }
 
-    thread::scope(|scope| {
-        let mut workers = Vec::new();
-        for (index, (shard, messages)) in shards.into_iter().zip(receivers).enumerate() {
-            let reports = Reports(reports.clone());
-            workers.push(spawn(scope, format!("shard-{index}"), move || {
-                reports.of(|reports| work(index, shard, &messages, reports))
-            })?);
+    fn now_us(&self) -> u64 {
+        self.began.elapsed().as_micros() as u64
+    }
+
+    /// How long all workers have been running, if they do.
+    fn running_us(&self) -> Option<u64> {
+        match self.started_us.load(Ordering::Relaxed) {
+            0 => None,
+            started => Some(self.now_us().saturating_sub(started)),
         }
+    }
 
-        let mut source = Source::new(options, start, senders.clone(), triggers_of_source, &offset);
-        let reports = Reports(reports);
-        let source =
-            spawn(scope, "source".into(), move || reports.of(|reports| source.run(reports)))?;
+    /// From when all workers ran until the latest checkpoint was complete.
+    fn completed_us(&self) -> u64 {
+        let started = self.started_us.load(Ordering::Relaxed);
+        self.completed_us.load(Ordering::Relaxed).saturating_sub(started)
+    }
+}
 
-        let mut coordination = Coordination {
-            options,
-            directories,
-            job,
-            began,
-            checkpoints,
-            shards: participants,
-            triggers,
-            reports: reports_of_all,
-            workers: senders,
-            offset: &offset,
-            input_ended: false,
-            last: None,
-            savepoint_taken: false,
-        };
-        let (done, until_done) = bounded::<()>(0);
-        let coordinator = spawn(scope, "coordinator".into(), move || {
-            let _done = done;
-            coordination.run()?;
-            coordination.last.ok_or_else(|| panicked("coordinator"))
-        })?;
+/// Tells the supervisor what happens to the job.
+struct Telling {
+    checkpoints: Arc<dyn ObjectStore>,
+    clock: Arc<Clock>,
+    restored: Option<CheckpointLine>,
+}
 
-        while until_done.recv_timeout(PROGRESS_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-            let progress = Event::Progress {
-                offset: offset.load(Ordering::Relaxed),
-                elapsed_us: began.elapsed().as_micros() as u64,
-            };
-            // If nobody listens, the coordinator will find that out as well
-            // and end the job in good order.
-            if progress.send().is_err() {
-                break;
+impl Telling {
+    fn hear(&self, event: &JobEvent) {
+        match event {
+            JobEvent::Started { workers, .. } => {
+                let now = self.clock.now_us();
+                let restored = self.restored.as_ref();
+                tell(&Event::Started {
+                    workers: *workers,
+                    offset: restored.map_or(0, |from| from.offset),
+                    restored: restored.map(|from| Restored {
+                        checkpoint: from.id,
+                        savepoint: from.savepoint.clone(),
+                        from_workers: from.workers,
+                        restore_us: now,
+                    }),
+                });
+                // From now on progress is told.
+                self.clock.started_us.store(now, Ordering::Relaxed);
             }
-        }
-
-        let coordinated = coordinator.join().unwrap_or_else(|_| Err(panicked("coordinator")));
-        let read = source.join().ok().flatten();
-        let shards: Option<Vec<_>> =
-            workers.into_iter().map(|worker| worker.join().ok().flatten()).collect();
-        let last = coordinated?;
-        read.ok_or_else(|| panicked("source"))?;
-        Ok((shards.ok_or_else(|| panicked("worker"))?, last))
-    })
-}
-
-fn spawn<'scope, T: Send + 'scope>(
-    scope: &'scope thread::Scope<'scope, '_>,
-    name: String,
-    body: impl FnOnce() -> T + Send + 'scope,
-) -> Result<thread::ScopedJoinHandle<'scope, T>> {
-    thread::Builder::new().name(name).spawn_scoped(scope, body).map_err(|e| {
-        Error::io("cannot start a thread", e).remedy("ask for fewer shards, or raise the limit")
-    })
-}
-
-pub(crate) fn panicked(thread: &str) -> Error {
-    Error::internal(format_args!("the {thread} thread ended unexpectedly"))
-        .remedy("see its message above, and report it")
-}
-
-/// What flows to a worker.
-pub(crate) enum Message {
-    Batch(Batch),
-    /// Everything before it belongs to the checkpoint, nothing after it does.
-    Barrier {
-        mode: SnapshotMode,
-        id: SnapshotId,
-        position: Position,
-    },
-    Completed(SnapshotId),
-    Aborted(SnapshotId),
-}
-
-/// What the coordinator hears.
-pub(crate) enum Report {
-    InputEnded,
-    Frozen { shard: usize, id: SnapshotId, position: Position, ticket: Ticket, part: Option<Part> },
-    Failed(Error),
-}
-
-/// Why a thread stops early.
-pub(crate) enum Halt {
-    /// Others ended; the reason is theirs to tell.
-    Stopped,
-    Failed(Error),
-}
-
-impl From<Error> for Halt {
-    fn from(error: Error) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl<T> From<SendError<T>> for Halt {
-    fn from(_: SendError<T>) -> Self {
-        Self::Stopped
-    }
-}
-
-/// A thread's line to the coordinator, which hears of its end in any case.
-struct Reports(Sender<Report>);
-
-impl Reports {
-    /// Runs a thread's body; `None` if it failed.
-    fn of<T>(self, body: impl FnOnce(&Sender<Report>) -> Result<T, Halt>) -> Option<T> {
-        match body(&self.0) {
-            Ok(value) => Some(value),
-            Err(Halt::Stopped) => None,
-            Err(Halt::Failed(error)) => {
-                // Without a coordinator the job is ending for another reason.
-                let _ = self.0.send(Report::Failed(error));
-                None
+            JobEvent::Completed(id) => {
+                self.clock.completed_us.store(self.clock.now_us(), Ordering::Relaxed);
+                self.tell_costs(*id);
             }
+            JobEvent::Savepoint { id, .. } => self.tell_costs(*id),
+            JobEvent::Aborted { id, reason } => {
+                tell(&Event::Aborted { id: id.0, reason: reason.clone() });
+            }
+            // Of no interest here.
+            _ => {}
+        }
+    }
+
+    /// What Alluvium has recorded of a checkpoint that is complete.
+    fn tell_costs(&self, id: SnapshotId) {
+        let view = JobView::open(Arc::clone(&self.checkpoints), store::JOB);
+        let line = view.and_then(|view| match view {
+            Some(view) => CheckpointLine::read(&view, id),
+            None => Ok(None),
+        });
+        match line {
+            Ok(Some(line)) => tell(&Event::Checkpoint(line)),
+            // It has gone again.
+            Ok(None) => {}
+            Err(error) => eprintln!("checkpoint {id} is complete, and cannot be read: {error}"),
         }
     }
 }
 
-impl Drop for Reports {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            let name = thread::current().name().unwrap_or("unnamed").to_owned();
-            let _ = self.0.send(Report::Failed(panicked(&name)));
-        }
+/// Tells the supervisor something. If nobody listens any more, nobody wants the job.
+fn tell(event: &Event) {
+    if let Err(error) = event.send() {
+        eprintln!("error: {error}");
+        std::process::exit(1);
     }
 }
 
-/// A worker's life.
-fn work(
-    index: usize,
-    mut shard: ShardStore,
-    messages: &Receiver<Message>,
-    reports: &Sender<Report>,
-) -> Result<ShardStore, Halt> {
-    for message in messages {
-        match message {
-            Message::Batch(batch) => {
-                for input in batch.iter() {
-                    match input {
-                        Input::Flight(by, key, flight) => shard.process(by, key, flight)?,
-                        Input::Watermark(watermark) => shard.advance(watermark)?,
-                    }
-                }
-            }
-            Message::Barrier { mode, id, position } => {
-                let (ticket, part) = shard.snapshot(mode, id, position)?;
-                reports.send(Report::Frozen { shard: index, id, position, ticket, part })?;
-            }
-            Message::Completed(id) => shard.notify_complete(id),
-            Message::Aborted(id) => shard.notify_aborted(id),
+/// Tells the supervisor how far the source has come, until the job is over.
+fn tell_progress(course: &Course, clock: &Clock, until_over: &Receiver<()>) {
+    while until_over.recv_timeout(PROGRESS_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+        if let Some(elapsed_us) = clock.running_us() {
+            tell(&Event::Progress { offset: course.offset(), elapsed_us });
         }
     }
-    Ok(shard)
 }

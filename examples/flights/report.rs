@@ -39,15 +39,15 @@ fn print_attempt(run: &Run, attempt: &Attempt, out: &mut impl Write) -> io::Resu
     if let Some(restored) = &attempt.restored {
         writeln!(
             out,
-            "{} {} at record {}, {} -> {} shards, in {}",
+            "{} {} at record {}, {} -> {} workers, in {}",
             match restored.savepoint.as_str() {
                 "" => "restarted    from checkpoint".to_owned(),
                 name => format!("rolled back  to savepoint {name:?}, checkpoint"),
             },
             restored.checkpoint,
             thousands(attempt.first_offset),
-            restored.from_shards,
-            attempt.shards,
+            restored.from_workers,
+            attempt.workers,
             duration(restored.restore_us * 1000),
         )?;
     }
@@ -63,7 +63,7 @@ fn print_attempt(run: &Run, attempt: &Attempt, out: &mut impl Write) -> io::Resu
         out,
         "records/s    {} on {} ({} records in {})",
         thousands(attempt.records_per_s()),
-        counted(attempt.shards.into(), "shard"),
+        placed(attempt.workers, run.processes),
         thousands(attempt.records()),
         duration(attempt.elapsed_us * 1000),
     )?;
@@ -86,9 +86,9 @@ fn restored_name(attempt: &Attempt) -> &str {
 fn print_checkpoints(checkpoints: &[CheckpointLine], out: &mut impl Write) -> io::Result<()> {
     writeln!(
         out,
-        "{:>10}  {:>6}  {:>12}  {:>10}  {:>10}  {:>11}  {:>11}  {:>12}",
+        "{:>10}  {:>7}  {:>12}  {:>10}  {:>10}  {:>11}  {:>11}  {:>12}",
         "checkpoint",
-        "shards",
+        "workers",
         "at record",
         "pause",
         "duration",
@@ -99,9 +99,9 @@ fn print_checkpoints(checkpoints: &[CheckpointLine], out: &mut impl Write) -> io
     for line in checkpoints {
         writeln!(
             out,
-            "{:>10}  {:>6}  {:>12}  {:>10}  {:>10}  {:>11}  {:>11}  {:>12}{}",
+            "{:>10}  {:>7}  {:>12}  {:>10}  {:>10}  {:>11}  {:>11}  {:>12}{}",
             line.id,
-            line.shards,
+            line.workers,
             thousands(line.offset),
             duration(line.costs.pause_ns),
             duration(line.costs.duration_ns),
@@ -128,7 +128,7 @@ fn print_checkpoints(checkpoints: &[CheckpointLine], out: &mut impl Write) -> io
     writeln!(out, "bytes new: uploaded for the checkpoint, tables merged since the last included")?;
     writeln!(
         out,
-        "bytes in all: needed to restart from it; a table of several shards counts for each"
+        "bytes in all: needed to restart from it; a table of several workers counts for each"
     )
 }
 
@@ -178,9 +178,18 @@ pub(crate) fn thousands(number: u64) -> String {
     text
 }
 
-/// `1 shard`, `2 shards`.
+/// `1 worker`, `2 workers`.
 pub(crate) fn counted(number: u64, noun: &str) -> String {
     format!("{} {noun}{}", thousands(number), if number == 1 { "" } else { "s" })
+}
+
+/// `2 workers`, `4 workers in 2 processes`.
+pub(crate) fn placed(workers: u32, processes: u32) -> String {
+    let workers = counted(workers.into(), "worker");
+    match processes {
+        1 => workers,
+        _ => format!("{workers} in {processes} processes"),
+    }
 }
 
 /// `part` of `whole`, as `50.1 %`.

@@ -53,7 +53,7 @@ impl Rules {
         ]
     }
 
-    /// As a checkpoint records them: three i64 and two u32, little-endian.
+    /// As the fingerprint of the job takes them: three i64 and two u32, little-endian.
     pub(crate) fn to_bytes(self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
         bytes[..8].copy_from_slice(&self.out_of_orderness_min.to_le_bytes());
@@ -62,18 +62,5 @@ impl Rules {
         bytes[24..28].copy_from_slice(&self.idle_days.to_le_bytes());
         bytes[28..].copy_from_slice(&self.top.to_le_bytes());
         bytes
-    }
-
-    /// Reads what [`to_bytes`](Self::to_bytes) wrote.
-    pub(crate) fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
-        let eight = |at: usize| bytes[at..at + 8].try_into().expect("eight bytes");
-        let four = |at: usize| bytes[at..at + 4].try_into().expect("four bytes");
-        Self {
-            out_of_orderness_min: i64::from_le_bytes(eight(0)),
-            lateness_min: i64::from_le_bytes(eight(8)),
-            session_gap_min: i64::from_le_bytes(eight(16)),
-            idle_days: u32::from_le_bytes(four(24)),
-            top: u32::from_le_bytes(four(28)),
-        }
     }
 }

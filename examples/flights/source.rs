@@ -1,201 +1,224 @@
-//! The source: reads flights, sends each to the shards that own its keys, with
-//! watermarks and barriers in between.
+//! The source: reads flights in the order of the file, over and over, and says of each
+//! which watermark those before it have brought.
 //!
-//! All that it does follows from its [`Position`]: what it reads next, and what
-//! watermark it sends when.
+//! The order matters, so there is one split, which the first worker reads. All that the
+//! source does follows from its position, which is the number of flights before it over
+//! all repetitions: the repetition and the place in the file follow from that, and the
+//! watermark from the flights before it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use alluvium::base::{SnapshotId, SnapshotMode};
-use crossbeam::channel::{Receiver, Sender, TryRecvError};
+use alluvium::{Error, Result};
+use alluvium_timely::{Next, Reader, Source};
 
 use super::cli::JobOptions;
-use super::departure::{self, Departure, KeyedBy};
-use super::input::{Flight, FlightReader};
-use super::job::{Halt, MAX_PARALLELISM, Message, Report};
-use super::job_data::Position;
-use super::time::{EventTime, Watermarks};
+use super::departure::Reading;
+use super::input::FlightReader;
+use super::job::fingerprint;
+use super::survey::InputIdentity;
+use super::time::{self, EventTime, Watermarks};
 
-/// Elements that travel together. Larger: cheaper sending, longer waits at a
-/// barrier.
-const BATCH_ELEMENTS: usize = 1024;
-
-/// Records between two looks of the source at what the coordinator wants.
-const RECORDS_PER_LOOK: u64 = 64;
-
-/// What flows to one shard between two barriers, in order. The keys lie one
-/// after the other in `keys`.
-pub(crate) struct Batch {
-    keys: String,
-    elements: Vec<Element>,
+/// What the source and the rest of its process tell each other.
+#[derive(Default)]
+pub(crate) struct Course {
+    /// Flights that have been read.
+    offset: AtomicU64,
+    /// When so many have been read, somebody is told.
+    awaited: Option<u64>,
+    waiting: Mutex<Option<Sender<()>>>,
+    /// The source does not come to its end while this is set.
+    is_held: AtomicBool,
 }
 
-enum Element {
-    Flight { by: KeyedBy, key_bytes: u8, flight: Departure },
-    Watermark(EventTime),
-}
-
-/// An element as a worker sees it.
-pub(crate) enum Input<'a> {
-    Flight(KeyedBy, &'a str, &'a Departure),
-    Watermark(EventTime),
-}
-
-impl Batch {
-    fn new() -> Self {
+impl Course {
+    /// Tells `waiting` when `awaited` flights have been read. If `is_held` says so, the
+    /// source does not come to its end before it is [released](Self::release).
+    pub(crate) fn new(awaited: Option<u64>, waiting: Sender<()>, is_held: bool) -> Self {
         Self {
-            keys: String::with_capacity(BATCH_ELEMENTS * 12),
-            elements: Vec::with_capacity(BATCH_ELEMENTS),
+            offset: AtomicU64::new(0),
+            awaited,
+            waiting: Mutex::new(Some(waiting)),
+            is_held: AtomicBool::new(is_held),
         }
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Input<'_>> {
-        let mut keys = self.keys.as_str();
-        self.elements.iter().map(move |element| match element {
-            Element::Flight { by, key_bytes, flight } => {
-                let (key, rest) = keys.split_at(usize::from(*key_bytes));
-                keys = rest;
-                Input::Flight(*by, key, flight)
-            }
-            Element::Watermark(watermark) => Input::Watermark(*watermark),
+    /// Flights that have been read, those of earlier processes included.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset.load(Ordering::Relaxed)
+    }
+
+    /// Lets the source come to its end.
+    pub(crate) fn release(&self) {
+        self.is_held.store(false, Ordering::Relaxed);
+    }
+
+    /// Whoever waits need not wait any more.
+    pub(crate) fn close(&self) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    fn come_to(&self, offset: u64) {
+        self.offset.store(offset, Ordering::Relaxed);
+        if self.awaited.is_some_and(|awaited| offset >= awaited)
+            && let Some(waiting) =
+                self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
+            // If nobody waits the job is ending.
+            let _ = waiting.send(());
+        }
+    }
+}
+
+/// The flights of a file, as often as the job wants them.
+#[derive(Clone)]
+pub(crate) struct FlightSource {
+    input: PathBuf,
+    /// Of what the job reads and does by which rules.
+    fingerprint: u64,
+    /// Flights in the file.
+    flights: u64,
+    /// The latest event of the file.
+    latest: EventTime,
+    repeat: u32,
+    span_days: u32,
+    bound_minutes: i64,
+    course: Arc<Course>,
+}
+
+impl FlightSource {
+    /// # Errors
+    /// If the file cannot be read.
+    pub(crate) fn new(options: &JobOptions, course: Arc<Course>) -> Result<Self> {
+        Ok(Self {
+            input: options.input.clone(),
+            fingerprint: fingerprint(options, &InputIdentity::of_file(&options.input)?),
+            flights: options.flights,
+            latest: EventTime::from_minutes(options.latest_min),
+            repeat: options.repeat,
+            span_days: options.span_days,
+            bound_minutes: options.rules.out_of_orderness_min,
+            course,
         })
     }
+
+    /// The watermark when all has been read.
+    pub(crate) fn last_watermark(&self) -> EventTime {
+        Watermarks::after(self.bound_minutes, self.latest_before(self.repeat))
+    }
+
+    /// The latest event of all repetitions before one.
+    fn latest_before(&self, repetition: u32) -> EventTime {
+        match repetition.checked_sub(1) {
+            None => EventTime::START,
+            Some(last) => self.latest.plus_days(self.days_before(last)),
+        }
+    }
+
+    /// Days from the beginning of the first repetition to that of another.
+    fn days_before(&self, repetition: u32) -> i64 {
+        i64::from(repetition) * i64::from(self.span_days)
+    }
 }
 
-/// Reads and routes.
-pub(crate) struct Source<'a> {
-    options: &'a JobOptions,
-    position: Position,
+impl Source for FlightSource {
+    type Item = Reading;
+    type Reader = Flights;
+
+    fn splits(&self) -> Result<u32> {
+        Ok(1)
+    }
+
+    fn fingerprint(&self) -> Result<u64> {
+        Ok(self.fingerprint)
+    }
+
+    fn open(&self, _: u32, position: Option<u64>) -> Result<Flights> {
+        let position = position.unwrap_or(0);
+        // More than there are repetitions, if it is a position in none of them.
+        let repetition = u32::try_from(position / self.flights.max(1)).unwrap_or(u32::MAX);
+        let mut flights = Flights {
+            repetition,
+            record: 0,
+            watermarks: Watermarks::resume(self.bound_minutes, self.latest_before(repetition)),
+            file: None,
+            source: self.clone(),
+        };
+        for _ in 0..position % self.flights.max(1) {
+            if flights.read()?.is_none() {
+                return Err(flights.changed());
+            }
+        }
+        self.course.come_to(flights.position());
+        Ok(flights)
+    }
+}
+
+/// Reads the flights of a [`FlightSource`].
+pub(crate) struct Flights {
+    source: FlightSource,
+    /// The repetition being read, from 0, and how much of it has been read.
+    repetition: u32,
+    record: u64,
     watermarks: Watermarks,
-    workers: Vec<Sender<Message>>,
-    /// What is to be sent to each worker next.
-    batches: Vec<Batch>,
-    triggers: Receiver<(SnapshotMode, SnapshotId)>,
-    /// `position.offset`, for everybody to see.
-    offset: &'a AtomicU64,
-    /// Ends every key of this repetition.
-    suffix: String,
-    key: String,
+    /// The file, once something was read of this repetition.
+    file: Option<FlightReader>,
 }
 
-impl<'a> Source<'a> {
-    pub(crate) fn new(
-        options: &'a JobOptions,
-        start: Position,
-        workers: Vec<Sender<Message>>,
-        triggers: Receiver<(SnapshotMode, SnapshotId)>,
-        offset: &'a AtomicU64,
-    ) -> Self {
-        Self {
-            options,
-            position: start,
-            watermarks: Watermarks::resume(options.rules.out_of_orderness_min, start.latest),
-            batches: workers.iter().map(|_| Batch::new()).collect(),
-            workers,
-            triggers,
-            offset,
-            suffix: String::new(),
-            key: String::new(),
-        }
-    }
-
-    pub(crate) fn run(&mut self, reports: &Sender<Report>) -> Result<(), Halt> {
-        let start = self.position;
-        // Watermarks are no part of a snapshot: restored shards hear it again.
-        if start.latest > EventTime::START {
-            self.send_watermark(self.watermarks.current())?;
-        }
-        for repetition in start.repetition..self.options.repeat {
-            let mut reader = FlightReader::open(&self.options.input)?;
-            self.position.repetition = repetition;
-            self.position.record = 0;
-            if repetition == start.repetition {
-                reader.skip(start.record)?;
-                self.position.record = start.record;
-            }
-            self.suffix = departure::repetition_suffix(self.options.spread, repetition);
-            let days_later = i64::from(repetition) * i64::from(self.options.span_days);
-            while let Some(flight) = reader.next()? {
-                self.route(&flight, days_later)?;
-                self.position.offset += 1;
-                self.position.record += 1;
-                if self.position.offset.is_multiple_of(RECORDS_PER_LOOK) {
-                    self.look_at_triggers()?;
+impl Flights {
+    /// The next flight of all repetitions.
+    fn read(&mut self) -> Result<Option<Reading>> {
+        while self.repetition < self.source.repeat {
+            let file = match &mut self.file {
+                Some(file) => file,
+                None => self.file.insert(FlightReader::open(&self.source.input)?),
+            };
+            let Some(flight) = file.next()? else {
+                if self.record != self.source.flights {
+                    return Err(self.changed());
                 }
-            }
+                self.file = None;
+                self.record = 0;
+                self.repetition += 1;
+                continue;
+            };
+            self.record += 1;
+            let scheduled =
+                time::scheduled(&flight).plus_days(self.source.days_before(self.repetition));
+            let watermark = self.watermarks.current();
+            self.watermarks.observe(scheduled);
+            let repetition = self.repetition;
+            return Ok(Some(Reading { flight, repetition, scheduled, watermark }));
         }
-        // Nothing comes any more: whatever is open is complete.
-        self.send_watermark(EventTime::END)?;
-        self.flush()?;
-        reports.send(Report::InputEnded)?;
-        // An input at rest still gets its checkpoints, until nobody asks.
-        while let Ok((mode, id)) = self.triggers.recv() {
-            self.send_barrier(mode, id)?;
-        }
-        Ok(())
+        Ok(None)
     }
 
-    fn look_at_triggers(&mut self) -> Result<(), Halt> {
-        self.offset.store(self.position.offset, Ordering::Relaxed);
-        match self.triggers.try_recv() {
-            Ok((mode, id)) => self.send_barrier(mode, id),
-            Err(TryRecvError::Empty) => Ok(()),
-            Err(TryRecvError::Disconnected) => Err(Halt::Stopped),
-        }
+    fn changed(&self) -> Error {
+        Error::incompatible("the input has not as many flights as it had")
+            .at(self.source.input.display())
+            .expected(self.source.flights)
+            .found(self.record)
+            .remedy("leave the file as it is while the job runs, and between its runs")
     }
+}
 
-    fn send_barrier(&mut self, mode: SnapshotMode, id: SnapshotId) -> Result<(), Halt> {
-        self.flush()?;
-        for worker in &self.workers {
-            worker.send(Message::Barrier { mode, id, position: self.position })?;
-        }
-        Ok(())
-    }
+impl Reader for Flights {
+    type Item = Reading;
 
-    fn flush(&mut self) -> Result<(), Halt> {
-        self.offset.store(self.position.offset, Ordering::Relaxed);
-        (0..self.workers.len()).try_for_each(|index| self.send_batch(index))
-    }
-
-    /// Sends a flight under each of its keys, and then the watermark that it
-    /// brings, if it brings one.
-    fn route(&mut self, flight: &Flight, days_later: i64) -> Result<(), Halt> {
-        let departure = Departure::of(flight, days_later);
-        for by in KeyedBy::ALL {
-            self.key.clear();
-            by.write_key(flight, &mut self.key);
-            self.key.push_str(&self.suffix);
-            let shards = self.workers.len() as u32;
-            let index = departure::shard_of_key(&self.key, MAX_PARALLELISM, shards);
-            self.batches[index].keys.push_str(&self.key);
-            let key_bytes = self.key.len() as u8;
-            self.push(index, Element::Flight { by, key_bytes, flight: departure })?;
-        }
-        if let Some(watermark) = self.watermarks.observe(departure.scheduled) {
-            self.send_watermark(watermark)?;
-        }
-        self.position.latest = self.watermarks.latest();
-        Ok(())
-    }
-
-    fn send_watermark(&mut self, watermark: EventTime) -> Result<(), Halt> {
-        (0..self.workers.len())
-            .try_for_each(|index| self.push(index, Element::Watermark(watermark)))
-    }
-
-    fn push(&mut self, index: usize, element: Element) -> Result<(), Halt> {
-        self.batches[index].elements.push(element);
-        match self.batches[index].elements.len() {
-            BATCH_ELEMENTS.. => self.send_batch(index),
-            _ => Ok(()),
+    fn next(&mut self) -> Result<Next<Reading>> {
+        let reading = self.read()?;
+        self.source.course.come_to(self.position());
+        match reading {
+            Some(reading) => Ok(Next::Record(reading)),
+            // It is at rest; checkpoints are taken all the same.
+            None if self.source.course.is_held.load(Ordering::Relaxed) => Ok(Next::Idle),
+            None => Ok(Next::End),
         }
     }
 
-    fn send_batch(&mut self, index: usize) -> Result<(), Halt> {
-        if self.batches[index].elements.is_empty() {
-            return Ok(());
-        }
-        let batch = std::mem::replace(&mut self.batches[index], Batch::new());
-        Ok(self.workers[index].send(Message::Batch(batch))?)
+    fn position(&self) -> u64 {
+        u64::from(self.repetition) * self.source.flights + self.record
     }
 }

@@ -3,17 +3,17 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
 use alluvium::coordinator::{JobView, RestoreFrom};
 use alluvium::{Error, Result};
 
-use super::cli::{JobOptions, Options};
+use super::cli::{JobOptions, MAX_WORKERS, Options};
 use super::event::{CheckpointLine, Event, Restored, Verdict};
-use super::job::Directories;
-use super::report::{self, counted, percent, thousands};
-use super::store;
+use super::report::{self, percent, placed, thousands};
+use super::store::{self, Directories};
 use super::survey::Extent;
 use super::time::EventTime;
 use super::view::View;
@@ -26,6 +26,7 @@ pub(crate) struct Run {
     pub(crate) total: u64,
     pub(crate) repeat: u32,
     pub(crate) spread: bool,
+    pub(crate) processes: u32,
     pub(crate) kept_dir: Option<PathBuf>,
     pub(crate) attempts: Vec<Attempt>,
     pub(crate) checkpoints: Vec<CheckpointLine>,
@@ -45,12 +46,13 @@ impl Run {
     }
 }
 
-/// One process's part of the job.
+/// One run of the job, in one process or several.
 #[derive(Default)]
 pub(crate) struct Attempt {
-    pub(crate) shards: u32,
+    /// Of all processes.
+    pub(crate) workers: u32,
     pub(crate) restored: Option<Restored>,
-    /// Records that the process before this one had read in vain, as far as it
+    /// Records that the run before this one had read in vain, as far as it
     /// had come to report them.
     pub(crate) replayed: Option<u64>,
     pub(crate) first_offset: u64,
@@ -63,12 +65,12 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
-    /// Records read by this process.
+    /// Records read by this run.
     pub(crate) fn records(&self) -> u64 {
         self.last_offset.saturating_sub(self.first_offset)
     }
 
-    /// Records applied per second by this process.
+    /// Records applied per second by this run.
     pub(crate) fn records_per_s(&self) -> u64 {
         (self.records() as f64 * 1e6 / self.elapsed_us.max(1) as f64) as u64
     }
@@ -76,6 +78,13 @@ impl Attempt {
 
 /// Runs the whole demonstration. True if everything is right.
 pub(crate) fn run(options: &Options) -> Result<bool> {
+    let most = options.workers.max(options.rescale_to).saturating_mul(options.processes);
+    if most > MAX_WORKERS {
+        return Err(Error::invalid("there are more workers than key groups")
+            .expected(format_args!("at most {MAX_WORKERS} in all processes"))
+            .found(most)
+            .remedy("choose smaller --workers, --rescale-to or --processes"));
+    }
     let extent = Extent::of_file(&options.input)?;
     let Some((first_day, last_day)) = extent.days else {
         return Err(Error::invalid("the input holds no flights")
@@ -104,10 +113,14 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let job = JobOptions {
         input: options.input.clone(),
         dir: dir.clone(),
-        shards: options.shards,
+        workers: options.workers,
+        process: 0,
+        addresses: Vec::new(),
         interval_ms: options.interval_ms,
         repeat: options.repeat,
+        flights,
         span_days: days as u32,
+        latest_min: extent.latest.minutes(),
         spread: options.spread,
         rules: options.rules,
         restore: false,
@@ -123,6 +136,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
             total,
             repeat: options.repeat,
             spread: options.spread,
+            processes: options.processes,
             kept_dir: options.dir.clone(),
             attempts: Vec::new(),
             checkpoints: Vec::new(),
@@ -178,7 +192,7 @@ impl Supervisor {
             let kill_at = (self.run.total as f64 * options.kill_at).ceil() as u64;
             self.view.say(&format!(
                 "starting on {}, to be killed at record {} of {}",
-                counted(job.shards.into(), "shard"),
+                self.placed(&job),
                 thousands(kill_at),
                 thousands(self.run.total),
             ));
@@ -187,7 +201,7 @@ impl Supervisor {
             job.restore = true;
             job.await_kill = false;
             job.savepoint_at_record = None;
-            job.shards = options.rescale_to;
+            job.workers = options.rescale_to;
         }
         self.view.say(&format!(
             "{} on {}",
@@ -196,28 +210,34 @@ impl Supervisor {
             } else {
                 "starting"
             },
-            counted(job.shards.into(), "shard"),
+            self.placed(&job),
         ));
         self.attempt(&job, None)?;
         if !options.no_rollback {
             job.restore = false;
             job.rollback_to = Some(store::SAVEPOINT.to_owned());
             job.savepoint_at_record = None;
-            job.shards = options.shards;
+            job.workers = options.workers;
             self.view.say(&format!(
                 "rolling back to savepoint {:?}, on {}",
                 store::SAVEPOINT,
-                counted(job.shards.into(), "shard"),
+                self.placed(&job),
             ));
             self.attempt(&job, None)?;
         }
         Ok(())
     }
 
-    /// Runs one child, to its end or until it is killed at `kill_at`.
+    /// `4 workers in 2 processes`.
+    fn placed(&self, job: &JobOptions) -> String {
+        placed(job.workers * self.run.processes, self.run.processes)
+    }
+
+    /// Runs the job once, to its end or until it is killed at `kill_at`.
     fn attempt(&mut self, job: &JobOptions, kill_at: Option<u64>) -> Result<()> {
-        let (mut child, mut lines) = Running::start(job)?;
-        let mut attempt = Attempt { shards: job.shards, ..Attempt::default() };
+        let (mut running, mut lines) = Running::start(job, self.run.processes)?;
+        let workers = job.workers * self.run.processes;
+        let mut attempt = Attempt { workers, ..Attempt::default() };
         let mut failure = None;
         // What has to be seen before the kill.
         let mut completed = false;
@@ -232,6 +252,10 @@ impl Supervisor {
             if !line.ends_with('\n') && attempt.killed {
                 // The kill cut it short.
                 break;
+            }
+            // Timely tells everybody whom it waits for.
+            if line.starts_with("awaiting connections") {
+                continue;
             }
             match Event::parse(&line)? {
                 Event::Started { offset, restored, .. } => {
@@ -250,7 +274,7 @@ impl Supervisor {
                     self.view.progress(offset, self.run.checkpoints.len());
                     let due = kill_at.is_some_and(|kill_at| offset >= kill_at);
                     if due && completed && !savepoint_due && !attempt.killed {
-                        child.kill()?;
+                        running.kill()?;
                         attempt.killed = true;
                         let done = percent(offset, self.run.total);
                         self.view.say(&format!(
@@ -273,22 +297,25 @@ impl Supervisor {
                     attempt.last_offset = offset;
                     attempt.elapsed_us = elapsed_us;
                     self.view.progress(offset, self.run.checkpoints.len());
-                    self.view.say("end of input; one more checkpoint, then the comparison");
+                    self.view.say("end of input and last checkpoint; now the comparison");
                 }
                 Event::Verified(verdict) => attempt.verdicts.push(verdict),
                 Event::Finished { right: _ } => attempt.finished = true,
                 Event::Failed { message } => failure = Some(message),
             }
         }
-        let status = child.wait()?;
         if let Some(message) = failure {
             return Err(Error::unavailable(message));
         }
-        let as_planned = if attempt.killed { was_killed(status) } else { attempt.finished };
+        let statuses = running.wait()?;
+        let as_planned = match attempt.killed {
+            true => statuses.iter().all(|status| was_killed(*status)),
+            false => attempt.finished,
+        };
         if !as_planned {
             return Err(Error::unavailable("the job ended out of turn")
                 .expected(if kill_at.is_some() { "to run until killed" } else { "a result" })
-                .found(status)
+                .found(format_args!("{statuses:?}"))
                 .remedy("see its message above; check that memory did not run out"));
         }
         self.run.attempts.push(attempt);
@@ -305,12 +332,12 @@ impl Supervisor {
             self.run.attempts.last().map_or(0, |killed| killed.last_offset.saturating_sub(offset));
         attempt.replayed = Some(replayed);
         self.view.say(&format!(
-            "restored {} {} at record {}, {} -> {} shards; replaying {} records, {} to go",
+            "restored {} {} at record {}, {} -> {} workers; replaying {} records, {} to go",
             if restored.savepoint.is_empty() { "checkpoint" } else { "savepoint" },
             restored.checkpoint,
             thousands(offset),
-            restored.from_shards,
-            attempt.shards,
+            restored.from_workers,
+            attempt.workers,
             thousands(replayed),
             thousands(self.run.total.saturating_sub(offset)),
         ));
@@ -329,42 +356,70 @@ impl Supervisor {
     }
 }
 
-/// A child that does not outlive its supervisor.
-struct Running(Child);
+/// The processes of one run, which do not outlive their supervisor.
+struct Running(Vec<Child>);
 
 impl Running {
-    fn start(job: &JobOptions) -> Result<(Self, BufReader<ChildStdout>)> {
+    /// Starts the job. The first of its processes tells how it goes.
+    fn start(job: &JobOptions, processes: u32) -> Result<(Self, BufReader<ChildStdout>)> {
         let failed = |e| {
             Error::io("cannot start the job as a child process", e)
                 .remedy("check that this program still exists and may be executed")
         };
         let program = std::env::current_exe().map_err(failed)?;
-        let mut child = Command::new(program)
-            .args(job.to_words())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(failed)?;
-        let stdout = child.stdout.take().expect("it was asked for");
-        Ok((Self(child), BufReader::new(stdout)))
+        let mut job = job.clone();
+        job.addresses = free_addresses(processes)?;
+        let mut running = Self(Vec::new());
+        for process in 0..processes {
+            job.process = process;
+            let stdout = if process == 0 { Stdio::piped() } else { Stdio::null() };
+            let child = Command::new(&program)
+                .args(job.to_words())
+                .stdin(Stdio::null())
+                .stdout(stdout)
+                .spawn()
+                .map_err(failed)?;
+            running.0.push(child);
+        }
+        let stdout = running.0[0].stdout.take().expect("it was asked for");
+        Ok((running, BufReader::new(stdout)))
     }
 
-    /// SIGKILL on Unix: the process gets no chance to finish anything.
+    /// SIGKILL on Unix: the processes get no chance to finish anything.
     fn kill(&mut self) -> Result<()> {
-        self.0.kill().map_err(|e| Error::io("cannot kill the job", e))
+        let kill = |child: &mut Child| child.kill();
+        self.0.iter_mut().try_for_each(kill).map_err(|e| Error::io("cannot kill the job", e))
     }
 
-    fn wait(&mut self) -> Result<ExitStatus> {
-        self.0.wait().map_err(|e| Error::io("cannot learn how the job ended", e))
+    fn wait(&mut self) -> Result<Vec<ExitStatus>> {
+        let statuses = self.0.iter_mut().map(Child::wait).collect::<io::Result<_>>();
+        statuses.map_err(|e| Error::io("cannot learn how the job ended", e))
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Both fail if it has ended already, which is what we want.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        for child in &mut self.0 {
+            // Both fail if it has ended already, which is what we want.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
+}
+
+/// Where processes find each other: as many free ports of the loopback interface; none if
+/// there is nobody to be found.
+fn free_addresses(processes: u32) -> Result<Vec<String>> {
+    if processes == 1 {
+        return Ok(Vec::new());
+    }
+    let find = || -> io::Result<Vec<String>> {
+        // All at once, so that they are different ones.
+        let listen = |_| TcpListener::bind("127.0.0.1:0");
+        let listeners = (0..processes).map(listen).collect::<io::Result<Vec<_>>>()?;
+        listeners.iter().map(|free| Ok(free.local_addr()?.to_string())).collect()
+    };
+    find().map_err(|e| Error::io("cannot find free ports for the processes of the job", e))
 }
 
 #[cfg(unix)]

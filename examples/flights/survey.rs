@@ -7,7 +7,8 @@ use std::path::Path;
 use alluvium::base::Result;
 use alluvium::base::checksum::{ContentHash, ContentHasher};
 
-use super::input::{BUFFER_BYTES, Date, Flight, FlightReader, open_file, unreadable};
+use super::input::{BUFFER_BYTES, Date, FlightReader, open_file, unreadable};
+use super::time::{self, EventTime};
 
 /// What a file is, told by its size and content: a job restored from a
 /// checkpoint must go on with the very input that it began with.
@@ -46,17 +47,20 @@ pub(crate) struct Extent {
     pub(crate) flights: u64,
     /// The first and the last day of any flight; `None` if there are none.
     pub(crate) days: Option<(Date, Date)>,
+    /// The latest event of any flight.
+    pub(crate) latest: EventTime,
 }
 
 impl Extent {
     /// Reads all of a file, which checks every line of it.
     pub(crate) fn of_file(path: &Path) -> Result<Self> {
         let mut reader = FlightReader::open(path)?;
-        let mut extent = Self { flights: 0, days: None };
-        while let Some(Flight { date, .. }) = reader.next()? {
+        let mut extent = Self { flights: 0, days: None, latest: EventTime::START };
+        while let Some(flight) = reader.next()? {
             extent.flights += 1;
-            let (first, last) = extent.days.unwrap_or((date, date));
-            extent.days = Some((first.min(date), last.max(date)));
+            let (first, last) = extent.days.unwrap_or((flight.date, flight.date));
+            extent.days = Some((first.min(flight.date), last.max(flight.date)));
+            extent.latest = extent.latest.max(time::scheduled(&flight));
         }
         Ok(extent)
     }

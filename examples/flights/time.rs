@@ -6,38 +6,44 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::input::{Date, Flight};
 
 const MINUTES_PER_HOUR: i64 = 60;
 const MINUTES_PER_DAY: i64 = 24 * MINUTES_PER_HOUR;
 const MS_PER_MINUTE: i64 = 60_000;
 
-/// The watermark moves in steps of so many minutes: each step is sent to every
-/// shard, and a finer one would tell them little more.
+/// The watermark moves in steps of so many minutes: at each step every worker looks
+/// what is due, and a finer one would tell it little more.
 const WATERMARK_STEP_MINUTES: i64 = 10;
 
 /// A minute, counted from the beginning of 1970.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub(crate) struct EventTime(i64);
 
 impl EventTime {
     /// Before every event: the watermark of a source that has read nothing.
     pub(crate) const START: Self = Self(i64::MIN);
-    /// After every event: the watermark at the end of the input.
-    pub(crate) const END: Self = Self(i64::MAX);
 
     pub(crate) const fn from_minutes(minutes: i64) -> Self {
         Self(minutes)
     }
 
-    /// Minutes since the beginning of 1970, as timers and namespaces have it.
+    /// Minutes since the beginning of 1970, as namespaces have it.
     pub(crate) const fn minutes(self) -> i64 {
         self.0
     }
 
-    /// Milliseconds since the beginning of 1970, as the clock of a shard has it.
+    /// Milliseconds since the beginning of 1970, as timers, the clock of a shard and
+    /// timely's times have it.
     pub(crate) const fn milliseconds(self) -> i64 {
         self.0.saturating_mul(MS_PER_MINUTE)
+    }
+
+    /// The minute that a time in milliseconds lies in.
+    pub(crate) const fn from_milliseconds(ms: i64) -> Self {
+        Self(ms.div_euclid(MS_PER_MINUTE))
     }
 
     /// Midnight at the beginning of a day.
@@ -157,9 +163,11 @@ impl Watermarks {
         Self { bound_minutes, latest }
     }
 
-    /// The latest event so far: all that has to be kept of a source's past.
-    pub(crate) fn latest(&self) -> EventTime {
-        self.latest
+    /// The watermark when the latest event was at `latest`. A later event has never an
+    /// earlier watermark.
+    pub(crate) fn after(bound_minutes: i64, latest: EventTime) -> EventTime {
+        let behind = latest.minutes() - bound_minutes;
+        EventTime(behind - behind.rem_euclid(WATERMARK_STEP_MINUTES) - 1)
     }
 
     /// The watermark now.
@@ -167,18 +175,11 @@ impl Watermarks {
         if self.latest == EventTime::START {
             return EventTime::START;
         }
-        let behind = self.latest.minutes() - self.bound_minutes;
-        EventTime(behind - behind.rem_euclid(WATERMARK_STEP_MINUTES) - 1)
+        Self::after(self.bound_minutes, self.latest)
     }
 
-    /// Takes an event into account; the watermark that follows it, if that is
-    /// a new one.
-    pub(crate) fn observe(&mut self, event: EventTime) -> Option<EventTime> {
-        if event <= self.latest {
-            return None;
-        }
-        let before = self.current();
-        self.latest = event;
-        Some(self.current()).filter(|&now| now > before)
+    /// Takes an event into account.
+    pub(crate) fn observe(&mut self, event: EventTime) {
+        self.latest = self.latest.max(event);
     }
 }

@@ -1,38 +1,39 @@
-//! Compares everything that the job has in its shards, and everything that it
-//! has said, with the plain computation.
+//! Compares everything that the job has in its last checkpoint, and everything that
+//! it has said, with the plain computation.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 
-use alluvium::base::{Result, SnapshotId};
+use alluvium::{Error, Result};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::cli::JobOptions;
-use super::departure::{repetition_suffix, shard_of_key};
+use super::departure::repetition_suffix;
 use super::event::Verdict;
-use super::job::{Directories, MAX_PARALLELISM, panicked};
 use super::operators::{Counter, Grouping, Totals};
 use super::oracle::{self, End, Expected, PlainTotals};
 use super::results::{self, Kind};
-use super::store::ShardStore;
+use super::store::{Directories, Kept};
 use super::time::EventTime;
 
-/// Compares all there is, `last` being the last completed checkpoint.
+/// Compares all there is. `watermark` is that of the end of the input: the last step of
+/// it came with the end, and what lives by event time is looked at as of then.
 pub(crate) fn against_plain_computation(
     options: &JobOptions,
     directories: &Directories,
-    last: SnapshotId,
-    shards: &mut [ShardStore],
+    watermark: EventTime,
 ) -> Result<Vec<Verdict>> {
+    let mut kept = Kept::open_latest(&directories.checkpoints, &options.rules)?;
+    kept.shard.advance_watermark(watermark.milliseconds());
     // Three readings that have nothing to do with each other.
     let (totals, answered, said) = std::thread::scope(|scope| {
         let totals = scope.spawn(|| PlainTotals::single_pass(&options.input));
         let answered = scope.spawn(|| digests_of_answer(options));
-        let said = digests_of_results(directories, last);
+        let said = digests_of_results(directories);
         (totals.join(), answered.join(), said)
     });
-    let totals = totals.map_err(|_| panicked("oracle"))??;
-    let (answer, end) = answered.map_err(|_| panicked("oracle"))??;
+    let totals = totals.map_err(|_| panicked())??;
+    let (answer, end) = answered.map_err(|_| panicked())??;
     let records = totals.flights * u64::from(options.repeat);
     let mut verdicts = Vec::new();
     for grouping in Grouping::ALL {
@@ -41,14 +42,14 @@ pub(crate) fn against_plain_computation(
             Grouping::Route => &totals.by_route,
             Grouping::CarrierDay => &totals.by_carrier_day,
         };
-        verdicts.push(compare_totals(grouping, expected, options, shards, records)?);
+        verdicts.push(compare_totals(grouping, expected, options, &mut kept, records)?);
     }
-    verdicts.extend(compare_results(options, directories, last, answer, said?)?);
-    verdicts.extend(compare_ends(&end, shards)?);
+    verdicts.extend(compare_results(options, directories, answer, said?)?);
+    verdicts.extend(compare_ends(&end, &mut kept)?);
     Ok(verdicts)
 }
 
-/// Looks up every key that the single pass found, on the shard that owns it.
+/// Looks up every key that the single pass found.
 ///
 /// Missing or different totals make their key wrong. Nothing extra can hide
 /// either: each record adds exactly one flight to one key of each grouping, so
@@ -57,7 +58,7 @@ fn compare_totals(
     grouping: Grouping,
     expected: &BTreeMap<String, Expected>,
     options: &JobOptions,
-    shards: &mut [ShardStore],
+    kept: &mut Kept,
     expected_flights: u64,
 ) -> Result<Verdict> {
     let mut verdict = verdict(grouping.name(), "flights");
@@ -69,8 +70,7 @@ fn compare_totals(
         let suffix = repetition_suffix(options.spread, repetition);
         for (key, &of_one_pass) in expected {
             let key = format!("{key}{suffix}");
-            let owner = &mut shards[shard_of_key(&key, MAX_PARALLELISM, options.shards)];
-            let found = owner.operators.aggregates.get(&mut owner.shard, grouping, &key)?;
+            let found = kept.operators.aggregates.get(&mut kept.shard, grouping, &key)?;
             flights += found.map_or(0, |totals| totals.flights);
             let expected = of_one_pass.times(times);
             verdict.keys += 1;
@@ -135,9 +135,9 @@ fn digests_of_answer(options: &JobOptions) -> Result<(Digests, End)> {
 }
 
 /// What the job has said.
-fn digests_of_results(directories: &Directories, last: SnapshotId) -> Result<Digests> {
+fn digests_of_results(directories: &Directories) -> Result<Digests> {
     let mut digests = Digests::new();
-    results::read_committed(&directories.results, last, |kind, key, line| {
+    results::read_committed(&directories.results, |kind, key, line| {
         add_to(&mut digests, kind, key, line);
     })?;
     Ok(digests)
@@ -148,7 +148,6 @@ fn digests_of_results(directories: &Directories, last: SnapshotId) -> Result<Dig
 fn compare_results(
     options: &JobOptions,
     directories: &Directories,
-    last: SnapshotId,
     mut expected: Digests,
     mut found: Digests,
 ) -> Result<Vec<Verdict>> {
@@ -166,8 +165,7 @@ fn compare_results(
             if expected.get(key) != found.get(key) {
                 verdict.wrong_keys += 1;
                 if verdict.wrong_keys == 1 {
-                    verdict.first_difference =
-                        first_difference(options, directories, last, kind, key)?;
+                    verdict.first_difference = first_difference(options, directories, kind, key)?;
                 }
             }
         }
@@ -180,12 +178,11 @@ fn compare_results(
 fn first_difference(
     options: &JobOptions,
     directories: &Directories,
-    last: SnapshotId,
     of: Kind,
     of_key: &str,
 ) -> Result<String> {
     let mut surplus: BTreeMap<String, i64> = BTreeMap::new();
-    results::read_committed(&directories.results, last, |kind, key, line| {
+    results::read_committed(&directories.results, |kind, key, line| {
         if (kind, key) == (of, of_key) {
             *surplus.entry(line.to_owned()).or_default() += 1;
         }
@@ -203,26 +200,24 @@ fn first_difference(
 }
 
 /// What is left in the states at the end.
-fn compare_ends(end: &End, shards: &mut [ShardStore]) -> Result<Vec<Verdict>> {
+fn compare_ends(end: &End, kept: &mut Kept) -> Result<Vec<Verdict>> {
+    let Kept { shard, operators, .. } = kept;
     let mut counts = BTreeMap::new();
+    for (key, counter, count) in operators.counters.all(shard)? {
+        counts.insert((counter, key), count);
+    }
     let mut cancelled = BTreeMap::new();
+    for (airport, day, count) in operators.cancelled.all(shard)? {
+        cancelled.insert((airport, day.to_string()), count);
+    }
     let mut in_service = BTreeMap::new();
+    for (aircraft, (since, flights)) in operators.service.all(shard)? {
+        let since = EventTime::from_minutes(since).to_string();
+        in_service.insert(aircraft, (since, flights));
+    }
     let of_what = "windows, sessions and days, and their timers";
     let mut left_over = verdict("left behind", of_what);
-    for store in shards {
-        let (shard, operators) = (&mut store.shard, &store.operators);
-        for (key, counter, count) in operators.counters.all(shard)? {
-            counts.insert((counter, key), count);
-        }
-        for (airport, day, count) in operators.cancelled.all(shard)? {
-            cancelled.insert((airport, day.to_string()), count);
-        }
-        for (aircraft, (since, flights)) in operators.service.all(shard)? {
-            let since = EventTime::from_minutes(since).to_string();
-            in_service.insert(aircraft, (since, flights));
-        }
-        left_over.values += operators.left_over(shard)?;
-    }
+    left_over.values = operators.left_over(shard)?;
     left_over.wrong_keys = left_over.values;
 
     let mut verdicts = Vec::new();
@@ -288,4 +283,9 @@ fn differ(
     if verdict.wrong_keys == 1 {
         verdict.first_difference = format!("{key:?}: expected {expected:?}, found {found:?}");
     }
+}
+
+fn panicked() -> Error {
+    Error::internal("the plain computation ended unexpectedly")
+        .remedy("see its message above, and report it")
 }

@@ -1,11 +1,17 @@
 //! The data and its reader.
 
-use alluvium::base::ErrorKind;
+use std::fs;
+use std::sync::Arc;
 
-use crate::example::input::FlightReader;
+use alluvium::base::ErrorKind;
+use alluvium_timely::{Next, Reader, Source};
+
+use crate::example::departure::Reading;
 use crate::example::oracle::PlainTotals;
+use crate::example::source::{Course, FlightSource, Flights};
 use crate::example::survey::Extent;
-use crate::{CANCELLED, HEADER, NAMELESS, ON_TIME, bundled, cut, write_lines};
+use crate::example::time::EventTime;
+use crate::{CANCELLED, HEADER, NAMELESS, ON_TIME, bundled, cut, restart, write_lines};
 
 #[test]
 fn the_bundled_data_is_what_its_source_says() {
@@ -68,19 +74,53 @@ fn every_field_that_is_wrong_is_named_with_its_line() {
     }
 }
 
+fn read(flights: &mut Flights) -> Option<Reading> {
+    match flights.next().expect("sound") {
+        Next::Record(reading) => Some(reading),
+        Next::Idle | Next::End => None,
+    }
+}
+
 #[test]
-fn skipping_flights_leads_to_the_same_place_as_reading_them() {
+fn a_source_opened_at_any_place_goes_on_as_one_that_never_stopped() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let input = cut(dir.path(), 50, true);
-    for count in [0, 1, 49, 50] {
-        let mut read = FlightReader::open(&input).expect("sound");
-        for _ in 0..count {
-            read.next().expect("sound").expect("a flight");
-        }
-        let mut skipped = FlightReader::open(&input).expect("sound");
-        skipped.skip(count).expect("there are as many");
-        assert_eq!(read.next().expect("sound"), skipped.next().expect("sound"), "after {count}");
+    let options = restart(&input, dir.path(), 3);
+    let source = FlightSource::new(&options, Arc::new(Course::default())).expect("sound");
+    let mut never_stopped = source.open(0, None).expect("sound");
+    let mut latest = EventTime::START;
+    for place in 0..=150 {
+        assert_eq!(never_stopped.position(), place);
+        let mut resumed = source.open(0, Some(place)).expect("there are as many");
+        assert_eq!(resumed.position(), place);
+        let next = read(&mut never_stopped);
+        assert_eq!(read(&mut resumed), next, "after {place}");
+        assert_eq!(next.is_some(), place < 150);
+        let Some(next) = next else { break };
+        assert_eq!(u64::from(next.repetition), place / 50);
+        assert!(next.watermark < latest || place == 0, "after {place}");
+        latest = latest.max(next.scheduled);
     }
-    let too_far = FlightReader::open(&input).expect("sound").skip(51).expect_err("there are 50");
-    assert_eq!(too_far.kind(), ErrorKind::Incompatible);
+    assert!(source.last_watermark() < latest && source.last_watermark() > EventTime::START);
+}
+
+#[test]
+fn a_source_whose_file_has_other_flights_than_it_had_fails() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let input = cut(dir.path(), 50, false);
+    let options = restart(&input, dir.path(), 2);
+    let source = FlightSource::new(&options, Arc::new(Course::default())).expect("sound");
+    for flights in [49, 51] {
+        fs::rename(cut(dir.path(), flights, false), &input).expect("a file");
+        let mut reader = source.open(0, None).expect("nothing is read yet");
+        let error = (0..101).find_map(|_| reader.next().err()).expect("it has not 50 flights");
+        assert_eq!(error.kind(), ErrorKind::Incompatible, "{error}");
+        assert!(error.to_string().contains(&format!("found {flights}")), "{error}");
+    }
+    fs::rename(cut(dir.path(), 49, false), &input).expect("a file");
+    // The place is the last one of the first repetition.
+    assert_eq!(source.open(0, Some(49)).expect("they are there").position(), 49);
+    fs::rename(cut(dir.path(), 48, false), &input).expect("a file");
+    let error = source.open(0, Some(49)).err().expect("one is missing");
+    assert_eq!(error.kind(), ErrorKind::Incompatible, "{error}");
 }

@@ -1,7 +1,7 @@
 //! The example job `flights`, run as people run it, on a small cut of its data.
 //!
 //! What could break: a total or a result that is lost or repeated over a kill
-//! and a change of shards; a late flight that is dropped too early or taken too
+//! and a change of workers; a late flight that is dropped too early or taken too
 //! late; a restart from the wrong place; a damaged checkpoint that is passed
 //! over in silence; a comparison that cannot fail; bad input that panics, or
 //! fails without saying where. The job compares itself with a plain computation;
@@ -24,15 +24,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-use alluvium::base::checksum::ContentHash;
 use alluvium::coordinator::{JobView, RestoreFrom};
 use alluvium::format::{Checkpoint, CheckpointRef};
 
-use crate::example::job_data::{JobData, JobIdentity, Position};
+use crate::example::cli::JobOptions;
 use crate::example::rules::Rules;
 use crate::example::store;
-use crate::example::survey::InputIdentity;
-use crate::example::time::EventTime;
+use crate::example::survey::Extent;
 
 const HEADER: &str = "year,month,day,dep_time,sched_dep_time,dep_delay,arr_time,sched_arr_time,\
 arr_delay,carrier,flight,tailnum,origin,dest,air_time,distance,hour,minute,time_hour";
@@ -48,21 +46,27 @@ const RULES: Rules = Rules {
     top: 3,
 };
 
-/// What the job keeps with some checkpoint.
-fn sample() -> JobData {
-    JobData {
-        job: JobIdentity {
-            input: InputIdentity { file_bytes: 1234, hash: ContentHash(u128::MAX / 3) },
-            repeat: 20,
-            spread: true,
-            rules: Rules { top: 7, ..RULES },
-        },
-        position: Position {
-            offset: 9000,
-            repetition: 3,
-            record: 17,
-            latest: EventTime::from_minutes(-4),
-        },
+/// What the supervisor tells the job: to read `input` so many times, one day after the
+/// other, and to go on from its latest checkpoint.
+fn restart(input: &Path, kept: &Path, repeat: u32) -> JobOptions {
+    let extent = Extent::of_file(input).expect("sound");
+    JobOptions {
+        input: input.to_owned(),
+        dir: kept.to_owned(),
+        workers: 2,
+        process: 0,
+        addresses: Vec::new(),
+        interval_ms: 5,
+        repeat,
+        flights: extent.flights,
+        span_days: 1,
+        latest_min: extent.latest.minutes(),
+        spread: false,
+        restore: true,
+        rollback_to: None,
+        savepoint_at_record: None,
+        await_kill: false,
+        rules: RULES,
     }
 }
 

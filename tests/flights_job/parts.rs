@@ -1,21 +1,25 @@
 //! Parts of the job: state, results, time, completed checkpoints, events.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use alluvium::base::{ErrorKind, MaxParallelism, SnapshotId, SnapshotMode};
+use alluvium::base::ErrorKind;
 use alluvium::codec::Codec;
-use alluvium::format::{Checkpoint, CheckpointKind, ShardCosts, ShardPart};
+use alluvium::format::ShardCosts;
 
-use crate::example::departure::{self, Departure, KeyedBy};
+use crate::example::cli::JobOptions;
+use crate::example::departure::KeyedBy;
 use crate::example::event::{CheckpointLine, Event, Restored, Verdict};
 use crate::example::input::{Date, Flight, FlightReader};
-use crate::example::job_data::JobData;
-use crate::example::operators::{Grouping, SessionSet, SessionSetCodec, Totals, TotalsCodec};
-use crate::example::results::{self, Kind, Results};
-use crate::example::store::{self, ShardStore, Store};
-use crate::example::time::{EventTime, Watermarks};
-use crate::{HEADER, ON_TIME, RULES, Random, sample, write_lines};
+use crate::example::job::fingerprint;
+use crate::example::operators::{SessionSet, SessionSetCodec, Totals, TotalsCodec};
+use crate::example::results::{self, Kind};
+use crate::example::rules::Rules;
+use crate::example::survey::InputIdentity;
+use crate::example::text::Text;
+use crate::example::time::{self, EventTime, Watermarks};
+use crate::{HEADER, ON_TIME, RULES, Random, cut, restart, write_lines};
 
 #[test]
 fn totals_survive_its_44_bytes_and_no_other_number_of_them() {
@@ -39,95 +43,64 @@ fn totals_survive_its_44_bytes_and_no_other_number_of_them() {
 }
 
 #[test]
-fn a_shard_takes_the_keys_that_are_routed_to_it_and_refuses_all_others() {
+fn a_job_over_another_input_or_by_other_rules_has_another_fingerprint() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let max = MaxParallelism::DEFAULT;
-    let store = open_store(dir.path());
-    let (_, flight) = a_flight(dir.path());
-    for count in [1, 2, 3, 7] {
-        let mut shards: Vec<ShardStore> = (0..count)
-            .map(|index| {
-                let groups = max.range_of_subtask(index, count).expect("one of the subtasks");
-                let results = Results::new(dir.path(), index as usize, SnapshotId(1));
-                store.shard(groups, &[], &RULES, results).expect("an empty shard")
-            })
-            .collect();
-        for key in ["", "N14228", "EWR-IAH", "UA 2013-01-01#4", "(none)", "é"] {
-            let owner = departure::shard_of_key(key, max, count);
-            for (index, shard) in shards.iter_mut().enumerate() {
-                let done = shard.process(KeyedBy::Route, key, &flight);
-                let expected = (index != owner).then_some(ErrorKind::Invalid);
-                assert_eq!(done.err().map(|e| e.kind()), expected, "{key:?} on {index}/{count}");
-            }
-        }
+    let input = cut(dir.path(), 3, false);
+    let job = restart(&input, dir.path(), 2);
+    let identity = InputIdentity::of_file(&input).expect("readable");
+    let of = |job: &JobOptions| fingerprint(job, &identity);
+    let same = JobOptions { workers: 3, interval_ms: 7, restore: false, ..job.clone() };
+    assert_eq!(of(&same), of(&job));
+    let mut all = vec![
+        of(&job),
+        of(&JobOptions { repeat: 3, ..job.clone() }),
+        of(&JobOptions { spread: true, ..job.clone() }),
+    ];
+    for rules in [
+        Rules { out_of_orderness_min: 31, ..RULES },
+        Rules { lateness_min: 181, ..RULES },
+        Rules { session_gap_min: 481, ..RULES },
+        Rules { idle_days: 31, ..RULES },
+        Rules { top: 4, ..RULES },
+    ] {
+        all.push(of(&JobOptions { rules, ..job.clone() }));
     }
+    for flights in [2, 4] {
+        let other = InputIdentity::of_file(&cut(dir.path(), flights, false)).expect("readable");
+        all.push(fingerprint(&job, &other));
+    }
+    let count = all.len();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), count);
 }
 
 #[test]
-fn only_snapshots_of_the_recorded_checkpoint_and_position_are_restored() {
+fn a_flight_has_five_keys_and_each_repetition_its_own_if_they_are_spread() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let max = MaxParallelism::DEFAULT;
-    let store = open_store(dir.path());
-    let results = || Results::new(dir.path(), 0, SnapshotId(9));
-    let mut shard = store.shard(max.all_groups(), &[], &RULES, results()).expect("empty");
-    let (_, flight) = a_flight(dir.path());
-    shard.process(KeyedBy::Aircraft, "N14228", &flight).expect("in memory");
-
-    let position = sample().position;
-    let (ticket, part) =
-        shard.snapshot(SnapshotMode::Incremental, SnapshotId(9), position).expect("frozen");
-    assert!(part.is_some(), "the aircraft has come into service");
-    let handle = ticket.wait().expect("durable").handle;
-    let checkpoint = Checkpoint {
-        id: SnapshotId(9),
-        epoch: 1,
-        job: "flights".into(),
-        kind: CheckpointKind::Checkpoint,
-        mode: SnapshotMode::Incremental,
-        triggered_unix_ms: 0,
-        completed_unix_ms: 0,
-        shards: vec![ShardPart { handle, costs: ShardCosts::default() }],
-        runtime: Vec::new(),
-    };
-    let snapshots = store.snapshots_of(&checkpoint, position).expect("they belong together");
-    let mut restored =
-        store.shard(max.all_groups(), &snapshots, &RULES, results()).expect("restored");
-    let mut totals = |grouping| {
-        let aggregates = &restored.operators.aggregates;
-        aggregates.get(&mut restored.shard, grouping, &"N14228".to_owned()).expect("readable")
-    };
-    let found = totals(Grouping::Aircraft).map(|totals| (totals.flights, totals.miles));
-    assert_eq!(found, Some((1, 1400)));
-    assert_eq!(totals(Grouping::Route), None);
-
-    let mut elsewhere = position;
-    elsewhere.record += 1;
-    let error = store.snapshots_of(&checkpoint, elsewhere).expect_err("taken at another place");
-    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
-    for fact in ["does not belong", "taken at record 9000", "of checkpoint 9"] {
-        assert!(error.to_string().contains(fact), "no `{fact}` in {error}");
-    }
-}
-
-fn open_store(dir: &Path) -> Store {
-    let checkpoints = store::coordinator(&dir.join("checkpoints"), 1000).expect("a new directory");
-    Store::open(&dir.join("state"), &checkpoints, MaxParallelism::DEFAULT).expect("a new directory")
+    let flight = flight_of(dir.path(), ON_TIME);
+    let keys = |repetition| KeyedBy::ALL.map(|by| by.key(&flight, repetition).to_string());
+    assert_eq!(keys(None), ["N14228", "EWR", "UA", "UA 2013-01-01", "EWR-IAH"]);
+    assert_eq!(keys(Some(4)), ["N14228#4", "EWR#4", "UA#4", "UA 2013-01-01#4", "EWR-IAH#4"]);
+    let longest = "ABCDEFGHIJK";
+    let long = ON_TIME.replace("EWR,IAH", &format!("{longest},{longest}"));
+    let flight = flight_of(dir.path(), &long);
+    let key = KeyedBy::Route.key(&flight, Some(u32::MAX));
+    assert_eq!(key.as_str(), format!("{longest}-{longest}#{}", u32::MAX));
 }
 
 #[test]
-fn what_the_job_keeps_with_a_checkpoint_reads_back_as_written_and_nothing_else_does() {
-    let bytes = sample().to_bytes();
-    assert_eq!(JobData::from_bytes(&bytes).expect("sound"), sample());
-    for len in 0..bytes.len() {
-        let error = JobData::from_bytes(&bytes[..len]).expect_err("cut short");
-        assert_eq!(error.kind(), ErrorKind::Corrupt, "cut at {len}: {error}");
-    }
-    let longer = [&bytes[..], &[0]].concat();
-    assert!(JobData::from_bytes(&longer).is_err());
-    let mut newer = bytes;
-    newer[0] += 1;
-    let error = JobData::from_bytes(&newer).expect_err("another version");
-    assert_eq!(error.kind(), ErrorKind::Incompatible, "{error}");
+fn a_short_text_keeps_what_fits_and_refuses_the_rest_whole() {
+    let mut text = Text::<5>::EMPTY;
+    assert!(text.write_str("ab").is_ok() && text.write_str("cdef").is_err());
+    assert_eq!(text.as_str(), "ab");
+    assert!(text.write_str("é").is_ok() && text.write_str("x").is_ok());
+    assert_eq!((text.as_str(), Text::of("abéx")), ("abéx", Some(text)));
+    assert_eq!(Text::<5>::of("abcdef"), None);
+    let json = serde_json::to_string(&text).expect("a string");
+    assert_eq!(json, "\"abéx\"");
+    assert_eq!(serde_json::from_str::<Text<5>>(&json).expect("it fits"), text);
+    assert!(serde_json::from_str::<Text<4>>(&json).is_err());
 }
 
 #[test]
@@ -141,7 +114,7 @@ fn every_event_survives_its_line() {
     };
     let savepoint = "on \"the\" way".to_owned();
     let restored =
-        Restored { checkpoint: 9, savepoint: savepoint.clone(), from_shards: 2, restore_us: 77 };
+        Restored { checkpoint: 9, savepoint: savepoint.clone(), from_workers: 2, restore_us: 77 };
     let verdict = Verdict {
         what: "carrier and day".into(),
         keys: 5,
@@ -151,10 +124,10 @@ fn every_event_survives_its_line() {
         first_difference: "N1: expected Expected { total: 1 }, found \"no\\ne\"".into(),
     };
     for event in [
-        Event::Started { shards: 3, offset: 0, restored: None },
-        Event::Started { shards: 3, offset: 12, restored: Some(restored) },
+        Event::Started { workers: 3, offset: 0, restored: None },
+        Event::Started { workers: 3, offset: 12, restored: Some(restored) },
         Event::Progress { offset: 1, elapsed_us: 2 },
-        Event::Checkpoint(CheckpointLine { id: 7, savepoint, shards: 3, offset: 8, costs }),
+        Event::Checkpoint(CheckpointLine { id: 7, savepoint, workers: 3, offset: 8, costs }),
         Event::Aborted { id: 7, reason: "disk\nfull\t\u{1}".into() },
         Event::Applied { offset: 1, elapsed_us: 2 },
         Event::Verified(verdict),
@@ -173,56 +146,47 @@ fn every_event_survives_its_line() {
 // Results.
 
 #[test]
-fn results_count_once_a_checkpoint_of_their_number_or_a_later_one_is_completed() {
+fn only_what_is_committed_is_a_result() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let mut results = Results::new(dir.path(), 0, SnapshotId(5));
-    for id in 5..9 {
-        // Nothing is said before the barrier of checkpoint 7.
-        if id != 7 {
-            results.line(Kind::Hour, format_args!("EWR,{id}")).expect("written");
-        }
-        let part = results.barrier(SnapshotId(id)).expect("closed");
-        assert_eq!(part.is_some(), id != 7);
-        results::make_durable(dir.path(), part.into_iter().collect()).expect("durable");
-    }
-    let committed = |completed| {
-        let mut lines = Vec::new();
-        results::read_committed(dir.path(), SnapshotId(completed), |kind, key, line| {
-            assert_eq!((kind, key), (Kind::Hour, "EWR"));
-            lines.push(line.to_owned());
-        })
-        .expect("readable");
-        lines
+    let undone = dir.path().join("undone");
+    fs::create_dir(&undone).expect("a directory");
+    let write = |name: &str, airport| {
+        let line = results::line(Kind::Hour, format_args!("{airport},7"));
+        write_lines(&dir.path().join(name), &[&line, "routes,UA,x"]);
     };
-    assert_eq!(committed(4), [""; 0]);
-    assert_eq!(committed(6), ["hour,EWR,5", "hour,EWR,6"]);
-    assert_eq!(committed(7), ["hour,EWR,5", "hour,EWR,6"]);
-    assert_eq!(committed(8), ["hour,EWR,5", "hour,EWR,6", "hour,EWR,8"]);
-
-    results::discard_after(dir.path(), SnapshotId(5)).expect("removed");
-    assert_eq!(committed(8), ["hour,EWR,5"]);
-    // What is said again has its place; what counts is never written over.
-    let mut again = Results::new(dir.path(), 0, SnapshotId(6));
-    again.line(Kind::Hour, format_args!("EWR,6")).expect("the place is free");
-    let mut twice = Results::new(dir.path(), 0, SnapshotId(5));
-    let error = twice.line(Kind::Hour, format_args!("EWR,5")).expect_err("it exists");
-    assert!(error.to_string().contains("part-0000000005-000.csv"), "{error}");
+    write("part-00000000000000000010-00000", "JFK");
+    write("part-00000000000000000009-00001", "EWR");
+    write(".pending-0000000001-00000-0000000003", "LGA");
+    write("undone/0000000002-part-00000000000000000011-00000", "LGA");
+    let mut found = Vec::new();
+    results::read_committed(dir.path(), |kind, key, line| {
+        found.push((kind, key.to_owned(), line.to_owned()));
+    })
+    .expect("readable");
+    let result = |kind, key: &str, line: &str| (kind, key.to_owned(), line.to_owned());
+    let expected = [
+        result(Kind::Hour, "EWR", "hour,EWR,7"),
+        result(Kind::Routes, "UA", "routes,UA,x"),
+        result(Kind::Hour, "JFK", "hour,JFK,7"),
+        result(Kind::Routes, "UA", "routes,UA,x"),
+    ];
+    assert_eq!(found, expected);
 }
 
 #[test]
 fn a_line_that_is_no_result_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let part = dir.path().join("part-0000000001-000.csv");
+    let part = dir.path().join("part-00000000000000000001-00000");
     for wrong in ["hour,EWR", "hour", "", "minute,EWR,1", "hour,EWR,1\nhour,EWR,2"] {
         fs::write(&part, format!("hour,EWR,0\n{wrong}")).expect("a file");
-        let read = results::read_committed(dir.path(), SnapshotId(1), |_, _, _| {});
+        let read = results::read_committed(dir.path(), |_, _, _| {});
         // An empty end is no line at all.
         let Err(error) = read else {
             assert_eq!(wrong, "");
             continue;
         };
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
-        assert!(error.to_string().contains("part-0000000001-000.csv:"), "{error}");
+        assert!(error.to_string().contains("part-00000000000000000001-00000:"), "{error}");
     }
 }
 
@@ -254,22 +218,23 @@ fn watermarks_resumed_anywhere_are_those_of_a_source_that_never_stopped() {
         let bound = random.below(100) as i64;
         let mut never_stopped = Watermarks::resume(bound, EventTime::START);
         let mut resumed = never_stopped;
-        let mut told = EventTime::START;
+        let (mut told, mut latest) = (EventTime::START, EventTime::START);
         let mut time = -1000;
         for _ in 0..500 {
             time += random.below(20) as i64 - 8;
             let event = EventTime::from_minutes(time);
             if random.below(10) == 0 {
-                resumed = Watermarks::resume(bound, resumed.latest());
+                resumed = Watermarks::resume(bound, latest);
             }
-            let next = never_stopped.observe(event);
-            assert_eq!(resumed.observe(event), next, "seed {seed}");
-            assert_eq!(resumed.current(), never_stopped.current(), "seed {seed}");
-            if let Some(next) = next {
-                assert!(next > told, "seed {seed}: {next:?} after {told:?}");
-                told = next;
-            }
-            let behind = never_stopped.latest().minutes() - told.minutes();
+            latest = latest.max(event);
+            never_stopped.observe(event);
+            resumed.observe(event);
+            let next = never_stopped.current();
+            assert_eq!(resumed.current(), next, "seed {seed}");
+            assert_eq!(Watermarks::after(bound, latest), next, "seed {seed}");
+            assert!(next >= told, "seed {seed}: {next:?} after {told:?}");
+            told = next;
+            let behind = latest.minutes() - told.minutes();
             assert!((bound + 1..bound + 11).contains(&behind), "seed {seed}: {behind} behind");
         }
     }
@@ -279,12 +244,15 @@ fn watermarks_resumed_anywhere_are_those_of_a_source_that_never_stopped() {
 fn a_flight_that_left_after_midnight_was_due_the_day_before() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let late = ON_TIME.replace("517,515,2,", "30,2345,45,");
-    let (text, flight) = flight_of(dir.path(), &late);
-    assert_eq!(flight.scheduled.to_string(), "2012-12-31T23:45", "{text:?}");
-    let (_, flight) = flight_of(dir.path(), &ON_TIME.replace("517,515,2,", "2400,2359,1,"));
-    assert_eq!(flight.scheduled.to_string(), "2013-01-01T23:59");
-    let (_, flight) = flight_of(dir.path(), &ON_TIME.replace("517,515,2,830,819,11", "NA,515,,,,"));
-    assert_eq!(flight.scheduled.to_string(), "2013-01-01T05:15");
+    let scheduled = |line: &str| {
+        let flight = flight_of(dir.path(), line);
+        (time::scheduled(&flight).to_string(), flight)
+    };
+    let (due, flight) = scheduled(&late);
+    assert_eq!(due, "2012-12-31T23:45", "{flight:?}");
+    assert_eq!(scheduled(&ON_TIME.replace("517,515,2,", "2400,2359,1,")).0, "2013-01-01T23:59");
+    let (due, flight) = scheduled(&ON_TIME.replace("517,515,2,830,819,11", "NA,515,,,,"));
+    assert_eq!(due, "2013-01-01T05:15");
     assert!(flight.outcome.cancelled);
 }
 
@@ -312,13 +280,8 @@ fn sessions_survive_their_bytes_and_no_others() {
 
 // Helpers.
 
-fn flight_of(dir: &std::path::Path, line: &str) -> (Flight, Departure) {
+fn flight_of(dir: &Path, line: &str) -> Flight {
     let path = dir.join("one.csv");
     write_lines(&path, &[HEADER, line]);
-    let flight = FlightReader::open(&path).expect("sound").next().expect("sound").expect("one");
-    (flight, Departure::of(&flight, 0))
-}
-
-fn a_flight(dir: &std::path::Path) -> (Flight, Departure) {
-    flight_of(dir, ON_TIME)
+    FlightReader::open(&path).expect("sound").next().expect("sound").expect("one")
 }

@@ -1,20 +1,21 @@
 //! The whole job, as a process.
 
 use std::fs;
-use std::path::Path;
 
-use crate::example::job_data::JobData;
+use crate::example::cli::JobOptions;
+use crate::example::event::CheckpointLine;
+use crate::example::rules::Rules;
 use crate::{
-    CANCELLED, HEADER, ON_TIME, Random, assert_fails_saying, both, cut, flights, latest, stdout,
-    str, write_lines,
+    CANCELLED, HEADER, ON_TIME, Random, assert_fails_saying, both, cut, flights, latest, restart,
+    stdout, str, write_lines,
 };
 
 #[test]
-fn every_total_and_result_is_right_after_sigkill_on_another_number_of_shards() {
+fn every_total_and_result_is_right_after_sigkill_on_another_number_of_workers() {
     for seed in 1..=8 {
         let mut random = Random(seed);
-        let shards = 1 + random.below(4);
-        let rescale_to = 1 + (shards + random.below(4)) % 5;
+        let workers = 1 + random.below(4);
+        let rescale_to = 1 + (workers + random.below(4)) % 5;
         let kill_at = 0.05 + random.below(90) as f64 / 100.0;
         let repeat = 20 + random.below(60);
         let interval_ms = 1 + random.below(20);
@@ -26,7 +27,7 @@ fn every_total_and_result_is_right_after_sigkill_on_another_number_of_shards() {
         let mut words = vec![
             "--input".to_owned(),
             input.display().to_string(),
-            format!("--shards={shards}"),
+            format!("--workers={workers}"),
             format!("--rescale-to={rescale_to}"),
             format!("--kill-at={kill_at}"),
             format!("--repeat={repeat}"),
@@ -48,7 +49,7 @@ fn every_total_and_result_is_right_after_sigkill_on_another_number_of_shards() {
             "everything equals a plain computation over the file: yes".to_owned(),
             "killed       with SIGKILL at record ".to_owned(),
             "restarted    from checkpoint ".to_owned(),
-            format!(", {shards} -> {rescale_to} shards, "),
+            format!(", {workers} -> {rescale_to} workers, "),
             format!("700 flights x {repeat} = "),
             "records that the killed process had read after that checkpoint".to_owned(),
             "rolled back  to savepoint \"on-the-way\", checkpoint ".to_owned(),
@@ -59,11 +60,39 @@ fn every_total_and_result_is_right_after_sigkill_on_another_number_of_shards() {
 }
 
 #[test]
+fn every_total_and_result_is_right_after_all_of_several_processes_were_killed() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let input = cut(dir.path(), 700, true);
+    let words = ["--input", str(&input), "--repeat=30", "--interval-ms=5", "--spread"];
+    let numbers = ["--processes=2", "--workers=2", "--rescale-to=1"];
+    let output = flights(words.into_iter().chain(numbers));
+    let text = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{}", both(&output));
+    for expected in [
+        "everything equals a plain computation over the file: yes",
+        "killed       with SIGKILL at record ",
+        ", 4 -> 2 workers, ",
+        " on 2 workers in 2 processes ",
+        "rolled back  to savepoint \"on-the-way\", checkpoint ",
+        ", 4 -> 4 workers, ",
+        " on 4 workers in 2 processes ",
+    ] {
+        assert!(text.contains(expected), "no `{expected}` in\n{}", both(&output));
+    }
+}
+
+#[test]
+fn more_workers_than_key_groups_are_refused() {
+    let output = flights(["--workers=33", "--processes=4"]);
+    assert_fails_saying(&output, &["more workers than key groups", "at most 128", "found 132"]);
+}
+
+#[test]
 fn three_weeks_of_flights_have_late_dropped_and_merged_ones_and_all_are_right() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let input = cut(dir.path(), 19_000, true);
     let words = ["--input", str(&input), "--repeat=2", "--interval-ms=20", "--lateness-min=360"];
-    let output = flights(words.into_iter().chain(["--shards=3", "--rescale-to=2"]));
+    let output = flights(words.into_iter().chain(["--workers=3", "--rescale-to=2"]));
     assert_eq!(output.status.code(), Some(0), "{}", both(&output));
     let text = stdout(&output);
     for what in [
@@ -92,16 +121,14 @@ fn a_result_that_is_missing_changed_or_repeated_is_found() {
     let output = flights(["--input", str(&input), "--no-kill", "--repeat=2", "--dir", str(&kept)]);
     assert_eq!(output.status.code(), Some(0), "{}", both(&output));
 
-    let restart = || {
-        let options = ["--shards=2", "--interval-ms=5", "--repeat=2", "--span-days=1", "--restore"];
-        flights(["job", "--input", str(&input), "--dir", str(&kept)].into_iter().chain(options))
-    };
-    let healthy = restart();
+    let again = restart(&input, &kept, 2);
+    let healthy = flights(again.to_words());
     assert_eq!(healthy.status.code(), Some(0), "{}", both(&healthy));
 
     let mut parts: Vec<_> = fs::read_dir(kept.join("results"))
         .expect("a directory")
         .map(|entry| entry.expect("a file").path())
+        .filter(|path| !path.ends_with("undone"))
         .collect();
     parts.sort_unstable();
     let whole = fs::read_to_string(&parts[0]).expect("a part");
@@ -112,7 +139,7 @@ fn a_result_that_is_missing_changed_or_repeated_is_found() {
         (whole.replacen(first, &format!("{first}9"), 1), format!("1 times too few: {first}")),
     ] {
         fs::write(&parts[0], tampered).expect("a file");
-        let output = restart();
+        let output = flights(again.to_words());
         assert_eq!(output.status.code(), Some(1), "{}", both(&output));
         assert!(stdout(&output).contains(&fact), "no `{fact}` in {}", both(&output));
         assert!(stdout(&output).contains("\"wrong_keys\":1"), "{}", both(&output));
@@ -129,8 +156,8 @@ fn a_job_left_alone_is_right_and_ends_with_a_checkpoint_of_the_whole_input() {
     assert!(!stdout(&output).contains("killed"), "{}", both(&output));
 
     let (_, latest) = latest(&kept);
-    let data = JobData::from_bytes(&latest.runtime).expect("what the job wrote");
-    assert_eq!(data.position.offset, 900);
+    let line = CheckpointLine::of(&latest).expect("what the job wrote");
+    assert_eq!(line.offset, 900);
     assert_eq!(latest.shards.len(), 2);
 }
 
@@ -212,23 +239,25 @@ fn a_restart_never_passes_over_a_damaged_latest_checkpoint() {
     assert_eq!(output.status.code(), Some(0), "{}", both(&output));
     let (first, _) = latest(&kept);
 
-    let restart = |input: &Path, more: &[&str]| {
-        let options = ["--shards=2", "--interval-ms=5", "--repeat=2", "--span-days=1", "--restore"];
-        let paths = ["job", "--input", str(input), "--dir", str(&kept)].map(str::to_owned);
-        let more = more.iter().map(|&word| word.to_owned());
-        flights(paths.into_iter().chain(options.map(str::to_owned)).chain(more))
-    };
-    let healthy = restart(&input, &[]);
+    let again = restart(&input, &kept, 2);
+    let healthy = flights(again.to_words());
     assert_eq!(healthy.status.code(), Some(0), "{}", both(&healthy));
 
     let other_input = dir.path().join("other.csv");
     write_lines(&other_input, &[HEADER, ON_TIME]);
-    let foreign = restart(&other_input, &[]);
-    assert_eq!(foreign.status.code(), Some(1), "{}", both(&foreign));
-    assert!(stdout(&foreign).contains("over another input"), "{}", both(&foreign));
-    let foreign = restart(&input, &["--lateness-min=7"]);
-    assert_eq!(foreign.status.code(), Some(1), "{}", both(&foreign));
-    assert!(stdout(&foreign).contains("by other rules"), "{}", both(&foreign));
+    let other_rules = Rules { lateness_min: 7, ..again.rules };
+    for foreign in [
+        JobOptions { input: other_input, ..again.clone() },
+        JobOptions { rules: other_rules, ..again.clone() },
+        JobOptions { spread: true, ..again.clone() },
+        JobOptions { repeat: 3, ..again.clone() },
+    ] {
+        let output = flights(foreign.to_words());
+        assert_eq!(output.status.code(), Some(1), "{}", both(&output));
+        for expected in ["not what it was before", "the same --input and rules"] {
+            assert!(stdout(&output).contains(expected), "no `{expected}` in {}", both(&output));
+        }
+    }
 
     let (latest, _) = latest(&kept);
     assert!(latest.id > first.id, "an older one is there as well");
@@ -238,7 +267,7 @@ fn a_restart_never_passes_over_a_damaged_latest_checkpoint() {
     bytes[middle] ^= 1;
     fs::remove_file(&path).expect("a file");
     fs::write(&path, &bytes).expect("a file");
-    let damaged = restart(&input, &[]);
+    let damaged = flights(again.to_words());
     assert_eq!(damaged.status.code(), Some(1), "{}", both(&damaged));
     let text = stdout(&damaged);
     let name = str(path.file_name().expect("a name").as_ref());
@@ -253,8 +282,9 @@ fn every_option_is_explained() {
     assert_eq!(output.status.code(), Some(0));
     for option in [
         "--input <FILE>",
-        "--shards <N>",
+        "--workers <N>",
         "--rescale-to <N>",
+        "--processes <N>",
         "--interval-ms <N>",
         "--dir <DIR>",
         "--repeat <N>",

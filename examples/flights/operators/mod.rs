@@ -11,9 +11,10 @@
 //! | `counters` | the key of whoever counts | a reducing state | nothing |
 //!
 //! An operator sees the flights of a key in the order of the input, each with
-//! the watermark that the source had when it read the flight. So what it does
-//! follows from the input alone, whatever else happens at what time: that is
-//! what makes a replay give the same results, and lets them be compared.
+//! the watermark that the source had when it read the flight, and its timers
+//! fire before a flight that they are due before. So what it does follows from
+//! the input alone, whatever else happens at what time: that is what makes a
+//! replay give the same results, and lets them be compared.
 
 mod aggregates;
 mod cancelled;
@@ -25,6 +26,8 @@ mod sessions;
 mod totals;
 mod windows;
 
+use std::fmt;
+
 use alluvium::{Result, Shard};
 
 pub(crate) use self::aggregates::Grouping;
@@ -35,15 +38,41 @@ pub(crate) use self::session_set::{SessionSet, SessionSetCodec};
 pub(crate) use self::totals::{Totals, TotalsCodec};
 
 use super::departure::{Departure, KeyedBy};
-use super::results::Results;
+use super::results::{self, Kind};
 use super::rules::Rules;
 use super::time::EventTime;
 
+/// Timely's context, with lines of results as what is sent on.
+type Inner<'a> = alluvium_timely::Context<'a, Shard, String>;
+
 /// What an operator works with: the shard, what time it is, where results go.
-pub(crate) struct Context<'a> {
-    pub(crate) shard: &'a mut Shard,
-    pub(crate) watermark: EventTime,
-    pub(crate) results: &'a mut Results,
+pub(crate) struct Context<'a, 'b> {
+    inner: &'a mut Inner<'b>,
+    watermark: EventTime,
+}
+
+impl<'a, 'b> From<&'a mut Inner<'b>> for Context<'a, 'b> {
+    /// That of a timer that fires since the frontier has passed it.
+    fn from(inner: &'a mut Inner<'b>) -> Self {
+        let watermark = inner.watermark().map_or(EventTime::START, EventTime::from_milliseconds);
+        Self { inner, watermark }
+    }
+}
+
+impl Context<'_, '_> {
+    fn shard(&mut self) -> &mut Shard {
+        self.inner.store()
+    }
+
+    /// Up to which time, itself included, timers have fired.
+    fn watermark(&self) -> EventTime {
+        self.watermark
+    }
+
+    /// Says a result.
+    fn say(&mut self, kind: Kind, rest: fmt::Arguments<'_>) {
+        self.inner.emit(results::line(kind, rest));
+    }
 }
 
 /// All operators of one shard.
@@ -55,6 +84,8 @@ pub(crate) struct Operators {
     pub(crate) service: service::Service,
     pub(crate) cancelled: cancelled::Cancelled,
     pub(crate) counters: counters::Counters,
+    /// Up to which flights have brought it.
+    watermark: EventTime,
 }
 
 impl Operators {
@@ -68,22 +99,28 @@ impl Operators {
             service: service::Service::register(shard, rules)?,
             cancelled: cancelled::Cancelled::register(shard)?,
             counters: counters::Counters::register(shard)?,
+            watermark: EventTime::START,
         })
     }
 
     /// Takes in a flight under one of its keys.
     pub(crate) fn process(
         &mut self,
-        context: &mut Context<'_>,
+        inner: &mut Inner<'_>,
         by: KeyedBy,
         key: &String,
         flight: &Departure,
     ) -> Result<()> {
+        let context = &mut Context { inner, watermark: flight.watermark };
+        if flight.watermark > self.watermark {
+            self.watermark = flight.watermark;
+            self.advance(context)?;
+        }
         let counters = &self.counters;
         let was_flown = !flight.outcome.cancelled;
         match by {
             KeyedBy::Aircraft => {
-                let shard = &mut *context.shard;
+                let shard = context.shard();
                 self.aggregates.add(shard, Grouping::Aircraft, key, &flight.outcome)?;
                 if flight.has_aircraft {
                     self.sessions.add(context, counters, key, flight)?;
@@ -94,20 +131,22 @@ impl Operators {
                 Ok(())
             }
             KeyedBy::Airport if was_flown => self.windows.add(context, counters, key, flight),
-            KeyedBy::Airport => self.cancelled.add(context.shard, key, flight),
+            KeyedBy::Airport => self.cancelled.add(context.shard(), key, flight),
             KeyedBy::Carrier if was_flown => self.routes.add(context, counters, key, flight),
             KeyedBy::Carrier => Ok(()),
             KeyedBy::CarrierDay => {
-                self.aggregates.add(context.shard, Grouping::CarrierDay, key, &flight.outcome)
+                self.aggregates.add(context.shard(), Grouping::CarrierDay, key, &flight.outcome)
             }
             KeyedBy::Route => {
-                self.aggregates.add(context.shard, Grouping::Route, key, &flight.outcome)
+                self.aggregates.add(context.shard(), Grouping::Route, key, &flight.outcome)
             }
         }
     }
 
-    /// The watermark has advanced: fires the timers that are due.
-    pub(crate) fn advance(&mut self, context: &mut Context<'_>) -> Result<()> {
+    /// The watermark has advanced: what lives by event time ages, and the timers that are
+    /// due fire.
+    fn advance(&mut self, context: &mut Context<'_, '_>) -> Result<()> {
+        context.shard().advance_watermark(self.watermark.milliseconds());
         self.windows.advance(context)?;
         self.sessions.advance(context)?;
         self.routes.advance(context)

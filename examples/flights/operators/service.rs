@@ -38,19 +38,19 @@ impl Service {
 
     pub(super) fn add(
         &self,
-        context: &mut Context<'_>,
+        context: &mut Context<'_, '_>,
         aircraft: &String,
         flight: &Departure,
     ) -> Result<()> {
         let mut is_new = false;
-        self.by_aircraft.update(context.shard, aircraft, |value| {
+        self.by_aircraft.update(context.shard(), aircraft, |value| {
             is_new = value.is_none();
             let (since, flights) = value.unwrap_or((flight.scheduled.minutes(), 0));
             Some((since, flights + 1))
         })?;
         if is_new {
             let line = format_args!("{aircraft},{}", flight.scheduled);
-            context.results.line(Kind::Service, line)?;
+            context.say(Kind::Service, line);
         }
         Ok(())
     }

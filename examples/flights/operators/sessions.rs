@@ -19,7 +19,7 @@
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
 
-use alluvium::{Error, ListState, Result, Shard, Timers, ValueState};
+use alluvium::{Error, ListState, Result, Shard, Timer, Timers, ValueState};
 
 use super::super::departure::Departure;
 use super::super::results::{Firing, Kind};
@@ -53,14 +53,15 @@ impl Sessions {
 
     pub(super) fn add(
         &self,
-        context: &mut Context<'_>,
+        context: &mut Context<'_, '_>,
         counters: &Counters,
         aircraft: &String,
         flight: &Departure,
     ) -> Result<()> {
         let at = flight.scheduled.minutes();
         let until = at + self.gap_minutes;
-        let shard = &mut *context.shard;
+        let now = context.watermark().minutes();
+        let shard = context.shard();
         let mut open = self.open.get(shard, aircraft)?.unwrap_or_default();
         let bridged = open.take_near(at, until);
 
@@ -70,7 +71,6 @@ impl Sessions {
             session.until = session.until.max(old.until);
         }
         let (complete, over) = self.times_of(&session);
-        let now = context.watermark.minutes();
         if over <= now {
             return counters.count(shard, aircraft, Counter::SessionDropped);
         }
@@ -88,42 +88,59 @@ impl Sessions {
 
         if bridged != [session] {
             for old in &bridged {
-                let due = self.due(old, now);
+                let due = milliseconds(self.due(old, now));
                 self.timers.delete_in(shard, aircraft, &old.from, due)?;
             }
-            self.timers.register_in(shard, aircraft, &session.from, self.due(&session, now))?;
+            let due = milliseconds(self.due(&session, now));
+            self.timers.register_in(shard, aircraft, &session.from, due)?;
             open.insert(session);
             self.open.put(shard, aircraft, &open)?;
         }
         if complete <= now {
             counters.count(shard, aircraft, Counter::SessionLate)?;
-            self.fire(context, aircraft, &session, Firing::Late)?;
+            self.say(context, aircraft, &session, Firing::Late)?;
         }
         Ok(())
     }
 
-    pub(super) fn advance(&self, context: &mut Context<'_>) -> Result<()> {
-        let now = context.watermark.minutes();
-        while let Some(timer) = self.timers.pop_due(context.shard, now)? {
-            let (aircraft, from) = (&timer.key, timer.namespace);
-            let mut open = self.open.get(context.shard, aircraft)?.unwrap_or_default();
-            let session = open.find(from).ok_or_else(|| no_session(aircraft, from))?;
-            let (complete, over) = self.times_of(&session);
-            if timer.timestamp == complete {
-                self.fire(context, aircraft, &session, Firing::OnTime)?;
-                if over > now {
-                    self.timers.register_in(context.shard, aircraft, &from, over)?;
-                    continue;
-                }
-            }
-            self.flights.clear_in(context.shard, aircraft, &session.flights)?;
-            open.remove(from);
-            match open.is_empty() {
-                true => self.open.delete(context.shard, aircraft)?,
-                false => self.open.put(context.shard, aircraft, &open)?,
-            }
+    /// Fires all that is due.
+    pub(super) fn advance(&self, context: &mut Context<'_, '_>) -> Result<()> {
+        let now = context.watermark().milliseconds();
+        while let Some(timer) = self.timers.pop_due(context.shard(), now)? {
+            self.fire(context, &timer)?;
         }
         Ok(())
+    }
+
+    pub(crate) fn timers(&self) -> &Timers<String, i64> {
+        &self.timers
+    }
+
+    /// Does what a timer has waited for.
+    pub(crate) fn fire(
+        &self,
+        context: &mut Context<'_, '_>,
+        timer: &Timer<String, i64>,
+    ) -> Result<()> {
+        let now = context.watermark().minutes();
+        let (aircraft, from) = (&timer.key, timer.namespace);
+        let mut open = self.open.get(context.shard(), aircraft)?.unwrap_or_default();
+        let session = open.find(from).ok_or_else(|| no_session(aircraft, from))?;
+        let (complete, over) = self.times_of(&session);
+        if timer.timestamp == milliseconds(complete) {
+            self.say(context, aircraft, &session, Firing::OnTime)?;
+            if over > now {
+                let over = milliseconds(over);
+                self.timers.register_in(context.shard(), aircraft, &from, over)?;
+                return Ok(());
+            }
+        }
+        self.flights.clear_in(context.shard(), aircraft, &session.flights)?;
+        open.remove(from);
+        match open.is_empty() {
+            true => self.open.delete(context.shard(), aircraft),
+            false => self.open.put(context.shard(), aircraft, &open),
+        }
     }
 
     /// When a session is complete, and when it is over for late flights too.
@@ -138,14 +155,14 @@ impl Sessions {
         if complete > now { complete } else { over }
     }
 
-    fn fire(
+    fn say(
         &self,
-        context: &mut Context<'_>,
+        context: &mut Context<'_, '_>,
         aircraft: &String,
         session: &Session,
         firing: Firing,
     ) -> Result<()> {
-        let mut legs = self.flights.get_in(context.shard, aircraft, &session.flights)?;
+        let mut legs = self.flights.get_in(context.shard(), aircraft, &session.flights)?;
         legs.sort_unstable();
         let cancelled = legs.iter().filter(|(_, cancelled, _)| *cancelled).count();
         let mut routes = String::with_capacity(legs.len() * 8);
@@ -156,10 +173,11 @@ impl Sessions {
         let from = EventTime::from_minutes(session.from);
         let until = EventTime::from_minutes(session.until);
         let flights = legs.len();
-        context.results.line(
+        context.say(
             Kind::Session,
             format_args!("{aircraft},{from},{until},{firing},{flights},{cancelled},{routes}"),
-        )
+        );
+        Ok(())
     }
 
     pub(super) fn left_over(&self, shard: &mut Shard) -> Result<u64> {
@@ -171,6 +189,11 @@ impl Sessions {
         })?;
         Ok(left)
     }
+}
+
+/// The time of a timer, of minutes.
+fn milliseconds(minutes: i64) -> i64 {
+    EventTime::from_minutes(minutes).milliseconds()
 }
 
 fn no_session(aircraft: &str, from: i64) -> Error {

@@ -14,7 +14,7 @@
 
 use std::ops::ControlFlow;
 
-use alluvium::{Aggregate, AggregatingState, Result, Shard, Timers};
+use alluvium::{Aggregate, AggregatingState, Result, Shard, Timer, Timers};
 
 use super::super::departure::Departure;
 use super::super::input::Outcome;
@@ -69,46 +69,61 @@ impl Windows {
 
     pub(super) fn add(
         &self,
-        context: &mut Context<'_>,
+        context: &mut Context<'_, '_>,
         counters: &Counters,
         airport: &String,
         flight: &Departure,
     ) -> Result<()> {
         let from = flight.scheduled.hour();
         let (complete, over) = self.times_of(from);
-        if over <= context.watermark {
-            return counters.count(context.shard, airport, Counter::HourDropped);
+        let now = context.watermark();
+        if over <= now {
+            return counters.count(context.shard(), airport, Counter::HourDropped);
         }
         let window = from.minutes();
-        self.sums.add_in(context.shard, airport, &window, flight.outcome)?;
-        if complete <= context.watermark {
+        self.sums.add_in(context.shard(), airport, &window, flight.outcome)?;
+        if complete <= now {
             // It may be the first flight of its hour, and have no timer yet.
-            self.timers.register_in(context.shard, airport, &window, over.minutes())?;
-            counters.count(context.shard, airport, Counter::HourLate)?;
-            self.fire(context, airport, from, Firing::Late)
+            self.timers.register_in(context.shard(), airport, &window, over.milliseconds())?;
+            counters.count(context.shard(), airport, Counter::HourLate)?;
+            self.say(context, airport, from, Firing::Late)
         } else {
-            self.timers.register_in(context.shard, airport, &window, complete.minutes())?;
+            self.timers.register_in(context.shard(), airport, &window, complete.milliseconds())?;
             Ok(())
         }
     }
 
-    pub(super) fn advance(&self, context: &mut Context<'_>) -> Result<()> {
-        let now = context.watermark.minutes();
-        while let Some(timer) = self.timers.pop_due(context.shard, now)? {
-            let from = EventTime::from_minutes(timer.namespace);
-            let (complete, over) = self.times_of(from);
-            if timer.timestamp == complete.minutes() {
-                self.fire(context, &timer.key, from, Firing::OnTime)?;
-                // A watermark may pass both times in one step.
-                if over > context.watermark {
-                    let (shard, over) = (&mut *context.shard, over.minutes());
-                    self.timers.register_in(shard, &timer.key, &timer.namespace, over)?;
-                    continue;
-                }
-            }
-            self.sums.clear_in(context.shard, &timer.key, &timer.namespace)?;
+    /// Fires all that is due.
+    pub(super) fn advance(&self, context: &mut Context<'_, '_>) -> Result<()> {
+        let now = context.watermark().milliseconds();
+        while let Some(timer) = self.timers.pop_due(context.shard(), now)? {
+            self.fire(context, &timer)?;
         }
         Ok(())
+    }
+
+    pub(crate) fn timers(&self) -> &Timers<String, i64> {
+        &self.timers
+    }
+
+    /// Does what a timer has waited for.
+    pub(crate) fn fire(
+        &self,
+        context: &mut Context<'_, '_>,
+        timer: &Timer<String, i64>,
+    ) -> Result<()> {
+        let from = EventTime::from_minutes(timer.namespace);
+        let (complete, over) = self.times_of(from);
+        if timer.timestamp == complete.milliseconds() {
+            self.say(context, &timer.key, from, Firing::OnTime)?;
+            // A watermark may pass both times in one step.
+            if over > context.watermark() {
+                let (window, over) = (&timer.namespace, over.milliseconds());
+                self.timers.register_in(context.shard(), &timer.key, window, over)?;
+                return Ok(());
+            }
+        }
+        self.sums.clear_in(context.shard(), &timer.key, &timer.namespace)
     }
 
     /// When a window is complete, and when it is over for late flights too.
@@ -117,23 +132,24 @@ impl Windows {
         (complete, complete.plus_minutes(self.lateness_minutes))
     }
 
-    fn fire(
+    fn say(
         &self,
-        context: &mut Context<'_>,
+        context: &mut Context<'_, '_>,
         airport: &String,
         from: EventTime,
         firing: Firing,
     ) -> Result<()> {
-        let Some(sum) = self.sums.get_in(context.shard, airport, &from.minutes())? else {
+        let Some(sum) = self.sums.get_in(context.shard(), airport, &from.minutes())? else {
             return Ok(());
         };
         let until = from.plus_minutes(WINDOW_MINUTES);
         let Totals { flights, departure_delay_sum_minutes: delay, .. } = sum;
         let longest = sum.longest_delay_minutes;
-        context.results.line(
+        context.say(
             Kind::Hour,
             format_args!("{airport},{from},{until},{firing},{flights},{delay},{longest}"),
-        )
+        );
+        Ok(())
     }
 
     pub(super) fn left_over(&self, shard: &mut Shard) -> Result<u64> {
