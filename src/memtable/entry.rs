@@ -6,8 +6,6 @@
 //! and all that is rare goes the long way. Count instructions before and after
 //! any change here.
 
-use std::fmt;
-
 use crate::base::limits::check_value;
 use crate::base::{Error, KeyGroup, Result};
 
@@ -16,6 +14,7 @@ use super::arena::Block;
 use super::expiry::{restamp, split_stamp};
 use super::index::{LineRef, Slot};
 use super::record::{Apart, FREE};
+use super::value_mut::ValueMut;
 use super::{Below, Found, Holds, Memtable, Probe};
 
 /// What is ored to the pattern of a lookup that wants to be told by one look:
@@ -171,7 +170,7 @@ impl Memtable {
         let place = Place::Here { block, apart };
         if !TIMED {
             let (stamp, failed) = (0, false);
-            return Some(ValueMut {
+            return Some(ValueMut::of(RecordMut {
                 memtable: self,
                 hash,
                 group,
@@ -180,7 +179,7 @@ impl Memtable {
                 place,
                 stamp,
                 failed,
-            });
+            }));
         }
         let written = split_stamp(self.arena.value_of(block, key, namespace)).0;
         if written <= self.time.hidden {
@@ -193,7 +192,10 @@ impl Memtable {
             }
             restamp(self.arena.value_of_mut(block, key, namespace), stamp);
         }
-        Some(ValueMut { memtable: self, hash, group, key, namespace, place, stamp, failed: false })
+        let failed = false;
+        let memtable = self;
+        let value = RecordMut { memtable, hash, group, key, namespace, place, stamp, failed };
+        Some(ValueMut::of(value))
     }
 
     /// The record of a key, present or not, to be read and changed.
@@ -228,7 +230,9 @@ impl Memtable {
     fn entry_in<'a>(&'a mut self, place: Place, probe: Probe<'a>, stamp: u64) -> ValueMut<'a> {
         let Probe { hash, group, key, namespace } = probe;
         let group = Some(group);
-        ValueMut { memtable: self, hash, group, key, namespace, place, stamp, failed: false }
+        let failed = false;
+        let memtable = self;
+        ValueMut::of(RecordMut { memtable, hash, group, key, namespace, place, stamp, failed })
     }
 
     /// Makes a record of an earlier epoch one that may be changed in place. If
@@ -288,15 +292,9 @@ enum Place {
     Here { block: Block, apart: Apart },
 }
 
-/// The value of one key, present or not, for a read-modify-write in place.
-///
-/// Given to the closure of an update. Reading costs nothing more; the record
-/// becomes dirty only by [`bytes_mut`](Self::bytes_mut), [`set`](Self::set) or
-/// [`delete`](Self::delete).
-///
-/// Running out of memory inside a closure makes the update return that error;
-/// the value is then as the last successful call left it.
-pub struct ValueMut<'a> {
+/// The value of one key, present or not, in a memtable: what is behind a
+/// [`ValueMut`] of a shard, whose methods these are.
+pub(super) struct RecordMut<'a> {
     memtable: &'a mut Memtable,
     hash: u64,
     /// `None` as long as the record, which is there, has it.
@@ -311,10 +309,10 @@ pub struct ValueMut<'a> {
     failed: bool,
 }
 
-impl ValueMut<'_> {
+impl RecordMut<'_> {
     /// The value, if the key has one.
     #[inline(always)]
-    pub fn get(&self) -> Option<&[u8]> {
+    pub(super) fn get(&self) -> Option<&[u8]> {
         match self.place {
             Place::Absent => None,
             Place::Here { block, .. } => {
@@ -328,7 +326,7 @@ impl ValueMut<'_> {
     /// the key has none. The record counts as changed even if the bytes are
     /// not.
     #[inline(always)]
-    pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+    pub(super) fn bytes_mut(&mut self) -> Option<&mut [u8]> {
         let Place::Here { mut block, apart } = self.place else { return None };
         if apart.is_earlier() {
             let Some(current) = self.memtable.make_current(self.hash, block) else {
@@ -344,7 +342,7 @@ impl ValueMut<'_> {
 
     /// Inserts or replaces the value; any length up to the limit is welcome.
     #[inline(always)]
-    pub fn set(&mut self, value: &[u8]) {
+    pub(super) fn set(&mut self, value: &[u8]) {
         if self.get().is_some_and(|there| there.len() == value.len()) {
             if let Some(there) = self.bytes_mut() {
                 there.copy_from_slice(value);
@@ -358,7 +356,7 @@ impl ValueMut<'_> {
     ///
     /// # Errors
     /// `Unavailable` if its record is frozen and there is no memory for a copy.
-    pub(crate) fn renew(&mut self) -> Result<()> {
+    pub(super) fn renew(&mut self) -> Result<()> {
         let Place::Here { block, .. } = self.place else { return Ok(()) };
         let value = self.memtable.arena.value_of(block, self.key, self.namespace);
         let live = split_stamp(value).0 > self.memtable.time.cutoff;
@@ -371,7 +369,7 @@ impl ValueMut<'_> {
 
     /// Deletes the key.
     #[inline(never)]
-    pub fn delete(&mut self) {
+    pub(super) fn delete(&mut self) {
         let group = self.key_group();
         self.group = Some(group);
         let Self { hash, key, namespace, .. } = *self;
@@ -382,7 +380,7 @@ impl ValueMut<'_> {
     }
 
     /// The key group of the key.
-    pub fn key_group(&self) -> KeyGroup {
+    pub(super) fn key_group(&self) -> KeyGroup {
         match (self.group, self.place) {
             (Some(group), _) => group,
             (None, Place::Here { block, .. }) => self.memtable.arena.header(block).group(),
@@ -421,13 +419,7 @@ impl ValueMut<'_> {
 
     /// The last failure inside the closure, if there was one.
     #[inline(always)]
-    pub(crate) fn finish(self) -> Result<()> {
+    pub(super) fn finish(self) -> Result<()> {
         if self.failed { Err(self.memtable.take_failure()) } else { Ok(()) }
-    }
-}
-
-impl fmt::Debug for ValueMut<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ValueMut").field("value", &self.get()).finish_non_exhaustive()
     }
 }

@@ -60,6 +60,7 @@ mod record;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod value_mut;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -78,7 +79,6 @@ pub(crate) use self::compact::Compaction;
 use self::dirty::{ChunkBits, DirtyMap};
 use self::entry::AtHand;
 pub(crate) use self::entry::Hint;
-pub use self::entry::ValueMut;
 use self::evict::Sweep;
 pub(crate) use self::evict::{Changed, Evicted};
 use self::expiry::{Expiry, Time};
@@ -90,6 +90,7 @@ pub(crate) use self::record::Probe;
 pub(crate) use self::record::Record;
 use self::record::{FRESH, LAST_EPOCH};
 use self::sync::AtomicU32;
+pub use self::value_mut::ValueMut;
 
 /// Operations that are in flight at once in a batched call: enough to cover a
 /// miss to memory with the work of the others, few enough that the lines are

@@ -34,6 +34,18 @@ impl TimeDomain {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct TimersId(pub(super) u32);
 
+impl TimersId {
+    /// The timers with this number, for those who implement [`TimerStore`].
+    pub const fn new(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// Their number.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+}
+
 /// What timers are: the name of their state, which time they wait for, and how
 /// the bytes of their keys and namespaces are to be read.
 #[derive(Clone, Debug)]
