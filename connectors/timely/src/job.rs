@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use alluvium::coordinator::{CheckpointSettings, ClaimMode, Coordinator, RestoreFrom, StopMode};
 use alluvium::env::{Env, RealEnv};
-use alluvium::format::Checkpoint;
+use alluvium::format::{Checkpoint, ShardCosts};
 use alluvium::object::{LocalStore, ObjectStore};
 use alluvium::{BackendBuilder, Error, MaxParallelism, Result, SnapshotId};
 use timely::worker::Worker;
@@ -49,6 +49,15 @@ pub enum JobEvent {
         restored: Option<SnapshotId>,
         /// How many there are, in all processes.
         workers: u32,
+    },
+    /// A shard's snapshot is durable, and counts when all others of its checkpoint are.
+    Acknowledged {
+        /// The number of the checkpoint.
+        id: SnapshotId,
+        /// The operator that the shard belongs to.
+        operator: String,
+        /// What it cost: how long the barrier kept the worker, what was uploaded.
+        costs: ShardCosts,
     },
     /// A checkpoint is complete.
     Completed(SnapshotId),

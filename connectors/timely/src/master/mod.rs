@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 use alluvium::coordinator::{Coordinator, Event, Participant, StopMode};
-use alluvium::format::{Checkpoint, CheckpointKind, ShardAck};
+use alluvium::format::{Checkpoint, CheckpointKind, ShardAck, ShardPart};
 use alluvium::{Error, MaxParallelism, Result, SnapshotId, SnapshotMode};
 use timely::scheduling::SyncActivator;
 
@@ -346,6 +346,12 @@ impl Master {
             }
             Report::Acknowledged { id, ack } => {
                 let ack = ShardAck::decode(&ack)?;
+                let ShardPart { handle, costs } = &ack.part;
+                (self.observer)(&JobEvent::Acknowledged {
+                    id: SnapshotId(id),
+                    operator: handle.operator().to_owned(),
+                    costs: *costs,
+                });
                 match running.pending.get_mut(&SnapshotId(id)) {
                     Some(pending) => {
                         pending.add_ack(ack);
