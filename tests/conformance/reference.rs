@@ -1,8 +1,8 @@
 //! A store of ordered maps, plain enough to be read and believed.
 //!
 //! Snapshots are copies. Nothing is fast and nothing is shared with the engine,
-//! with one exception: only an engine can make a `ValueMut`, so `update` takes
-//! the value to a little one, has it changed there, and takes it back.
+//! with one exception: `update` takes the value to a little engine, has it changed
+//! there, and takes it back, so that its `ValueMut` is that of an engine.
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};

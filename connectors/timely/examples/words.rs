@@ -51,6 +51,7 @@ fn run() -> Result<()> {
             eprintln!("{workers} workers go on from checkpoint {id}");
         }
         JobEvent::Started { restored: None, workers } => eprintln!("{workers} workers begin"),
+        JobEvent::Acknowledged { .. } => {}
         JobEvent::Completed(id) => eprintln!("checkpoint {id}"),
         other => eprintln!("{other:?}"),
     });

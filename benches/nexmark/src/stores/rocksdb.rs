@@ -92,7 +92,11 @@ impl Rocks {
         options
     }
 
-    fn open(&self, max_parallelism: MaxParallelism) -> Result<RocksStore> {
+    /// Opens an empty database.
+    ///
+    /// # Errors
+    /// `Unavailable` if it cannot be made.
+    pub fn open(&self, max_parallelism: MaxParallelism) -> Result<RocksStore> {
         let number = self.opened.fetch_add(1, Ordering::Relaxed);
         let dir = self.dir.join(number.to_string());
         std::fs::create_dir_all(&dir)
@@ -275,7 +279,7 @@ impl RocksStore {
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
         let mut records = self.db.raw_iterator_cf_opt(self.family(STATE)?, ReadOptions::default());
-        records.seek([&self.name, from].concat());
+        records.seek([&self.name[..], from].concat());
         while let Some((name, value)) = records.item()
             && let Some(rest) = name.strip_prefix(&self.name[..])
         {
@@ -521,7 +525,7 @@ impl KeyedStore for RocksStore {
         }
         let family = self.family(STATE)?;
         self.walk(&[], |entry, _| {
-            let name = [&self.name, entry].concat();
+            let name = [&self.name[..], entry].concat();
             self.db.delete_cf_opt(family, name, &self.write).map_err(failed)?;
             Ok(ControlFlow::Continue(()))
         })
@@ -538,7 +542,7 @@ impl KeyedStore for RocksStore {
         self.name.push(number);
         let mut before = Vec::new();
         self.walk(&[], |rest, _| {
-            let name = [&[number], rest].concat();
+            let name = [&[number][..], rest].concat();
             let (key, within, entry) =
                 parts(&name).ok_or_else(|| Error::corrupt("a name in RocksDB was cut off"))?;
             // Entries of one map follow each other.
