@@ -120,7 +120,7 @@ impl Iterator for Making {
         let event = Event::from(self.generator.next()?);
         match self.late {
             Some((one_of, ms))
-                if mixed(number, 7) % one_of == 0 && event.at() - ms > BEGIN_MS + ms =>
+                if mixed(number, 7).is_multiple_of(one_of) && event.at() - ms > BEGIN_MS + ms =>
             {
                 Some(event.moved_to(event.at() - ms))
             }
