@@ -42,6 +42,9 @@ pub struct Settings {
     pub late_one_of: Option<u64>,
     /// How late those are, in milliseconds.
     pub late_ms: i64,
+    /// Times are rounded down to multiples of so many milliseconds, and every other one is
+    /// a millisecond less, if anything is said: so many an event is on the edge of a window.
+    pub edge_ms: Option<u32>,
 }
 
 impl Default for Settings {
@@ -56,6 +59,7 @@ impl Default for Settings {
             disorder: 1,
             late_one_of: None,
             late_ms: 0,
+            edge_ms: None,
         }
     }
 }
@@ -63,11 +67,12 @@ impl Default for Settings {
 impl Settings {
     /// By how many milliseconds an event that is not late may come after a later one.
     pub fn out_of_orderness_ms(&self) -> u64 {
-        match self.disorder {
+        let within_group = match self.disorder {
             0 | 1 => 0,
             // A group, and the rounding of times.
             group => (group as u64 * 1_000).div_ceil(self.rate as u64) + 1,
-        }
+        };
+        within_group + self.edge_ms.map_or(0, |ms| u64::from(ms) + 1)
     }
 
     /// How many events a split has.
@@ -96,6 +101,7 @@ impl Settings {
         Making {
             generator: EventGenerator::new(sizes).with_offset(first).with_step(splits),
             events: self.events,
+            edge_ms: self.edge_ms.map(|ms| i64::from(ms.max(1))),
             late: self.late_one_of.map(|one_of| (one_of.max(1), self.late_ms)),
         }
     }
@@ -106,6 +112,7 @@ impl Settings {
 pub struct Making {
     generator: EventGenerator,
     events: u64,
+    edge_ms: Option<i64>,
     late: Option<(u64, i64)>,
 }
 
@@ -117,7 +124,13 @@ impl Iterator for Making {
         if number >= self.events {
             return None;
         }
-        let event = Event::from(self.generator.next()?);
+        let mut event = Event::from(self.generator.next()?);
+        if let Some(ms) = self.edge_ms {
+            event = event.moved_to(event.at() / ms * ms - (mixed(number, 5) % 2) as i64);
+            if let Event::Auction(auction) = &mut event {
+                auction.expires = auction.expires / ms * ms;
+            }
+        }
         match self.late {
             Some((one_of, ms))
                 if mixed(number, 7).is_multiple_of(one_of) && event.at() - ms > BEGIN_MS + ms =>
@@ -214,8 +227,9 @@ impl Source for Events {
             disorder,
             late_one_of,
             late_ms,
+            edge_ms,
         } = *self.settings;
-        let late = [late_one_of.unwrap_or(0), late_ms as u64];
+        let late = [late_one_of.unwrap_or(0), late_ms as u64, edge_ms.unwrap_or(0).into()];
         let others = [rate, auctions_in_flight, active_people, disorder].map(|n| n as u64);
         let all = [events, u64::from(splits)].into_iter().chain(others).chain(late);
         Ok(all.fold(0, mixed))

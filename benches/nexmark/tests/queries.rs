@@ -1,6 +1,7 @@
 //! Each query says on every store what a plain computation over all events says: on one
 //! worker and on two, undisturbed, and when the job fails in the middle and goes on from
-//! its checkpoint. Events are out of order, and some come far too late.
+//! its checkpoint. Events are out of order, many are on the edges of windows, and some come
+//! far too late.
 
 #![allow(clippy::disallowed_methods, reason = "results are real files")]
 
@@ -34,6 +35,7 @@ fn settings() -> Settings {
         disorder: 24,
         late_one_of: Some(30),
         late_ms: 30_000,
+        edge_ms: Some(500),
     }
 }
 

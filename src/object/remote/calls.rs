@@ -8,7 +8,9 @@
 
 use std::future::Future;
 use std::io;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::pin::Pin;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -60,10 +62,7 @@ impl Calls {
         call: impl Future<Output = T> + Send + 'static,
     ) -> Pending<T> {
         let (reply, outcome) = mpsc::sync_channel(1);
-        let task = self.handle.spawn(async move {
-            // Whoever has stopped waiting does not want to know.
-            let _ = reply.send(call.await);
-        });
+        let task = self.handle.spawn(Call { call: Box::pin(call), reply });
         Pending { outcome, task: task.abort_handle() }
     }
 
@@ -98,6 +97,24 @@ impl Drop for Calls {
         if thread.thread().id() != std::thread::current().id() {
             let _ = thread.join();
         }
+    }
+}
+
+/// A call, and who waits for its outcome. Dropped in this order, also if it has never been
+/// polled: whoever hears that there will be no outcome finds that the call is over.
+struct Call<F: Future> {
+    call: Pin<Box<F>>,
+    reply: SyncSender<F::Output>,
+}
+
+impl<F: Future> Future for Call<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        self.call.as_mut().poll(context).map(|outcome| {
+            // Whoever has stopped waiting does not want to know.
+            let _ = self.reply.send(outcome);
+        })
     }
 }
 
@@ -136,6 +153,9 @@ fn ended() -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
     use crate::env::RealEnv;
 
@@ -175,15 +195,40 @@ mod tests {
         assert!(pending.wait().unwrap());
     }
 
+    /// Takes its time to go.
+    struct Lingers(Arc<AtomicBool>);
+
+    impl Drop for Lingers {
+        fn drop(&mut self) {
+            std::thread::sleep(Duration::from_millis(20));
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
     #[test]
     fn a_cancelled_call_is_over_when_cancelling_returns() {
         let calls = Calls::start(&RealEnv::new()).unwrap();
-        let (held, mut let_go) = oneshot::channel::<()>();
-        let pending = calls.begin(async move {
-            std::future::pending::<()>().await;
-            drop(held);
-        });
-        pending.cancel();
-        assert!(matches!(let_go.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
+        for has_begun in [true, false] {
+            let is_over = Arc::new(AtomicBool::new(false));
+            let lingers = Lingers(Arc::clone(&is_over));
+            let (begins, begun) = mpsc::channel();
+            let (release, released) = mpsc::channel::<()>();
+            if !has_begun {
+                // Keeps the thread from it.
+                drop(calls.begin(async move { released.recv() }));
+            }
+            let pending = calls.begin(async move {
+                begins.send(()).unwrap();
+                std::future::pending::<()>().await;
+                drop(lingers);
+            });
+            if has_begun {
+                begun.recv().unwrap();
+            }
+            pending.task.abort();
+            drop(release);
+            pending.cancel();
+            assert!(is_over.load(Ordering::SeqCst), "begun: {has_begun}");
+        }
     }
 }
