@@ -155,7 +155,8 @@ impl Shard {
     }
 
     /// Tells that the checkpoint of a snapshot was completed: from now on its
-    /// tables are relied upon. An unknown or old id does nothing.
+    /// tables are relied upon. An unknown or old id changes nothing of that. With a memory
+    /// budget the shard then reads the newest tables, at a cost that grows with their number.
     pub fn notify_complete(&mut self, id: SnapshotId) {
         self.pipeline.confirm(id);
         // A shard that does nothing would keep tables open that were merged meanwhile.

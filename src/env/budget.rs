@@ -20,8 +20,11 @@ pub const MIN_BUDGET_BYTES: u64 = 256 << 10;
 
 /// Sixteenths of the budget that records and indexes may take.
 const FOR_RECORDS: u64 = 10;
-/// Sixteenths that they may take whatever all else needs.
+/// Sixteenths that they may take whatever all else needs; more if so much cannot leave
+/// memory.
 const LEAST_FOR_RECORDS: u64 = 4;
+/// One part in so many of the budget that is added to what cannot leave.
+const ROOM_TO_WORK: u64 = 64;
 /// What all else may need above its part before records get less: a small budget has room
 /// for none of the buffers of the background.
 const NOT_COUNTED_BYTES: u64 = 1 << 20;
@@ -44,6 +47,8 @@ pub struct MemoryBudget {
     limit_bytes: u64,
     /// What all else has used at once of late.
     beside: AtomicU64,
+    /// What records and indexes took when nothing of it could leave memory, at most.
+    pinned: AtomicU64,
     /// What all accounts use together.
     used: AtomicU64,
     accounts: AtomicUsize,
@@ -55,6 +60,7 @@ impl MemoryBudget {
         Self {
             limit_bytes,
             beside: AtomicU64::new(0),
+            pinned: AtomicU64::new(0),
             used: AtomicU64::new(0),
             accounts: AtomicUsize::new(0),
         }
@@ -69,8 +75,9 @@ impl MemoryBudget {
     pub fn records_bytes(&self) -> u64 {
         let beside = self.beside.load(Ordering::Relaxed).saturating_sub(NOT_COUNTED_BYTES);
         let left = self.limit_bytes.saturating_sub(beside);
-        let (least, most) = (LEAST_FOR_RECORDS, FOR_RECORDS);
-        left.clamp(self.limit_bytes / 16 * least, self.limit_bytes / 16 * most)
+        let part = |sixteenths: u64| self.limit_bytes / 16 * sixteenths;
+        let pinned = self.pinned.load(Ordering::Relaxed);
+        left.max(part(LEAST_FOR_RECORDS)).max(pinned).min(part(FOR_RECORDS))
     }
 
     /// Says how much was used at once beside records and indexes, since it was said last.
@@ -143,6 +150,14 @@ impl Account {
         all.saturating_sub(others).max(all / accounts)
     }
 
+    /// Says that nothing of what the shard uses can leave memory, and whether it may have
+    /// it: if it only was to give way to something else, it need not.
+    pub(crate) fn insist(&self) -> bool {
+        let pinned = self.budget.used_bytes() + self.budget.limit_bytes / ROOM_TO_WORK;
+        self.budget.pinned.fetch_max(pinned, Ordering::Relaxed);
+        self.used <= self.allowed()
+    }
+
     pub(crate) fn budget(&self) -> &MemoryBudget {
         &self.budget
     }
@@ -202,6 +217,21 @@ mod tests {
         assert_eq!(mib(budget.records_bytes()), 4);
         (0..10_000).for_each(|_| budget.note_beside(0));
         assert_eq!(mib(budget.records_bytes()), 10);
+    }
+
+    /// A job that fits when nothing is merged must not fail when much is.
+    #[test]
+    fn what_cannot_leave_memory_gives_way_to_nothing_up_to_the_part_of_records() {
+        let budget = Arc::new(MemoryBudget::new(16 << 20));
+        let mut account = budget.open_account();
+        budget.note_beside(40 << 20);
+        account.set_used(8 << 20);
+        assert_eq!(account.allowed(), 4 << 20);
+        assert!(account.insist());
+        assert!(account.allowed() > 8 << 20, "there is some room to work in");
+        account.set_used(11 << 20);
+        assert!(!account.insist());
+        assert_eq!(account.allowed(), 10 << 20);
     }
 
     /// Else one chunk of each of some states would be all that there is.

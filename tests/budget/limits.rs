@@ -118,3 +118,20 @@ fn a_shard_that_only_takes_snapshots_lets_go_of_tables_that_were_merged() {
     job.put(1, &[1; 100]).unwrap();
     assert_eq!(idle, open_bytes(), "bytes of open tables");
 }
+
+/// Filters, copies, and what merges of many tables read come to more than is set aside.
+#[test]
+fn records_give_way_to_what_many_tables_need() {
+    let env = SimEnv::new(1);
+    let mut job = Job::with_budget(&env, None, 8 << 20);
+    let (_, at_first) = job.resident();
+    let mut least = at_first;
+    for key in 0..800_000 {
+        job.put(key, &[1; 100]).unwrap();
+        if key % 1_000 == 0 {
+            least = least.min(job.resident().1);
+        }
+    }
+    assert!(least < at_first, "{at_first} bytes for records, whatever else was needed");
+    assert!(least > at_first / 2, "{least} bytes for records, of {at_first}");
+}

@@ -9,7 +9,7 @@ use crate::Capability::{
     UnknownState, Zombies,
 };
 use crate::stage::{Checked, HALF, MOST, RECORDS, SPLITS, Spec, Stage, same};
-use crate::{Faults, From, oracle};
+use crate::{Faults, GoesOnFrom, oracle};
 
 /// A claim that runtimes are put to.
 pub struct Check {
@@ -293,7 +293,7 @@ fn gone_back(stage: &Stage<'_>) -> Checked {
     }
     life.finish()?;
     stage.is_all_shown()?;
-    let back = || Spec { from: From::Savepoint("half".to_owned()), ..Spec::new(3, HALF) };
+    let back = || Spec { from: GoesOnFrom::Savepoint("half".to_owned()), ..Spec::new(3, HALF) };
     for _ in 0..2 {
         let life = stage.start(&back())?;
         life.wait_until_shown(HALF)?;

@@ -81,7 +81,7 @@ pub enum Support {
 
 /// What a job goes on from.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum From {
+pub enum GoesOnFrom {
     /// The latest checkpoint, or the beginning if there is none.
     Latest,
     /// The savepoint of this name.
@@ -98,7 +98,7 @@ pub struct Job {
     /// How many parallel subtasks the operator has.
     pub workers: u32,
     /// What it goes on from.
-    pub from: From,
+    pub from: GoesOnFrom,
     /// The name of the operator.
     pub operator: String,
     /// Whether restored state may be lost that no operator has the name of.

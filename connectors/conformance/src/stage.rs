@@ -9,7 +9,7 @@ use alluvium::env::{Env, RealEnv};
 use alluvium::{Error, ErrorKind};
 
 use crate::job::mixed;
-use crate::{Adapter, Faults, From, Job, Options, Probe, Running, Source, oracle};
+use crate::{Adapter, Faults, GoesOnFrom, Job, Options, Probe, Running, Source, oracle};
 
 /// How a claim is broken, for people.
 pub(crate) type Broken = String;
@@ -39,7 +39,7 @@ pub(crate) struct Stage<'a> {
 /// What a life is to be like.
 pub(crate) struct Spec {
     pub(crate) workers: u32,
-    pub(crate) from: From,
+    pub(crate) from: GoesOnFrom,
     pub(crate) operator: &'static str,
     pub(crate) allow_dropped_state: bool,
     pub(crate) timeout_ms: u64,
@@ -52,7 +52,7 @@ impl Spec {
     pub(crate) fn new(workers: u32, released: u64) -> Self {
         Self {
             workers,
-            from: From::Latest,
+            from: GoesOnFrom::Latest,
             operator: "tally",
             allow_dropped_state: false,
             timeout_ms: LONG_MS,

@@ -119,6 +119,11 @@ impl ShardCore {
             }
             if self.spill().in_flight.is_empty() {
                 if takes_near {
+                    // Until now it may have given way to what the background needs.
+                    if self.spill().account.insist() {
+                        return Ok(());
+                    }
+                    let allowed = self.spill().account.allowed();
                     return Err(self.too_small(allowed, now.records + now.gaps));
                 }
                 takes_near = true;

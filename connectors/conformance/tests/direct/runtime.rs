@@ -16,7 +16,7 @@ use alluvium::env::RealEnv;
 use alluvium::format::Checkpoint;
 use alluvium::object::{MemoryStore, ObjectName, ObjectStore};
 use alluvium::{Backend, Error, KeyedStore, MaxParallelism, Result, SnapshotId};
-use alluvium_conformance::{Adapter, Capability, From, Job, Place, Running, Support, Tally};
+use alluvium_conformance::{Adapter, Capability, GoesOnFrom, Job, Place, Running, Support, Tally};
 
 use crate::master::{Ask, Master, Metadata, Request};
 use crate::mutation::Mutation;
@@ -69,8 +69,8 @@ impl Direct {
         job: &Job,
     ) -> Result<Option<Checkpoint>> {
         let from = match &job.from {
-            From::Latest => RestoreFrom::Latest,
-            From::Savepoint(name) => match world.renamed.lock().unwrap().get(name) {
+            GoesOnFrom::Latest => RestoreFrom::Latest,
+            GoesOnFrom::Savepoint(name) => match world.renamed.lock().unwrap().get(name) {
                 Some(id) => RestoreFrom::Checkpoint(*id),
                 None => RestoreFrom::Savepoint(name.clone()),
             },

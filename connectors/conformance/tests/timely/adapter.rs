@@ -11,8 +11,8 @@ use alluvium::env::RealEnv;
 use alluvium::object::{LocalStore, ObjectName, ObjectStore};
 use alluvium::{Error, MaxParallelism, Result, SnapshotId};
 use alluvium_conformance::{
-    Adapter, Capability, DISORDER, From, Job, Place, Polled, Record, Running, Source, Support,
-    Tally,
+    Adapter, Capability, DISORDER, GoesOnFrom, Job, Place, Polled, Record, Running, Source,
+    Support, Tally,
 };
 use alluvium_timely::{FileSink, Flow, JobEvent, JobHandle, Next, Outcome, Reader};
 use timely::Config;
@@ -144,8 +144,8 @@ impl Adapter for OnTimely {
             .settings(settings)
             .allow_dropped_state(job.allow_dropped_state)
             .restore_from(match &job.from {
-                From::Latest => RestoreFrom::Latest,
-                From::Savepoint(name) => RestoreFrom::Savepoint(name.clone()),
+                GoesOnFrom::Latest => RestoreFrom::Latest,
+                GoesOnFrom::Savepoint(name) => RestoreFrom::Savepoint(name.clone()),
             })
             .observer(move |event| {
                 if let JobEvent::Started { .. } = event {
