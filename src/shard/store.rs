@@ -335,7 +335,7 @@ pub trait KeyedStore: Send {
         change: &mut dyn FnMut(&mut ValueMut<'_>),
     ) -> Result<()>;
 
-    /// Looks many keys up, their cache misses overlapping, and gives each
+    /// Looks many keys up, in a shard with their cache misses overlapping, and gives each
     /// answer with its position in `keys`, in order.
     ///
     /// Stops at the first error.
@@ -344,9 +344,14 @@ pub trait KeyedStore: Send {
         state: StateId,
         keys: &[KeyRef<'_>],
         visit: &mut dyn FnMut(usize, Option<&[u8]>),
-    ) -> Result<()>;
+    ) -> Result<()> {
+        for (at, key) in keys.iter().enumerate() {
+            visit(at, self.get(state, *key)?);
+        }
+        Ok(())
+    }
 
-    /// Updates many keys, their cache misses overlapping, in the order of
+    /// Updates many keys, in a shard with their cache misses overlapping, in the order of
     /// `keys`; a key may occur more than once.
     ///
     /// Stops at the first error; the keys before it have been updated.
@@ -355,7 +360,12 @@ pub trait KeyedStore: Send {
         state: StateId,
         keys: &[KeyRef<'_>],
         change: &mut dyn FnMut(usize, &mut ValueMut<'_>),
-    ) -> Result<()>;
+    ) -> Result<()> {
+        for (at, key) in keys.iter().enumerate() {
+            self.update(state, *key, &mut |value| change(at, value))?;
+        }
+        Ok(())
+    }
 
     /// Appends elements to the list of a key, in order, without reading what is
     /// there. No elements change nothing.

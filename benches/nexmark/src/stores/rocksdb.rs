@@ -405,30 +405,6 @@ impl KeyedStore for RocksStore {
         }
     }
 
-    fn get_many(
-        &mut self,
-        state: StateId,
-        keys: &[KeyRef<'_>],
-        visit: &mut dyn FnMut(usize, Option<&[u8]>),
-    ) -> Result<()> {
-        for (at, key) in keys.iter().enumerate() {
-            visit(at, self.get(state, *key)?);
-        }
-        Ok(())
-    }
-
-    fn update_many(
-        &mut self,
-        state: StateId,
-        keys: &[KeyRef<'_>],
-        change: &mut dyn FnMut(usize, &mut ValueMut<'_>),
-    ) -> Result<()> {
-        for (at, key) in keys.iter().enumerate() {
-            self.update(state, *key, &mut |value| change(at, value))?;
-        }
-        Ok(())
-    }
-
     fn list_append(&mut self, state: StateId, key: KeyRef<'_>, elements: &[&[u8]]) -> Result<()> {
         self.compose(state, key);
         self.value.clear();
