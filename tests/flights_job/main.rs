@@ -87,25 +87,45 @@ fn program() -> &'static Path {
     PROGRAM.get_or_init(|| {
         let test = std::env::current_exe().expect("the path of this test");
         let profile_dir = test.parent().and_then(Path::parent).expect("<profile>/deps/<test>");
-        let target_dir = profile_dir.parent().expect("<target>/<profile>");
-        let profile = match profile_dir.file_name().and_then(|name| name.to_str()) {
-            None | Some("debug") => "dev",
-            Some(other) => other,
-        };
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
-        // Whoever built this test has all that the example needs.
-        let status = Command::new(cargo)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .args(["build", "--quiet", "--offline", "--example", "flights"])
-            .args(["--profile", profile, "--target-dir"])
-            .arg(target_dir)
-            .status()
-            .expect("cargo can be started");
-        let name = format!("flights{}", std::env::consts::EXE_SUFFIX);
-        let program = profile_dir.join("examples").join(name);
-        assert!(status.success() && program.exists(), "cannot build {}", program.display());
+        let program =
+            profile_dir.join("examples").join(format!("flights{}", std::env::consts::EXE_SUFFIX));
+        if !is_up_to_date(&program) {
+            build_program(profile_dir);
+        }
+        assert!(program.exists(), "there is no {}", program.display());
         program
     })
+}
+
+/// Whether the program is younger than all that it was made of. Cargo, asked for it alone,
+/// would choose other features than for all tests together, and compile everything again.
+fn is_up_to_date(program: &Path) -> bool {
+    let changed = |path: &Path| path.metadata().and_then(|file| file.modified());
+    let Ok(sources) = std::fs::read_to_string(program.with_extension("d")) else { return false };
+    let Some((_, sources)) = sources.split_once(": ") else { return false };
+    // A space in a path is escaped, and such a half of a path is not there: built anew.
+    changed(program).is_ok_and(|built| {
+        sources
+            .split_ascii_whitespace()
+            .all(|source| changed(Path::new(source)).is_ok_and(|source| source <= built))
+    })
+}
+
+fn build_program(profile_dir: &Path) {
+    let profile = match profile_dir.file_name().and_then(|name| name.to_str()) {
+        None | Some("debug") => "dev",
+        Some(other) => other,
+    };
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
+    // Whoever built this test has all that the example needs.
+    let status = Command::new(cargo)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["build", "--quiet", "--offline", "--example", "flights"])
+        .args(["--profile", profile, "--target-dir"])
+        .arg(profile_dir.parent().expect("<target>/<profile>"))
+        .status()
+        .expect("cargo can be started");
+    assert!(status.success(), "cannot build the example");
 }
 
 fn flights<W: AsRef<std::ffi::OsStr>>(words: impl IntoIterator<Item = W>) -> Output {
