@@ -17,7 +17,7 @@ use super::migration::{Form, Migration};
 use crate::base::{Error, KeyGroupRange, Result};
 use crate::format::Placement;
 use crate::format::collection::EntryName;
-use crate::table::{Found, PlacedKey, TableReader, TableReads, TableScan};
+use crate::table::{Found, PlacedKey, Rank, TableReader, TableReads, TableScan};
 use crate::version::merge::MergeScan;
 
 /// One table that the shard was restored from.
@@ -82,10 +82,13 @@ impl StateBase {
 
     /// Asks for what a look at a key will read, in the newest table that may have it.
     pub(super) fn will_need(&self, at: PlacedKey<'_>) {
-        let asked = |(table, ordinal): (&BaseTable, u16)| {
-            table.reader.will_need(ordinal, at.group, at.hash)
-        };
-        let _ = self.of_group(at).any(asked);
+        let mut tables = self.of_group(at).peekable();
+        while let Some((table, ordinal)) = tables.next() {
+            let rank = rank(tables.peek().is_none());
+            if table.reader.will_need_in(rank, ordinal, (at.group, at.hash)) {
+                break;
+            }
+        }
     }
 
     /// Looks for a key, newest table first; its value goes to `value`. Counts what was
@@ -97,12 +100,12 @@ impl StateBase {
         reads: &mut TableReads,
     ) -> Result<bool> {
         let PlacedKey { group, hash, key, namespace } = at;
-        for (table, ordinal) in &self.tables {
-            if !table.slice.contains(group) {
-                continue;
-            }
-            let hash = (group, hash);
-            match table.reader.get_counted(*ordinal, hash, key, namespace, value, reads)? {
+        let mut tables =
+            self.tables.iter().filter(|(table, _)| table.slice.contains(group)).peekable();
+        while let Some((table, ordinal)) = tables.next() {
+            let (reader, rank, hash) =
+                (&table.reader, rank(tables.peek().is_none()), (group, hash));
+            match reader.get_in(rank, *ordinal, hash, key, namespace, value, reads)? {
                 Found::Absent => continue,
                 Found::Deleted => return Ok(false),
                 Found::Value => {}
@@ -122,6 +125,10 @@ impl StateBase {
         }
         Ok(false)
     }
+}
+
+fn rank(is_last: bool) -> Rank {
+    if is_last { Rank::Oldest } else { Rank::Any }
 }
 
 impl BaseTable {
@@ -207,8 +214,15 @@ impl StateBase {
             // Not another question, but perhaps another block.
             let mut again = TableReads::default();
             let at = (group, hash);
-            let marked =
-                table.reader.get_counted(ordinal, at, key, &marker, &mut value, &mut again)?;
+            let marked = table.reader.get_in(
+                Rank::Any,
+                ordinal,
+                at,
+                key,
+                &marker,
+                &mut value,
+                &mut again,
+            )?;
             reads.blocks += again.blocks;
             if marked != Found::Absent {
                 break;

@@ -21,6 +21,7 @@ mod writer;
 
 pub use cache::BlockCache;
 pub use collection::PlacedKey;
+pub(crate) use reader::Rank;
 pub use reader::{Found, TableReader, TableReads};
 pub use scan::{ScanRecord, TableScan};
 pub use writer::{

@@ -1,64 +1,33 @@
-//! Reading a table: what is known of it after opening, and point lookups.
+//! Reading a table: what is known of it after opening, and its blocks. Keys are looked
+//! up in `look_up`.
 //!
-//! A lookup
-//!
-//! 1. asks the filter, if the state has one;
-//! 2. finds the block in the index;
-//! 3. takes that block from the cache if there is one; else reads it (or finds
-//!    it mapped), checks it, decompresses it;
-//! 4. compares the records whose tag matches.
-//!
-//! Almost always one block is read for a key that is there, and none for a key
-//! that is not. Filter and index are searched where they lie in the mapped file;
+//! Filter and index are searched where they lie in the mapped file;
 //! of a file that is not mapped they are held in memory, as they are.
+
+mod look_up;
 
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
+pub(crate) use self::look_up::Rank;
+pub use self::look_up::{Found, TableReads};
 use super::cache::BlockCache;
 use super::origin::Origin;
 use crate::base::checksum::ContentHash;
-use crate::base::{Error, FileId, KeyGroup, KeyGroupRange, Result};
+use crate::base::{Error, FileId, KeyGroupRange, Result};
 use crate::env::ReadAt;
 use crate::env::ledger::{Charge, MemoryComponent, MemoryLedger};
 use crate::env::local_files::LocalFile;
 use crate::env::mmap::PageBuf;
 use crate::format::TableMeta;
-use crate::format::block::{DataBlock, Slot, tag_of_hash};
+use crate::format::block::DataBlock;
 use crate::format::collection::Placement;
-use crate::format::filter::{Filter, filter_hash};
+use crate::format::filter::Filter;
 use crate::format::frame::{FRAME_HEADER_BYTES, PartKind, decode_frame};
 use crate::format::index::{BlockEntry, Index};
 use crate::format::properties::{Properties, StateProperties};
 use crate::format::table::{FOOTER_BYTES, Footer, HEADER_BYTES};
-
-/// What a lookup found.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[must_use]
-pub enum Found {
-    /// The table does not know the key; an older one may.
-    Absent,
-    /// The key was deleted, whatever older tables say.
-    Deleted,
-    /// The value is in the caller's buffer.
-    Value,
-}
-
-impl Found {
-    /// What is in a slot; a value goes to `out`.
-    #[inline]
-    pub(super) fn of(slot: Slot<'_>, out: &mut Vec<u8>) -> Self {
-        match slot {
-            Slot::Absent => Self::Absent,
-            Slot::Deleted => Self::Deleted,
-            Slot::Value(value) => {
-                out.extend_from_slice(value);
-                Self::Value
-            }
-        }
-    }
-}
 
 /// An open table. Immutable and shared: `&self` from any thread.
 ///
@@ -87,28 +56,6 @@ pub struct TableReader {
     charge: Charge,
     /// Dropped after `source`: it may keep the file that this has open.
     origin: Option<Origin>,
-}
-
-/// What look-ups in tables came to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct TableReads {
-    /// Tables that were asked for a key.
-    pub asked: u64,
-    /// Of these, how many had nothing to be read: key groups or filter excluded the key.
-    pub excluded: u64,
-    /// How many did not have the key although nothing excluded it.
-    pub false_positives: u64,
-    /// Blocks that were looked at.
-    pub blocks: u64,
-}
-
-impl std::ops::AddAssign for TableReads {
-    fn add_assign(&mut self, other: Self) {
-        self.asked += other.asked;
-        self.excluded += other.excluded;
-        self.false_positives += other.false_positives;
-        self.blocks += other.blocks;
-    }
 }
 
 /// Whether filter and index are in memory.
@@ -148,10 +95,6 @@ impl Scratch {
 
 /// Scratch buffers larger than this are freed after use.
 const SCRATCH_KEPT_BYTES: usize = 1024 * 1024;
-
-/// Most that is asked for ahead at once: more would push out what was asked for
-/// before.
-const MAX_ASKED_BYTES: u64 = 1024 * 1024;
 
 impl TableReader {
     /// Opens the table that `expected` describes.
@@ -438,137 +381,6 @@ impl TableReader {
         state.map_or(Placement::Single, |state| state.placement)
     }
 
-    /// Whether the table may hold a record of this hash: the one that places
-    /// it, so for a state of collections this asks for a whole collection.
-    /// `false` is certain; `true` is wrong for about one stranger in 40, and
-    /// always said of a state that has no filter. Reads no block.
-    #[inline]
-    pub fn may_contain(&self, ordinal: u16, group: KeyGroup, hash: u64) -> bool {
-        self.meta.groups.contains(group) && self.filter_passes(ordinal, group, hash)
-    }
-
-    /// Asks the system for the block that a lookup of this hash will read, so
-    /// that it is on its way while others are asked for; `false` if there is
-    /// nothing to read, since the filter excludes the hash or no block can hold
-    /// it. What is in the block cache is not asked for.
-    ///
-    /// Worth it before a batch of lookups in a table that is not in memory: the
-    /// reads of all then overlap. (A single lookup does so for itself.) Costs a system call (about 1 us) for each that
-    /// it asks for. Waits for nothing but, at times, a page of the filter and of
-    /// the index; does nothing for a file that is not mapped, and says the same.
-    pub fn will_need(&self, ordinal: u16, group: KeyGroup, hash: u64) -> bool {
-        if !self.may_contain(ordinal, group, hash) {
-            return false;
-        }
-        let mut blocks = self.index().blocks_of_hash(ordinal, group, hash);
-        if blocks.is_empty() {
-            return false;
-        }
-        if self.placement(ordinal) == Placement::Single {
-            // Nearly always the only one: see `get`.
-            blocks.start = blocks.end - 1;
-        }
-        let cached = |cache: &BlockCache| cache.contains(self.file(), blocks.start);
-        if blocks.len() > 1 || !self.cache.as_deref().is_some_and(cached) {
-            self.ask_for(blocks);
-        }
-        true
-    }
-
-    /// Asks the system for these blocks, the first MiB of them.
-    pub(super) fn ask_for(&self, blocks: Range<usize>) {
-        let index = self.index();
-        // An error will be seen by who reads.
-        if let (false, Ok(first)) = (blocks.is_empty(), index.block(blocks.start)) {
-            let end = index.block(blocks.end - 1).map_or(first.end, |last| last.end);
-            self.source.will_need(first.offset, (end - first.offset).min(MAX_ASKED_BYTES));
-        }
-    }
-
-    /// Looks a key up. The value, if there is one, is put into `out`, which is
-    /// emptied first in any case.
-    ///
-    /// In a state of collections this finds one record of one: `namespace` is
-    /// its [entry name](crate::format::collection), and `hash` the one that
-    /// places the collection. Usually that reads one block, or none; in a
-    /// collection of *n* blocks, log2(*n*).
-    ///
-    /// # Errors
-    /// `Corrupt` if a block that had to be looked at is damaged, `Unavailable`
-    /// if it could not be read, `Invalid` if `namespace` had to be an entry
-    /// name and is none.
-    pub fn get(
-        &self,
-        ordinal: u16,
-        group: KeyGroup,
-        hash: u64,
-        key: &[u8],
-        namespace: &[u8],
-        out: &mut Vec<u8>,
-    ) -> Result<Found> {
-        let mut reads = TableReads::default();
-        self.get_counted(ordinal, (group, hash), key, namespace, out, &mut reads)
-    }
-
-    /// As [`get`](Self::get), of a key in this group and with this hash; counts what was
-    /// done for it.
-    ///
-    /// # Errors
-    /// As `get`.
-    pub fn get_counted(
-        &self,
-        ordinal: u16,
-        (group, hash): (KeyGroup, u64),
-        key: &[u8],
-        namespace: &[u8],
-        out: &mut Vec<u8>,
-        reads: &mut TableReads,
-    ) -> Result<Found> {
-        out.clear();
-        reads.asked += 1;
-        let before = reads.blocks;
-        let found = if self.placement(ordinal) == Placement::Collection {
-            self.get_of_collection(ordinal, (group, hash), key, namespace, out, reads)?
-        } else {
-            self.get_single(ordinal, (group, hash), key, namespace, out, reads)?
-        };
-        if found == Found::Absent {
-            if reads.blocks == before {
-                reads.excluded += 1;
-            } else {
-                reads.false_positives += 1;
-            }
-        }
-        Ok(found)
-    }
-
-    #[inline]
-    fn get_single(
-        &self,
-        ordinal: u16,
-        (group, hash): (KeyGroup, u64),
-        key: &[u8],
-        namespace: &[u8],
-        out: &mut Vec<u8>,
-        reads: &mut TableReads,
-    ) -> Result<Found> {
-        if !self.may_contain(ordinal, group, hash) {
-            return Ok(Found::Absent);
-        }
-        // The last one first: where a block begins with this very hash, the one
-        // before could only hold another key of the same.
-        for block in self.index().blocks_of_hash(ordinal, group, hash).rev() {
-            reads.blocks += 1;
-            let found = self.with_block(block, |block| {
-                Ok(Found::of(block.find(group, tag_of_hash(hash), key, namespace)?, out))
-            })?;
-            if found != Found::Absent {
-                return Ok(found);
-            }
-        }
-        Ok(Found::Absent)
-    }
-
     pub(super) fn source(&self) -> &dyn ReadAt {
         &*self.source
     }
@@ -586,19 +398,6 @@ impl TableReader {
     /// The hash of the whole file, if it is known.
     pub(super) fn expected_hash(&self) -> Option<ContentHash> {
         self.hash_known.then_some(self.meta.hash)
-    }
-
-    /// Whether the filter does not exclude the hash: one that places a record
-    /// of this state, or its own.
-    #[inline]
-    pub(super) fn filter_passes(&self, ordinal: u16, group: KeyGroup, hash: u64) -> bool {
-        let state = self.properties.states.get(usize::from(ordinal));
-        if state.is_none_or(|state| !state.filtered) {
-            return true;
-        }
-        // Opening checked the length; an empty filter excludes nothing.
-        let filter = Filter::decode(self.part(&self.filter)).unwrap_or_default();
-        filter.may_contain(filter_hash(ordinal, group, hash))
     }
 
     /// The payload of the filter or of the index. Empty if the file is not what
