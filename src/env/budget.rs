@@ -18,23 +18,25 @@ use super::pages::MIN_CHUNK_BYTES;
 /// The smallest budget that is accepted, in bytes: 256 KiB.
 pub const MIN_BUDGET_BYTES: u64 = 256 << 10;
 
-/// Sixteenths of the budget that records and indexes may take.
-const FOR_RECORDS: u64 = 10;
-/// Sixteenths that they may take whatever all else needs; more if so much cannot leave
-/// memory.
-const LEAST_FOR_RECORDS: u64 = 4;
+/// The parts that the budget is divided into.
+const PARTS: u64 = 32;
+/// Parts that records and indexes may take.
+const FOR_RECORDS: u64 = 19;
+/// Parts that they may take whatever all else needs; more if so much cannot leave memory.
+const LEAST_FOR_RECORDS: u64 = 8;
 /// One part in so many of the budget that is added to what cannot leave.
 const ROOM_TO_WORK: u64 = 64;
 /// What all else may need above its part before records get less: a small budget has room
-/// for none of the buffers of the background.
+/// for none of the buffers of the background. Less of it the larger the budget, and nothing
+/// from 32 MiB on.
 const NOT_COUNTED_BYTES: u64 = 1 << 20;
 /// After a peak of all else, what was set aside for it shrinks by one part in so many with
 /// each view of the tables.
 const PEAK_FADES_BY: u64 = 128;
-/// Sixteenths for buffers that wait for the next snapshot.
-const FOR_SPARE_BUFFERS: u64 = 1;
-/// Sixteenths for filters and indexes of tables.
-const FOR_HELD: u64 = 3;
+/// Parts for buffers that wait for the next snapshot.
+const FOR_SPARE_BUFFERS: u64 = 2;
+/// Parts for filters and indexes of tables.
+const FOR_HELD: u64 = 6;
 /// One part in so many for pages that are kept ready.
 const FOR_READY_PAGES: u64 = 64;
 /// Chunks of records that the budget has room for, at least: gaps of a state go back to
@@ -73,9 +75,10 @@ impl MemoryBudget {
 
     /// What of it is for records and indexes.
     pub fn records_bytes(&self) -> u64 {
-        let beside = self.beside.load(Ordering::Relaxed).saturating_sub(NOT_COUNTED_BYTES);
+        let not_counted = NOT_COUNTED_BYTES.saturating_sub(self.limit_bytes / 32);
+        let beside = self.beside.load(Ordering::Relaxed).saturating_sub(not_counted);
         let left = self.limit_bytes.saturating_sub(beside);
-        let part = |sixteenths: u64| self.limit_bytes / 16 * sixteenths;
+        let part = |parts: u64| self.limit_bytes / PARTS * parts;
         let pinned = self.pinned.load(Ordering::Relaxed);
         left.max(part(LEAST_FOR_RECORDS)).max(pinned).min(part(FOR_RECORDS))
     }
@@ -94,19 +97,19 @@ impl MemoryBudget {
 
     /// Buffers for copies that may wait to be used again.
     pub fn spare_buffers(&self) -> usize {
-        (self.limit_bytes / 16 * FOR_SPARE_BUFFERS) as usize / self.buffer_bytes()
+        (self.limit_bytes / PARTS * FOR_SPARE_BUFFERS) as usize / self.buffer_bytes()
     }
 
     /// Bytes of such a buffer: a huge page, or less if that is more than there may be.
     pub(crate) fn buffer_bytes(&self) -> usize {
-        let most = (self.limit_bytes / 16 * FOR_SPARE_BUFFERS).max(1);
+        let most = (self.limit_bytes / PARTS * FOR_SPARE_BUFFERS).max(1);
         (1_usize << most.ilog2()).clamp(MIN_CHUNK_BYTES, HUGE_PAGE_BYTES)
     }
 
     /// Bytes of filters and indexes of tables that each shard may keep in memory.
     pub(crate) fn held_bytes(&self) -> u64 {
         let accounts = self.accounts.load(Ordering::Relaxed).max(1) as u64;
-        self.limit_bytes / 16 * FOR_HELD / accounts
+        self.limit_bytes / PARTS * FOR_HELD / accounts
     }
 
     /// Huge pages that may be kept ready; none if the budget is small, since then
@@ -202,21 +205,33 @@ mod tests {
 
     #[test]
     fn records_get_less_while_all_else_needs_more_and_never_less_than_a_quarter() {
-        let budget = Arc::new(MemoryBudget::new(16 << 20));
+        let budget = Arc::new(MemoryBudget::new(32 << 20));
         let mib = |bytes: u64| bytes >> 20;
-        assert_eq!(mib(budget.records_bytes()), 10);
-        budget.note_beside(7 << 20);
-        assert_eq!(mib(budget.records_bytes()), 10);
-        budget.note_beside(10 << 20);
-        assert_eq!(mib(budget.records_bytes()), 7);
+        assert_eq!(mib(budget.records_bytes()), 19);
+        budget.note_beside(13 << 20);
+        assert_eq!(mib(budget.records_bytes()), 19);
+        budget.note_beside(20 << 20);
+        assert_eq!(mib(budget.records_bytes()), 12);
         budget.note_beside(1 << 20);
-        assert_eq!(mib(budget.records_bytes()), 7, "a peak may come again");
+        assert_eq!(mib(budget.records_bytes()), 12, "a peak may come again");
         (0..100).for_each(|_| budget.note_beside(1 << 20));
-        assert_eq!(mib(budget.records_bytes()), 10);
+        assert_eq!(mib(budget.records_bytes()), 19);
         budget.note_beside(40 << 20);
-        assert_eq!(mib(budget.records_bytes()), 4);
+        assert_eq!(mib(budget.records_bytes()), 8);
         (0..10_000).for_each(|_| budget.note_beside(0));
-        assert_eq!(mib(budget.records_bytes()), 10);
+        assert_eq!(mib(budget.records_bytes()), 19);
+    }
+
+    #[test]
+    fn what_the_background_always_needs_leaves_a_small_budget_its_records() {
+        let records = |budget_mib: u64, beside_kib: u64| {
+            let budget = MemoryBudget::new(budget_mib << 20);
+            budget.note_beside(beside_kib << 10);
+            budget.records_bytes() >> 10
+        };
+        assert_eq!(records(1, 1024), 1024 / 32 * 19);
+        assert_eq!(records(16, 8 << 10), (8 << 10) + 512);
+        assert_eq!(records(32, 16 << 10), 16 << 10);
     }
 
     /// A job that fits when nothing is merged must not fail when much is.
@@ -231,7 +246,7 @@ mod tests {
         assert!(account.allowed() > 8 << 20, "there is some room to work in");
         account.set_used(11 << 20);
         assert!(!account.insist());
-        assert_eq!(account.allowed(), 10 << 20);
+        assert_eq!(account.allowed(), (16 << 20) / PARTS * FOR_RECORDS);
     }
 
     /// Else one chunk of each of some states would be all that there is.

@@ -124,6 +124,8 @@ impl Copies {
 impl Drop for Copies {
     fn drop(&mut self) {
         for (buffer, _) in self.large.drain(..) {
+            // First, or for a moment the peak would count it twice.
+            self.charge.set(self.charge.bytes() - buffer.len() as u64);
             self.pool.buffers().give_back(buffer);
         }
     }
@@ -173,6 +175,17 @@ mod tests {
                 assert_eq!(found, lens.iter().map(|&len| copy(len)).collect::<Vec<_>>());
             }
         }
+    }
+
+    #[test]
+    fn memory_that_is_given_back_is_never_counted_twice() {
+        let pool = Arc::new(PagePool::new(0));
+        let mut copies = Copies::new(0, Arc::clone(&pool));
+        (0..3).for_each(|_| copies.push(&copy(BUFFER_BYTES)));
+        drop(copies);
+        let stats = pool.ledger().stats();
+        let bytes = 3 * BUFFER_BYTES as u64;
+        assert_eq!((stats.total_bytes, stats.peak_bytes), (bytes, bytes));
     }
 
     #[test]

@@ -78,7 +78,7 @@ fn shards_share_one_budget() {
         });
         used.collect::<Vec<_>>()
     };
-    let records_bytes = 2 * BUDGET_BYTES / 16 * 10;
+    let records_bytes = 2 * BUDGET_BYTES / 32 * 19;
     let alone = work(0, 0..10_000);
     assert!(alone[0] > records_bytes * 8 / 10 && alone[0] <= records_bytes, "{alone:?}");
     work(1, 0..10_000);
