@@ -194,22 +194,47 @@ pub(crate) fn holds(
     name: &ObjectName,
     contents: &Contents,
 ) -> Result<bool> {
-    if store.len_of(name)? != Some(contents.bytes) {
-        return Ok(false);
+    Ok(is_same(store, name, contents)? == Some(true))
+}
+
+/// Whether an object holds just this; `None` if there is none. One look says both, since
+/// others may remove it between two.
+///
+/// # Errors
+/// As [`holds`].
+pub(crate) fn is_same(
+    store: &dyn ObjectStore,
+    name: &ObjectName,
+    contents: &Contents,
+) -> Result<Option<bool>> {
+    match store.len_of(name)? {
+        None => return Ok(None),
+        Some(bytes) if bytes != contents.bytes => return Ok(Some(false)),
+        Some(_) => {}
     }
+    match hash_of(store, name, contents.bytes) {
+        Ok(hash) => Ok(Some(hash == contents.hash)),
+        // It has gone since.
+        Err(_) if store.len_of(name)?.is_none() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The hash of the first so many bytes of an object, which it must have.
+fn hash_of(store: &dyn ObjectStore, name: &ObjectName, bytes: u64) -> Result<ContentHash> {
     let object = store.open(name)?;
     let mut hasher = ContentHasher::new();
-    let mut buffer = vec![0; contents.bytes.min(COPY_STEP_BYTES as u64) as usize];
+    let mut buffer = vec![0; bytes.min(COPY_STEP_BYTES as u64) as usize];
     let mut done = 0;
-    while done < contents.bytes {
-        let step = (contents.bytes - done).min(buffer.len() as u64) as usize;
+    while done < bytes {
+        let step = (bytes - done).min(buffer.len() as u64) as usize;
         object
             .read_at(done, &mut buffer[..step])
             .map_err(|source| Error::io("an object could not be read back", source).at(name))?;
         hasher.update(&buffer[..step]);
         done += step as u64;
     }
-    Ok(hasher.finish() == contents.hash)
+    Ok(hasher.finish())
 }
 
 fn cancelled(name: &ObjectName, done: u64) -> Error {

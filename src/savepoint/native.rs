@@ -145,11 +145,18 @@ fn is_there(
     error: Error,
 ) -> Result<()> {
     let exists = error.kind() == ErrorKind::Invalid || error.may_have_happened();
-    if !exists || store.len_of(name)?.is_none() {
+    if !exists {
         return Err(error);
     }
-    if crate::object::holds(store, name, &contents)? {
-        return Ok(());
+    match crate::object::is_same(store, name, &contents)? {
+        Some(true) => return Ok(()),
+        Some(false) => {}
+        None if error.may_have_happened() => return Err(error),
+        None => {
+            return Err(Error::unavailable("an object was there, and has gone")
+                .at(name)
+                .remedy("find out who else deletes in this folder, and try again"));
+        }
     }
     Err(Error::invalid("the folder holds another savepoint, or something else")
         .at(name)

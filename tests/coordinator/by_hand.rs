@@ -32,6 +32,7 @@ pub struct Watched {
     watch: Mutex<Watch>,
     pub unreadable: Mutex<Option<String>>,
     then: Mutex<Option<(String, Then)>>,
+    once_seen: Mutex<Option<(String, Then)>>,
 }
 
 impl fmt::Debug for Watched {
@@ -44,8 +45,8 @@ impl Watched {
     pub fn new(env: &SimEnv) -> Arc<Self> {
         let inner = MemoryStore::new(Arc::new(env.clone()));
         let watch: Watch = Box::new(|_, _| Goes::Well);
-        let (unreadable, then) = Default::default();
-        Arc::new(Self { inner, watch: Mutex::new(watch), unreadable, then })
+        let (unreadable, then, once_seen) = Default::default();
+        Arc::new(Self { inner, watch: Mutex::new(watch), unreadable, then, once_seen })
     }
 
     /// `watch` is told what is done ("create", "remove"), and to which object.
@@ -57,6 +58,12 @@ impl Watched {
     /// its creator hears of that.
     pub fn when_created(&self, prefix: &str, then: impl FnOnce() + Send + 'static) {
         *self.then.lock() = Some((prefix.to_owned(), Box::new(then)));
+    }
+
+    /// `then` happens once when somebody has seen that an object is there whose name begins
+    /// so, before the reply.
+    pub fn when_seen(&self, prefix: &str, then: impl FnOnce() + Send + 'static) {
+        *self.once_seen.lock() = Some((prefix.to_owned(), Box::new(then)));
     }
 
     pub fn names(&self, prefix: &str) -> Vec<String> {
@@ -129,7 +136,13 @@ impl ObjectStore for Watched {
 
     fn len_of(&self, name: &ObjectName) -> Result<Option<u64>> {
         self.check_readable(name.as_str())?;
-        self.inner.len_of(name)
+        let len = self.inner.len_of(name)?;
+        let is_awaited = |(prefix, _): &mut (String, Then)| name.as_str().starts_with(&**prefix);
+        let then = self.once_seen.lock().take_if(|awaited| len.is_some() && is_awaited(awaited));
+        if let Some((_, then)) = then {
+            then();
+        }
+        Ok(len)
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<ObjectName>> {

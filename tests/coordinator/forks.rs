@@ -230,3 +230,43 @@ fn a_fork_of_a_fork_keeps_what_the_first_job_has() {
     let last = jobs.last().unwrap();
     last.assert_restores(&RestoreFrom::Latest, &value);
 }
+
+/// Found by seeds 17096 and 17244: the reply to a create is lost, and between two looks at
+/// the object whoever took over removes it with all of its folder. To say that the folder is
+/// another savepoint's would have the caller give up; what became of the job is the reason.
+#[test]
+fn an_import_that_is_swept_away_under_its_writer_is_not_another_savepoint() {
+    let (env, store) = world();
+    let mut source = Job::open(&env, &store, "source", by_hand());
+    source.start(None, 2);
+    source.write();
+    source.checkpoint();
+    let view = source.coordinator.view();
+    let reference = view.find(&RestoreFrom::Latest).unwrap().unwrap();
+    let outside: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new(Arc::new(env.clone())));
+    let checkpoint = view.read(&reference).unwrap();
+    let exported = export_native(&checkpoint, &*view.source(), outside, &mut |_| true).unwrap();
+
+    for part in ["tables/", "manifests/"] {
+        let mut target = Job::open(&env, &store, "target", by_hand());
+        let folder = format!("jobs/target/epochs/{:010}/imports/", target.coordinator.epoch());
+        let of_import = move |name: &str| name.starts_with(&folder) && name.contains(part);
+        let seen = format!("jobs/target/epochs/{:010}/imports/", target.coordinator.epoch());
+        let (next, swept) = ((env.clone(), Arc::clone(&store)), seen.clone());
+        store.watch(move |what, name| match (what, of_import(name)) {
+            ("create", true) => Goes::Unheard,
+            _ => Goes::Well,
+        });
+        store.when_seen(&seen, move || {
+            let mut next = Job::open(&next.0, &next.1, "target", by_hand());
+            next.coordinator.sweep().unwrap();
+            while !next.coordinator.collect(usize::MAX).unwrap().is_done {}
+            assert!(next.store.names(&swept).is_empty(), "it was swept");
+        });
+        let error = target.coordinator.import(&exported, "late", &mut |_| true).unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Closed), "{error}");
+        let error = target.coordinator.import(&exported, "late", &mut |_| true).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+        store.watch(|_, _| Goes::Well);
+    }
+}
