@@ -320,6 +320,13 @@ fn requests_and_answers_of_version_1_open_and_are_still_written_alike() {
             Action::Checkpoint(SnapshotMode::Incremental, SnapshotId(23)),
             "request-v1-checkpoint.bin",
         ),
+        (
+            Action::SavepointInto {
+                name: "release".into(),
+                place: "s3://bucket/savepoints/release".into(),
+            },
+            "request-v1-placed.bin",
+        ),
     ] {
         let request = Request { action, ..request.clone() };
         let bytes = golden(name, &request.encode().unwrap());

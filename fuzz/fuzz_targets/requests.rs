@@ -1,16 +1,18 @@
 //! Any bytes as a request or an answer: what decodes is encoded again without complaint,
 //! and decodes to the same. And any bytes where a coordinator looks for requests: each is
-//! answered or left alone, nothing of another job changes, and the job goes on.
+//! answered or left alone, nothing of another job changes, and the job goes on. What is
+//! asked into another place is whole there.
 
 #![no_main]
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use alluvium::coordinator::{CheckpointSettings, Event, JobView, Participant, RestoreFrom};
 use alluvium::env::SimEnv;
 use alluvium::format::{Answer, Manifest, Request, ShardAck, ShardCosts, ShardPart, StoredFile};
 use alluvium::object::{MemoryStore, ObjectName, ObjectStore};
+use alluvium::savepoint::NativeSavepoint;
 use alluvium::{Coordinator, MaxParallelism, SnapshotHandle, SnapshotId};
 use libfuzzer_sys::fuzz_target;
 
@@ -21,8 +23,25 @@ fn name(text: &str) -> ObjectName {
     ObjectName::new(text).expect("a name")
 }
 
+/// Places that savepoints were asked into.
+#[derive(Default)]
+struct Places(Mutex<BTreeMap<String, Arc<dyn ObjectStore>>>);
+
+impl Places {
+    fn open(&self, env: &Arc<SimEnv>, place: &str) -> Arc<dyn ObjectStore> {
+        let mut places = self.0.lock().expect("nobody panicked");
+        let new = || Arc::new(MemoryStore::new(Arc::clone(env) as _)) as Arc<dyn ObjectStore>;
+        Arc::clone(places.entry(place.to_owned()).or_insert_with(new))
+    }
+}
+
 /// Answers the barriers of a job with one shard, which has no state.
-fn turn(coordinator: &mut Coordinator, store: &dyn ObjectStore, shard: &Participant) {
+fn turn(
+    coordinator: &mut Coordinator,
+    store: &dyn ObjectStore,
+    shard: &Participant,
+    open: &dyn Fn(&str) -> Arc<dyn ObjectStore>,
+) {
     coordinator.poll().expect("nobody else takes the job over, and the store is sound");
     while let Some(event) = coordinator.next_event() {
         let Event::Trigger(barrier) = event else { continue };
@@ -40,8 +59,12 @@ fn turn(coordinator: &mut Coordinator, store: &dyn ObjectStore, shard: &Particip
             user_meta: vec![],
         };
         let bytes = manifest.encode().expect("a manifest");
-        let location = format!("jobs/job/epochs/{:010}/manifests/{}", barrier.epoch, barrier.id);
-        store.create(&name(&location), &bytes).expect("a new name");
+        let place = barrier.place.as_deref().map(open);
+        let location = match place {
+            Some(_) => format!("manifests/{}", barrier.id),
+            None => format!("jobs/job/epochs/{:010}/manifests/{}", barrier.epoch, barrier.id),
+        };
+        place.as_deref().unwrap_or(store).create(&name(&location), &bytes).expect("a new name");
         let handle = SnapshotHandle::new(&manifest, &bytes, "", &location).expect("a handle");
         let files = vec![StoredFile { location, bytes: bytes.len() as u64 }];
         let part = ShardPart { handle, costs: ShardCosts::default() };
@@ -73,12 +96,16 @@ fuzz_target!(|bytes: &[u8]| {
     let mut settings = CheckpointSettings::default();
     (settings.interval_ms, settings.requests_interval_ms) = (None, Some(1));
     let builder = Coordinator::builder(Arc::clone(&store), "job").settings(settings);
+    let places = Arc::new(Places::default());
+    let (opens, opens_in) = (Arc::clone(&places), Arc::clone(&env));
+    let builder = builder.places(move |place| Ok(opens.open(&opens_in, place)));
+    let open = |place: &str| places.open(&env, place);
     let mut coordinator = builder.env(Arc::clone(&env) as _).open().expect("a new job");
     let groups = MaxParallelism::new(1).expect("one group");
     let shard = Participant::of_operator("fuzzed", groups, 1).expect("one shard").remove(0);
     coordinator.start(vec![shard.clone()]).expect("all key groups");
     let kept = coordinator.trigger().expect("nothing is in the way");
-    turn(&mut coordinator, &*store, &shard);
+    turn(&mut coordinator, &*store, &shard, &open);
     coordinator.keep(&RestoreFrom::Checkpoint(kept), "before").expect("it is complete");
     let others = of_others(&*store);
 
@@ -102,7 +129,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
     for _ in 0..MOST_LOOKS {
         env.advance_ms(1);
-        turn(&mut coordinator, &*store, &shard);
+        turn(&mut coordinator, &*store, &shard, &open);
     }
     for request in &requests {
         let there = store.len_of(&name(request)).expect("sound");
@@ -122,8 +149,15 @@ fuzz_target!(|bytes: &[u8]| {
         view.files(kept).expect("what is kept is whole");
     }
     assert!(view.entry().kept().any(|found| found.id == kept), "a request cost a checkpoint");
+    for place in places.0.lock().expect("nobody panicked").values() {
+        let placed = NativeSavepoint::open(Arc::clone(place)).expect("sound");
+        let placed = placed.expect("what was begun is complete");
+        for shard in &placed.checkpoint().shards {
+            placed.source().open(shard.handle.manifest()).expect("what it names is there");
+        }
+    }
     let next: SnapshotId = coordinator.trigger().expect("nothing is in the way");
-    turn(&mut coordinator, &*store, &shard);
+    turn(&mut coordinator, &*store, &shard, &open);
     let entry = coordinator.view().entry().clone();
     assert_eq!(entry.resume.map(|resume| resume.id), Some(next), "the job does not go on");
 });

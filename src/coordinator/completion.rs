@@ -64,8 +64,13 @@ impl Coordinator {
         let ready: Vec<_> =
             self.pending.values().filter(|p| p.is_ready()).map(Pending::id).collect();
         for id in ready.into_iter().rev() {
+            let is_own = self.pending.get(&id).is_some_and(|pending| pending.place.is_none());
             if let Err(error) = self.complete(id) {
-                return self.unless_fenced(error, "a checkpoint could not be completed yet");
+                self.unless_fenced(error, "a checkpoint could not be completed yet")?;
+                // Another store that fails holds up nothing in this one.
+                if is_own {
+                    return Ok(());
+                }
             }
         }
         Ok(())

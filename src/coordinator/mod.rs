@@ -92,6 +92,7 @@ mod objects;
 mod participant;
 mod pending;
 mod placed;
+mod places;
 mod registry;
 mod requests;
 mod schedule;
@@ -112,6 +113,7 @@ use self::journal::Journal;
 use self::layout::Layout;
 pub use self::participant::Participant;
 use self::pending::{Counted, Pending, ShardKey, key_of};
+use self::places::Opener;
 use self::registry::{Holder, Registry};
 use self::requests::Requests;
 pub use self::requests::{Asked, ask};
@@ -147,6 +149,7 @@ pub struct CoordinatorBuilder {
     owner: String,
     settings: CheckpointSettings,
     env: Option<Arc<dyn Env>>,
+    places: Option<Opener>,
 }
 
 impl CoordinatorBuilder {
@@ -215,6 +218,7 @@ impl CoordinatorBuilder {
             events: VecDeque::new(),
             clock: Clock::new(now_ns),
             requests: Requests::default(),
+            places: self.places,
             catching_up: false,
             stopping: false,
         };
@@ -254,6 +258,7 @@ pub struct Coordinator {
     events: VecDeque<Event>,
     clock: Clock,
     requests: Requests,
+    places: Option<Opener>,
     catching_up: bool,
     stopping: bool,
 }
@@ -268,6 +273,7 @@ impl Coordinator {
             owner: String::new(),
             settings: CheckpointSettings::default(),
             env: None,
+            places: None,
         }
     }
 
@@ -655,8 +661,8 @@ impl Coordinator {
     pub(super) fn check_new(&mut self, name: &str) -> Result<()> {
         check_job_name("name of the savepoint", name)?;
         self.settle()?;
-        let is_same = |kind: &CheckpointKind| *kind == CheckpointKind::Savepoint(name.to_owned());
-        let under_way = self.pending.values().any(|pending| is_same(&pending.barrier.kind));
+        let kind = CheckpointKind::Savepoint(name.to_owned());
+        let under_way = self.pending.values().any(|pending| pending.is_own(&kind));
         if under_way || self.journal.last().savepoint(name).is_some() {
             return Err(Error::invalid("the job has a savepoint of this name already")
                 .at(self.layout.root())

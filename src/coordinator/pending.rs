@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::placed::Place;
 use super::{Barrier, Participant};
 use crate::base::{KeyGroup, SnapshotId};
-use crate::format::checkpoint::{Checkpoint, ShardAck};
+use crate::format::checkpoint::{Checkpoint, CheckpointKind, ShardAck};
 use crate::format::journal::Outcome;
 
 /// Names a shard of a job.
@@ -66,6 +66,11 @@ impl Pending {
 
     pub(super) fn id(&self) -> SnapshotId {
         self.barrier.id
+    }
+
+    /// Whether it is of this kind, and goes into the job's store.
+    pub(super) fn is_own(&self, kind: &CheckpointKind) -> bool {
+        self.place.is_none() && self.barrier.kind == *kind
     }
 
     /// Counts the acknowledgement of a shard.

@@ -19,7 +19,7 @@
 //! is met stays
 //! until the answer is there. An answer that nobody fetches goes after a while.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -27,11 +27,14 @@ use super::Coordinator;
 use super::completion::cut;
 use super::objects::{self, Created};
 use super::pending::Pending;
+use super::placed::Place;
+use super::places;
 use super::view::{JobView, RestoreFrom};
 use crate::base::{Error, Result, SnapshotId, SnapshotMode};
 use crate::env::Env;
-use crate::format::checkpoint::CheckpointKind;
+use crate::format::checkpoint::{CheckpointKind, check_job_name};
 use crate::format::journal::MAX_TEXT_BYTES;
+use crate::format::place::check_place;
 use crate::format::request::{Action, Answer, MAX_REQUEST_BYTES, Request};
 use crate::object::{ObjectName, ObjectStore};
 
@@ -44,8 +47,8 @@ const LOOKS_AT_ANSWERS: u32 = 360;
 /// [looks](super::CheckpointSettings::requests_interval_ms) next.
 ///
 /// # Errors
-/// `Invalid` if the journal says already that it cannot be done: a name is taken, or not
-/// there. `Unavailable` if the store fails.
+/// `Invalid` if it is known already that it cannot be done: a name is taken, or not
+/// there, or no savepoint can be asked into a place. `Unavailable` if the store fails.
 pub fn ask(
     store: Arc<dyn ObjectStore>,
     env: &dyn Env,
@@ -55,6 +58,10 @@ pub fn ask(
 ) -> Result<Asked> {
     match &action {
         Action::Checkpoint(..) => {}
+        Action::SavepointInto { name, place, .. } => {
+            check_job_name("name of the savepoint", name)?;
+            check_place(place)?;
+        }
         Action::Dispose(name) => {
             view.find(&RestoreFrom::Savepoint(name.clone()))?;
         }
@@ -144,6 +151,9 @@ pub(super) struct Requests {
     looked_ns: Option<u64>,
     /// Requests whose savepoints are under way.
     begun: BTreeMap<ObjectName, SnapshotId>,
+    /// Those of them that are complete in another place, of which the journal may remember
+    /// nothing.
+    placed: BTreeSet<SnapshotId>,
     /// Answers that nobody has fetched, and how often they were seen; `None` before the
     /// first look for those that are left from before.
     answers: Option<BTreeMap<ObjectName, u32>>,
@@ -152,6 +162,15 @@ pub(super) struct Requests {
 impl fmt::Debug for Requests {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Requests({} begun)", self.begun.len())
+    }
+}
+
+impl Requests {
+    /// A savepoint is complete in another place.
+    pub(super) fn is_placed(&mut self, id: SnapshotId) {
+        if self.begun.values().any(|begun| *begun == id) {
+            self.placed.insert(id);
+        }
     }
 }
 
@@ -251,6 +270,13 @@ impl Coordinator {
             let mut outcomes = self.outcomes.iter().chain(&self.seen.outcomes);
             let outcome = outcomes.rfind(|outcome| outcome.id == id);
             let is_done = match request.action.name() {
+                _ if matches!(request.action, Action::SavepointInto { .. }) => {
+                    let is_done = self.requests.placed.contains(&id);
+                    if !self.requests.begun.values().any(|begun| *begun == id) {
+                        self.requests.placed.remove(&id);
+                    }
+                    is_done
+                }
                 Some(name) => self.seen.savepoint(name).is_some_and(|of| of.checkpoint.id == id),
                 // Few outcomes may be remembered, or none.
                 None => outcome.map_or_else(
@@ -260,9 +286,15 @@ impl Coordinator {
             };
             if !is_done {
                 let reason = outcome.and_then(|outcome| outcome.failure.clone());
-                return Err(Error::invalid("the checkpoint was given up")
+                let error = Error::invalid("the checkpoint was given up")
                     .at(format_args!("checkpoint {id}"))
-                    .found(reason.unwrap_or_else(|| "it is not there".to_owned())));
+                    .found(reason.unwrap_or_else(|| "it is not there".to_owned()));
+                return Err(match &request.action {
+                    Action::SavepointInto { place, .. } => error.remedy(format_args!(
+                        "clear {place} of what is left there, or choose another folder, and ask again"
+                    )),
+                    _ => error,
+                });
             }
             return Ok(Met::Done(Some(id)));
         }
@@ -288,7 +320,7 @@ impl Coordinator {
             }
             (Action::Savepoint(savepoint, mode), None) => {
                 let kind = CheckpointKind::Savepoint(savepoint.clone());
-                let under_way = self.pending.values().find(|of| of.barrier.kind == kind);
+                let under_way = self.pending.values().find(|of| of.is_own(&kind));
                 // Others may have asked for the same one.
                 let id = match under_way.map(Pending::id) {
                     Some(id) => id,
@@ -316,6 +348,9 @@ impl Coordinator {
                 self.requests.begun.insert(name.clone(), id);
                 Ok(Met::Later)
             }
+            (Action::SavepointInto { name: savepoint, place }, _) => {
+                self.meet_placed(name, savepoint, place)
+            }
             (Action::Keep(id, _), Some(found)) if *id == found => Ok(Met::Done(Some(found))),
             (Action::Keep(id, savepoint), _) => {
                 let kept = self.keep(&RestoreFrom::Checkpoint(*id), savepoint)?;
@@ -327,5 +362,41 @@ impl Coordinator {
                 Ok(Met::Done(Some(id)))
             }
         }
+    }
+    /// Begins a savepoint in another place, unless it is there or on its way. What has to do
+    /// with the place is told to who asked and not tried again: other requests would wait.
+    fn meet_placed(&mut self, request: &ObjectName, name: &str, place: &str) -> Result<Met> {
+        if self.places.is_some() && self.participants.is_empty() {
+            return Ok(Met::Later);
+        }
+        let kind = CheckpointKind::Savepoint(name.to_owned());
+        // Others may have asked for the same one.
+        let under_way = self.pending.values().find(|pending| {
+            pending.barrier.kind == kind && pending.barrier.place.as_deref() == Some(place)
+        });
+        let id = match under_way.map(Pending::id) {
+            Some(id) => id,
+            None => {
+                let own = self.store.identity();
+                let store = places::open(self.places.as_ref(), &*self.env, &own, place)?;
+                let there = Place { name: place.to_owned(), store };
+                let failed = |error: Error| match error.is_retryable() {
+                    true => Error::invalid("the place of a savepoint cannot be used")
+                        .at(place)
+                        .source(error)
+                        .remedy("see to it, or choose another one, and ask again"),
+                    false => error,
+                };
+                // A coordinator may have died after it did it and before it said so.
+                if let Some(id) = self.placed_for(request, &there).map_err(failed)? {
+                    return Ok(Met::Done(Some(id)));
+                }
+                self.check_may_begin(SnapshotMode::Full)?;
+                self.claim(&there, name, Some(request)).map_err(failed)?;
+                self.begin_claimed(name, there)?
+            }
+        };
+        self.requests.begun.insert(request.clone(), id);
+        Ok(Met::Later)
     }
 }

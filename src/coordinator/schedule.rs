@@ -38,19 +38,7 @@ impl Coordinator {
         place: Option<Place>,
     ) -> Result<SnapshotId> {
         self.settle()?;
-        if self.participants.is_empty() || self.stopping {
-            let what = if self.stopping { "the job is being stopped" } else { "no shards yet" };
-            return Err(Error::invalid("no checkpoint can be begun").at(what));
-        }
-        if mode == SnapshotMode::Full
-            && let Some((operator, first)) = self.finished.keys().next()
-        {
-            return Err(Error::invalid("a shard that has come to its end takes no full snapshot")
-                .at(format_args!("the shard of {operator:?} that begins with {first}"))
-                .remedy(
-                    "take an incremental one, and copy the completed checkpoint by an export",
-                ));
-        }
+        self.check_may_begin(mode)?;
         // Numbers are told in the journal before they are used, some at a time: the
         // coordinator after this one must not use one again.
         const RESERVED: u64 = 16;
@@ -79,6 +67,24 @@ impl Coordinator {
         self.pending.insert(id, pending);
         self.events.push_back(Event::Trigger(barrier));
         Ok(id)
+    }
+
+    /// Refuses a checkpoint of this mode if none can be begun now.
+    pub(super) fn check_may_begin(&self, mode: SnapshotMode) -> Result<()> {
+        if self.participants.is_empty() || self.stopping {
+            let what = if self.stopping { "the job is being stopped" } else { "no shards yet" };
+            return Err(Error::invalid("no checkpoint can be begun").at(what));
+        }
+        if mode == SnapshotMode::Full
+            && let Some((operator, first)) = self.finished.keys().next()
+        {
+            return Err(Error::invalid("a shard that has come to its end takes no full snapshot")
+                .at(format_args!("the shard of {operator:?} that begins with {first}"))
+                .remedy(
+                    "take an incremental one, and copy the completed checkpoint by an export",
+                ));
+        }
+        Ok(())
     }
 
     pub(super) fn trigger_what_is_due(&mut self) -> Result<()> {

@@ -17,6 +17,7 @@
 //! journal     what the coordinator of a job remembers
 //! canonical   all state of a job, in an order that knows no tables
 //! request     what others ask of it, and its answers
+//! place       where a savepoint may be asked to go
 //! ```
 //!
 //! Nothing here reads or writes a file: the layouts work on byte slices, so
@@ -45,6 +46,7 @@ pub mod index;
 pub mod journal;
 pub mod manifest;
 pub mod operator_state;
+pub mod place;
 mod promise;
 pub mod properties;
 pub mod request;
@@ -57,6 +59,7 @@ pub use handle::SnapshotHandle;
 pub use journal::{Borrowed, CheckpointRef, JournalEntry, Outcome, Pin, SavepointRef};
 pub use manifest::{Manifest, StateKind, StateMeta, TableRef, TtlMeta};
 pub use operator_state::{Items, OperatorPart, OperatorState, OperatorStateMode};
+pub use place::check_place;
 pub use request::{Action, Answer, Request};
 pub use table::TableMeta;
 

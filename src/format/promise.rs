@@ -19,6 +19,11 @@ impl Broken {
             .expected(self.expected)
             .found(self.found)
     }
+
+    /// What was promised and what is there, for an error with words of its own.
+    pub(super) fn expected_and_found(self) -> (String, String) {
+        (self.expected, self.found)
+    }
 }
 
 pub(super) fn broken<T>(

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! request:  an envelope (see envelope.rs), magic "ALVREQST", around
-//!           | created_unix_ms u64 | seen u64 | asker | action u8 | of 1 to 4: name |
-//!           | of 2, 5 and 6: id u64 |
+//!           | created_unix_ms u64 | seen u64 | asker | action u8 | of 1 to 4 and 7: name |
+//!           | of 2, 5 and 6: id u64 | of 7: place |
 //!           0                     8          16
 //! answer:   an envelope, magic "ALVANSWR", around
 //!           | answered_unix_ms u64 | id u64 | refused |
@@ -12,7 +12,9 @@
 //!
 //! `action` is 1 to take a savepoint, 2 to keep a checkpoint as one, 3 to dispose of one,
 //! 4 to take a full savepoint; 5 to take a checkpoint, 6 to take a full one, of this
-//! number or a higher one each; `seen` is the number of the journal entry by which it was asked. `id` in an answer is
+//! number or a higher one each; 7 to take a savepoint straight into a
+//! place. A coordinator that does not know an action refuses it by its
+//! number. `seen` is the number of the journal entry by which it was asked. `id` in an answer is
 //! that of the checkpoint concerned, 0 if there is none. Texts are a varint length and
 //! UTF-8; `refused` says why, and is empty if the request was met.
 
@@ -20,6 +22,7 @@ use super::checkpoint::{MAX_JOB_NAME_BYTES, check_name};
 use super::envelope::Envelope;
 use super::journal::MAX_TEXT_BYTES;
 use super::manifest::encode_bytes;
+use super::place::{MAX_PLACE_BYTES, check_promise};
 use super::promise::{Broken, check_len};
 use crate::base::{Error, ErrorKind, Result, SnapshotId, SnapshotMode};
 
@@ -43,13 +46,25 @@ pub enum Action {
     Keep(SnapshotId, String),
     /// To dispose of the savepoint of this name.
     Dispose(String),
+    /// To take a savepoint now whose files go straight into another place, and are none of
+    /// the job's afterwards.
+    SavepointInto {
+        /// What it is called there; the job may have another one of this name.
+        name: String,
+        /// The URL of an empty folder, or of an empty store (see
+        /// [`check_place`](super::check_place)).
+        place: String,
+    },
 }
 
 impl Action {
     /// The name of the savepoint, if it is about one.
     pub fn name(&self) -> Option<&str> {
         match self {
-            Self::Savepoint(name, _) | Self::Keep(_, name) | Self::Dispose(name) => Some(name),
+            Self::Savepoint(name, _)
+            | Self::Keep(_, name)
+            | Self::Dispose(name)
+            | Self::SavepointInto { name, .. } => Some(name),
             Self::Checkpoint(..) => None,
         }
     }
@@ -98,12 +113,16 @@ impl Request {
                 Action::Savepoint(_, SnapshotMode::Full) => 4,
                 Action::Checkpoint(SnapshotMode::Incremental, _) => 5,
                 Action::Checkpoint(SnapshotMode::Full, _) => 6,
+                Action::SavepointInto { .. } => 7,
             });
             if let Some(name) = self.action.name() {
                 encode_bytes(name.as_bytes(), out);
             }
             if let Action::Keep(id, _) | Action::Checkpoint(_, id) = self.action {
                 out.extend_from_slice(&id.0.to_le_bytes());
+            }
+            if let Action::SavepointInto { place, .. } = &self.action {
+                encode_bytes(place.as_bytes(), out);
             }
             Ok(())
         })
@@ -133,9 +152,13 @@ impl Request {
                 let mode = if action == 5 { SnapshotMode::Incremental } else { SnapshotMode::Full };
                 Action::Checkpoint(mode, SnapshotId(reader.u64("checkpoint")?))
             }
+            7 => Action::SavepointInto {
+                name: name()?,
+                place: reader.str("place of a savepoint", MAX_PLACE_BYTES)?.to_owned(),
+            },
             other => {
                 return Err(Error::incompatible("a request for something that is not known here")
-                    .expected("1 to 6: savepoint, keep, dispose, full savepoint, checkpoint, full checkpoint")
+                    .expected("1 to 7: savepoint, keep, dispose, full savepoint, checkpoint, full checkpoint, savepoint into a place")
                     .found(other)
                     .remedy("ask with the version of alluvium that the job has"));
             }
@@ -148,6 +171,9 @@ impl Request {
 
     fn check(&self) -> Result<(), Broken> {
         check_len("asker", self.asker.len(), 0, MAX_TEXT_BYTES)?;
+        if let Action::SavepointInto { place, .. } = &self.action {
+            check_promise(place)?;
+        }
         self.action.name().map_or(Ok(()), |name| check_name("name of the savepoint", name))
     }
 }
@@ -204,6 +230,10 @@ mod tests {
             Action::Checkpoint(SnapshotMode::Full, SnapshotId(u64::MAX)),
             Action::Keep(SnapshotId(7), "a".to_owned()),
             Action::Dispose("a".to_owned()),
+            Action::SavepointInto {
+                name: "moved".to_owned(),
+                place: format!("s3://bucket/{}", "a".repeat(MAX_PLACE_BYTES - 12)),
+            },
         ];
         for request in actions.map(request) {
             let bytes = request.encode().unwrap();
@@ -223,6 +253,42 @@ mod tests {
                 assert!(Answer::decode(&bytes[..len]).is_err());
             }
         }
+    }
+
+    #[test]
+    fn what_a_later_version_asks_for_is_refused_by_its_number_and_not_misread() {
+        let bytes = REQUEST.seal(|out| {
+            out.extend_from_slice(&[0; 16]);
+            encode_bytes(b"tool", out);
+            out.push(8);
+            encode_bytes(b"name", out);
+            Ok(())
+        });
+        let error = Request::decode(&bytes.unwrap()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Incompatible);
+        assert!(error.to_string().contains("found 8"), "{error}");
+    }
+
+    #[test]
+    fn a_place_that_leads_elsewhere_is_neither_written_nor_read() {
+        let into = |place: &str| {
+            let (name, place) = ("a".to_owned(), place.to_owned());
+            request(Action::SavepointInto { name, place })
+        };
+        assert_eq!(into("file:///a/../b").encode().unwrap_err().kind(), ErrorKind::Invalid);
+        let body = |place: &str| {
+            let sealed = REQUEST.seal(|out| {
+                out.extend_from_slice(&[0; 16]);
+                encode_bytes(b"tool", out);
+                out.push(7);
+                encode_bytes(b"a", out);
+                encode_bytes(place.as_bytes(), out);
+                Ok(())
+            });
+            Request::decode(&sealed.unwrap())
+        };
+        assert!(body("file:///a/b").is_ok());
+        assert_eq!(body("file:///a/../b").unwrap_err().kind(), ErrorKind::Corrupt);
     }
 
     #[test]

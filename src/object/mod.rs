@@ -32,6 +32,7 @@ pub use memory::MemoryStore;
 pub use name::{MAX_NAME_BYTES, MAX_SEGMENT_BYTES, ObjectName};
 #[cfg(feature = "object-store")]
 pub use remote::{MAX_PART_BYTES, MIN_PART_BYTES, RemoteOptions, RemoteStore};
+pub(crate) use url::directory_of;
 pub use url::open_url;
 
 use crate::base::checksum::{self, ContentHash, ContentHasher};

@@ -57,6 +57,14 @@ fn unknown(scheme: Option<&str>) -> Error {
         })
 }
 
+/// The directory that a URL names; `None` if it names none of this machine.
+///
+/// # Errors
+/// `Invalid` if it begins as one and is none.
+pub(crate) fn directory_of(url: &str) -> Result<Option<PathBuf>> {
+    url.strip_prefix("file://").map(path_of).transpose()
+}
+
 /// The path in what follows `file://`.
 fn path_of(rest: &str) -> Result<PathBuf> {
     let wrong = |found: &str| {

@@ -5,6 +5,8 @@
 //! manifests/NAME       one for each shard, naming those tables
 //! savepoint            metadata, as of a checkpoint (see `format::checkpoint`); written
 //!                      last: without it the folder is no savepoint
+//! origin               which coordinator had it put here, in words; written first, so that
+//!                      two do not meet. An exported one has none
 //! ```
 //!
 //! There are two ways to one. [`export_native`] copies a completed checkpoint: whoever
@@ -31,7 +33,9 @@ use crate::restore::read_manifest;
 use crate::snapshot::sink::{SnapshotSink, SnapshotSource, StoreSink, TableUpload};
 
 /// Name of the metadata.
-const METADATA: &str = "savepoint";
+pub(crate) const METADATA: &str = "savepoint";
+/// Name of the object that claims a folder.
+pub(crate) const ORIGIN: &str = "origin";
 /// Longest metadata that is read, in bytes: a million shards have less.
 const MAX_METADATA_BYTES: u64 = 2 << 30;
 
@@ -291,6 +295,7 @@ impl NativeSavepoint {
                 store.remove(&name)?;
             }
         }
-        Ok(())
+        // Last: until then nobody may begin here.
+        store.remove(&ObjectName::new(ORIGIN)?)
     }
 }

@@ -123,6 +123,86 @@ fn a_running_job_takes_full_checkpoints_and_savepoints_when_it_is_asked() {
 }
 
 #[test]
+fn a_running_job_puts_a_savepoint_straight_into_a_place_when_it_is_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = fs::canonicalize(dir.path()).unwrap();
+    let mut job = run(&root);
+    let store = root.join("store");
+    let there = root.join("there, 1");
+    let path = there.to_str().unwrap();
+    let url = format!("file://{}", path.replace(", ", "%2C%20"));
+    let tables = || listing(&store.join("jobs").join(JOB).join("epochs"));
+    let before = (tables(), savepoints(&store));
+
+    let would = on(&store, "savepoint", &["away", "--into", path]);
+    assert_eq!(would.code, 0, "{would:?}");
+    let expected =
+        format!("ask the job's coordinator to take savepoint away of job {JOB} into {url}");
+    assert!(would.stdout.contains(&expected), "{would:?}");
+    assert!(!there.exists());
+
+    let args = ["savepoint", "away", "--into", path, "--yes", "--format", "json"];
+    let taken = beside(&mut job, &store, &args).json();
+    let id = taken["checkpoint"].as_u64().unwrap();
+    assert_eq!((&taken["place"], &taken["savepoint"]), (&json!(url), &json!("away")));
+    assert_eq!((tables(), savepoints(&store)), before, "none of it is the job's");
+    let told = alluvium(&["relocate", path, "--format", "json"]).json();
+    assert_eq!(told["whole"], true);
+    let shown = json(&there, "show", &[]);
+    assert_eq!((&shown["id"], &shown["mode"]), (&json!(id), &json!("full")));
+    let at = ["--operator", "count", "--state", "counts"];
+    assert_eq!(lines(&there, "scan", &at).len(), counts(4).len());
+
+    // There is no room for another one, whatever it is called; by URL as well.
+    let full = listing(&there);
+    let again = beside(&mut job, &store, &["savepoint", "again", "--into", &url, "--yes"]);
+    assert_eq!((again.code, &*again.stdout), (1, ""));
+    assert!(again.stderr.contains("coordinator refused"), "{again:?}");
+    assert!(again.stderr.contains("something in the place"), "{again:?}");
+    assert_eq!(listing(&there), full);
+    let second = root.join("second");
+    let args = ["savepoint", "away", "--into", second.to_str().unwrap(), "--yes"];
+    let text = beside(&mut job, &store, &args);
+    let expected = format!("savepoint away of job {JOB} (checkpoint {}) is in file://", id + 1);
+    assert!(text.code == 0 && text.stdout.starts_with(&expected), "{text:?}");
+    job.checkpoint();
+}
+
+#[test]
+fn a_place_that_leads_elsewhere_is_refused_and_nothing_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = fs::canonicalize(dir.path()).unwrap();
+    let mut job = run(&root);
+    let store = root.join("store");
+    let before = listing(&root);
+    let up = format!("{}/a/../b", root.to_str().unwrap());
+    for place in ["there", "./there", "../there", &up, "", "memory:///", "file://there", "/"] {
+        let ran = on(&store, "savepoint", &["away", "--into", place, "--yes"]);
+        assert_eq!((ran.code, &*ran.stdout), (1, ""), "{place}: {ran:?}");
+        assert!(ran.stderr.contains("absolute path"), "{place}: {ran:?}");
+    }
+    let secret = "https://me:hunter2@host/container";
+    let ran = on(&store, "savepoint", &["away", "--into", secret, "--yes"]);
+    assert!(ran.code == 1 && !ran.stderr.contains("hunter2"), "{ran:?}");
+    for other in [&["--full"][..], &["--checkpoint", "2"], &["--job-is-stopped"]] {
+        let ran = on(&store, "savepoint", &[&["away", "--into", "/a"], other].concat());
+        assert_eq!(ran.code, 1, "{ran:?}");
+    }
+    assert_eq!(listing(&root), before);
+    // What only the job can know is refused by it.
+    std::os::unix::fs::symlink(&store, root.join("link")).unwrap();
+    for place in ["store/there", "link/there", "link"] {
+        let path = root.join(place);
+        let args = ["savepoint", "away", "--into", path.to_str().unwrap(), "--yes"];
+        let ran = beside(&mut job, &store, &args);
+        assert_eq!(ran.code, 1, "{place}: {ran:?}");
+        assert!(ran.stderr.contains("coordinator refused"), "{place}: {ran:?}");
+    }
+    fs::remove_file(root.join("link")).unwrap();
+    assert_eq!(listing(&root), before);
+}
+
+#[test]
 fn a_request_that_nobody_answers_is_taken_back() {
     let (_dir, store) = copy();
     let before = listing(&store);

@@ -12,7 +12,8 @@ use alluvium::coordinator::{
 };
 use alluvium::env::RealEnv;
 use alluvium::format::ShardAck;
-use alluvium::object::{LocalStore, ObjectStore};
+use alluvium::object::{LocalStore, ObjectStore, open_url};
+use alluvium::savepoint::NativeSavepoint;
 use alluvium::{
     Backend, BroadcastState, KeyRef, KeyedStore, ListState, MapState, MaxParallelism,
     OperatorListState, ReducingState, Result, Shard, SnapshotId, StateOptions, StateSpec,
@@ -99,8 +100,8 @@ impl Job {
         let mut settings = CheckpointSettings::default();
         (settings.interval_ms, settings.retained) = (None, 3);
         settings.requests_interval_ms = Some(1);
-        let mut coordinator =
-            Coordinator::builder(store, job).owner(OWNER).settings(settings).open().unwrap();
+        let builder = Coordinator::builder(store, job).owner(OWNER).settings(settings);
+        let mut coordinator = builder.places(open_place).open().unwrap();
         let forked = from.map(|(other, from)| coordinator.fork(other, &from).unwrap());
         let max = MaxParallelism::new(MAX).unwrap();
         let backend = Backend::builder(dir.join(format!("local-{job}")))
@@ -135,12 +136,16 @@ impl Job {
                     self.coordinator
                         .set_runtime_data(barrier.id, format!("offset {}", barrier.id).into_bytes())
                         .unwrap();
+                    let place = barrier.place.as_deref().map(|place| open_place(place).unwrap());
                     for shard in &mut self.shards {
-                        let report = shard
-                            .snapshot_as(barrier.mode, barrier.id, b"meta")
-                            .unwrap()
-                            .wait()
-                            .unwrap();
+                        let ticket = match &place {
+                            None => shard.snapshot_as(barrier.mode, barrier.id, b"meta"),
+                            Some(place) => {
+                                let sink = NativeSavepoint::sink(Arc::clone(place));
+                                shard.snapshot_to(sink, barrier.id, b"meta")
+                            }
+                        };
+                        let report = ticket.unwrap().wait().unwrap();
                         let ack = ShardAck::of(barrier.epoch, &report);
                         let counted = self.coordinator.acknowledge(ack).unwrap();
                         assert_eq!(counted, Acknowledged::Counted);
@@ -275,6 +280,11 @@ pub(crate) fn run(dir: &Path) -> Job {
     while job.coordinator.next_event().is_some() {}
     job.coordinator.keep(&RestoreFrom::Checkpoint(SnapshotId(1)), "first").unwrap();
     job
+}
+
+/// Opens a place that a savepoint is asked into.
+fn open_place(place: &str) -> Result<Arc<dyn ObjectStore>> {
+    open_url(Arc::new(RealEnv::with_pread()), place)
 }
 
 pub(crate) fn open_store(dir: &Path) -> Arc<dyn ObjectStore> {

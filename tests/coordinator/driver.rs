@@ -100,6 +100,25 @@ fn a_checkpoint_is_told_to_who_asked_for_it_when_it_is_complete_and_not_before()
 }
 
 #[test]
+fn a_savepoint_into_a_place_is_told_to_who_asked_for_it_and_its_place_to_the_shards() {
+    let mut world = World::new(by_hand());
+    let control = world.driver.handle();
+    let there: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new(Arc::new(world.job.env.clone())));
+    let placed = control.savepoint_into("a", "there", Arc::clone(&there));
+    let barrier = world.barrier();
+    assert_eq!(barrier.place.as_deref(), Some("there"));
+    // These shards know no other place than the job's store.
+    let ack = world.acks(&barrier).remove(0);
+    assert_eq!(control.acknowledge(ack).wait().unwrap_err().kind(), ErrorKind::Invalid);
+    let (kind, text) = failed(&placed);
+    assert_eq!(kind, ErrorKind::Unavailable);
+    assert!(text.contains("not in the folder"), "{text}");
+    let refused = control.savepoint_into("b", "there", there);
+    world.driver.turn();
+    assert_eq!(failed(&refused).0, ErrorKind::Invalid, "somebody has begun there");
+}
+
+#[test]
 fn what_is_given_up_is_told_with_the_reason_and_the_job_goes_on() {
     let mut world = World::new(by_hand());
     let control = world.driver.handle();

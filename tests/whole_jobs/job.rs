@@ -10,7 +10,7 @@ use alluvium::coordinator::{
 };
 use alluvium::env::RealEnv;
 use alluvium::format::{Checkpoint, ShardAck};
-use alluvium::object::{LocalStore, ObjectStore};
+use alluvium::object::{LocalStore, ObjectStore, open_url};
 use alluvium::savepoint::NativeSavepoint;
 use alluvium::{
     Backend, BackendBuilder, KeyGroup, MaxParallelism, OperatorListState, Shard, SnapshotId,
@@ -81,7 +81,7 @@ pub(crate) struct Job {
     pub(crate) coordinator: Coordinator,
     pub(crate) operators: Vec<Subtasks>,
     pub(crate) backend: Backend,
-    /// Where savepoints go, by the name that barriers say.
+    /// Where savepoints go, by the name that barriers say; what is not here is a URL.
     pub(crate) places: BTreeMap<String, Arc<dyn ObjectStore>>,
 }
 
@@ -170,18 +170,32 @@ impl Job {
         all
     }
 
+    /// The store that is a place.
+    pub(crate) fn place(&self, place: &str) -> Arc<dyn ObjectStore> {
+        let known = self.places.get(place).cloned();
+        known.unwrap_or_else(|| open_url(Arc::new(RealEnv::new()), place).unwrap())
+    }
+
     /// Carries a barrier through all shards and returns what became of it.
     pub(crate) fn answer(&mut self) -> Vec<Event> {
+        let events = self.carry();
+        self.coordinator.poll().unwrap();
+        events
+    }
+
+    /// The same, without a look of the coordinator at what is due after it.
+    pub(crate) fn carry(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         while let Some(event) = self.coordinator.next_event() {
             match &event {
                 Event::Trigger(barrier) => {
+                    let place = barrier.place.as_ref().map(|place| self.place(place));
                     for operator in &mut self.operators {
                         for shard in &mut operator.shards {
-                            let ticket = match &barrier.place {
+                            let ticket = match &place {
                                 None => shard.snapshot_as(barrier.mode, barrier.id, b""),
                                 Some(place) => {
-                                    let sink = NativeSavepoint::sink(self.places[place].clone());
+                                    let sink = NativeSavepoint::sink(Arc::clone(place));
                                     shard.snapshot_to(sink, barrier.id, b"")
                                 }
                             };
@@ -202,7 +216,6 @@ impl Job {
             }
             events.push(event);
         }
-        self.coordinator.poll().unwrap();
         events
     }
 

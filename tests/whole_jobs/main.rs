@@ -6,6 +6,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "directories are moved and damaged as people do")]
 
+mod asked;
 mod full;
 mod job;
 mod placed;

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use alluvium::ErrorKind;
 use alluvium::coordinator::{Depth, Event, RestoreFrom, verify};
+use alluvium::env::RealEnv;
 use alluvium::format::ShardAck;
 use alluvium::object::{FolderStore, ObjectName, ObjectStore};
 use alluvium::savepoint::NativeSavepoint;
 
 use crate::job::{Job, Model, coordinator, latest, store};
+use crate::vanishing::Vanishing;
 
 fn count(store: &Arc<dyn ObjectStore>, prefix: &str) -> usize {
     store.list(prefix).unwrap().len()
@@ -161,4 +163,59 @@ fn a_savepoint_that_is_given_up_leaves_no_savepoint_and_the_place_can_be_cleared
     job.answer();
     assert!(NativeSavepoint::open(there).unwrap().is_some());
     job.check(&model);
+}
+
+#[test]
+fn a_place_that_fails_holds_up_no_checkpoint_and_its_savepoint_is_complete_when_it_is_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut job, mut model, _) = job(dir.path());
+    let place = Arc::new(Vanishing::new(Arc::new(RealEnv::new())));
+    let there: Arc<dyn ObjectStore> = Arc::clone(&place) as _;
+    // The checkpoint is older, and waits for one shard when the savepoint has all.
+    let first = job.coordinator.trigger().unwrap();
+    let second = job.coordinator.savepoint_into("one", "place", Arc::clone(&there)).unwrap();
+    let events: Vec<_> = std::iter::from_fn(|| job.coordinator.next_event()).collect();
+    assert!(matches!(&*events, [Event::Trigger(_), Event::Trigger(_)]), "{events:?}");
+    let epoch = job.coordinator.epoch();
+    let (mut acks, mut placed) = (Vec::new(), Vec::new());
+    for shard in job.operators.iter_mut().flat_map(|operator| &mut operator.shards) {
+        let report = shard.snapshot(first, b"").unwrap().wait().unwrap();
+        acks.push(ShardAck::of(epoch, &report));
+        let sink = NativeSavepoint::sink(Arc::clone(&there));
+        let report = shard.snapshot_to(sink, second, b"").unwrap().wait().unwrap();
+        placed.push(ShardAck::of(epoch, &report));
+    }
+    let last = acks.pop().unwrap();
+    for ack in acks {
+        job.coordinator.acknowledge(ack).unwrap();
+    }
+    place.fail_to_create(Some("savepoint"));
+    for ack in placed {
+        job.coordinator.acknowledge(ack).unwrap();
+    }
+    job.coordinator.acknowledge(last).unwrap();
+    let events: Vec<_> = std::iter::from_fn(|| job.coordinator.next_event()).collect();
+    assert_eq!(events, [Event::Completed(first)]);
+    place.fail_to_create(None);
+    job.coordinator.poll().unwrap();
+    let completed = Event::SavepointCompleted { id: second, name: "one".into() };
+    assert_eq!(job.coordinator.next_event(), Some(completed));
+    job.work(0, 5, &mut model);
+    job.checkpoint();
+    job.check(&model);
+}
+
+#[test]
+fn a_place_in_which_something_else_appears_has_the_savepoint_given_up_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut job, _, there) = job(dir.path());
+    let id = job.coordinator.savepoint_into("one", "there", Arc::clone(&there)).unwrap();
+    there.create(&ObjectName::new("savepoint").unwrap(), b"of somebody else").unwrap();
+    let events = job.answer();
+    assert!(
+        matches!(events.last(), Some(Event::Aborted { id: of, reason })
+            if *of == id && reason.contains("another savepoint")),
+        "{events:?}"
+    );
+    assert_eq!(job.coordinator.under_way().count(), 0);
 }

@@ -1,22 +1,27 @@
 //! A store in memory whose open objects cannot be read any more once they are removed, as
-//! in a cloud.
+//! in a cloud, and which fails to create one when it is told to.
 
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use alluvium::Result;
 use alluvium::env::{Env, ReadAt};
 use alluvium::object::{Contents, MemoryStore, ObjectName, ObjectStore};
+use alluvium::{Error, Result};
 
 /// See the [module documentation](self).
 #[derive(Debug)]
-pub(crate) struct Vanishing(Arc<MemoryStore>);
+pub(crate) struct Vanishing(Arc<MemoryStore>, Mutex<Option<&'static str>>);
 
 impl Vanishing {
     pub(crate) fn new(env: Arc<dyn Env>) -> Self {
-        Self(Arc::new(MemoryStore::new(env)))
+        Self(Arc::new(MemoryStore::new(env)), Mutex::new(None))
+    }
+
+    /// From now on the object of this name cannot be created, or all can.
+    pub(crate) fn fail_to_create(&self, name: Option<&'static str>) {
+        *self.1.lock().unwrap() = name;
     }
 }
 
@@ -51,6 +56,9 @@ impl ObjectStore for Vanishing {
     }
 
     fn create(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
+        if *self.1.lock().unwrap() == Some(name.as_str()) {
+            return Err(Error::unavailable("the store is away"));
+        }
         self.0.create(name, bytes)
     }
 

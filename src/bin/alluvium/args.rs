@@ -273,6 +273,12 @@ pub(crate) struct Savepoint {
     /// Share no file with the checkpoints before: costs the size of the state.
     #[arg(long, conflicts_with_all = ["checkpoint", "job_is_stopped"])]
     pub(crate) full: bool,
+    /// Have the job put it straight into this place: a folder of its own, outside the job's
+    /// store, that is empty or not there yet. The same path or URL must mean the same on
+    /// every machine of the job. It comes out as an export does, self-contained, and is
+    /// none of the job's afterwards. A job may not be built for it, and then refuses.
+    #[arg(long, value_name = "PLACE", conflicts_with_all = ["checkpoint", "full", "job_is_stopped"])]
+    pub(crate) into: Option<String>,
     #[command(flatten)]
     pub(crate) writer: Writer,
     #[command(flatten)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use alluvium::coordinator::{JobView, RestoreFrom, ask};
 use alluvium::env::{Env, RealEnv};
 use alluvium::format::checkpoint::check_job_name;
-use alluvium::format::{Action, CheckpointRef};
+use alluvium::format::{Action, CheckpointRef, check_place};
 use alluvium::object::ObjectStore;
 use alluvium::{Error, SnapshotId, SnapshotMode};
 use serde_json::json;
@@ -44,6 +44,9 @@ pub(crate) fn savepoint(args: &Savepoint, out: &mut Out) -> Result<u8, Failure> 
     let (store, view) = open_job(&args.of, access)?;
     let (job, name) = (view.entry().job.clone(), &args.name);
     check_job_name("name of the savepoint", name)?;
+    if let Some(into) = &args.into {
+        return savepoint_into(args, into, store, &view, out);
+    }
     if view.entry().savepoint(name).is_some() {
         return Err(Error::invalid("the job has a savepoint of this name already")
             .at(format_args!("job {job:?}"))
@@ -83,6 +86,55 @@ pub(crate) fn savepoint(args: &Savepoint, out: &mut Out) -> Result<u8, Failure> 
         wait_for(store, &view, action, args.timeout)?
     };
     done(&format!("savepoint {name} of job {job} is checkpoint {}", text(id)), name, id, out)
+}
+
+/// Has the job put a savepoint straight into another place.
+fn savepoint_into(
+    args: &Savepoint,
+    into: &str,
+    store: Arc<dyn ObjectStore>,
+    view: &JobView,
+    out: &mut Out,
+) -> Result<u8, Failure> {
+    let (job, name) = (&view.entry().job, args.name.clone());
+    let place = place_of(into)?;
+    if !args.change.yes {
+        return would(&format!("take savepoint {name} of job {job} into {place} now"), false, out);
+    }
+    let action = Action::SavepointInto { name: name.clone(), place: place.clone() };
+    let id = wait_for(store, view, action, args.timeout)?;
+    if out.is_json() {
+        let id = id.map(|id| id.0);
+        out.json(&json!({
+            "dry_run": false, "savepoint": name, "checkpoint": id, "place": place,
+        }))?;
+    } else {
+        out.line(format!("savepoint {name} of job {job} (checkpoint {}) is in {place}", text(id)))?;
+    }
+    Ok(0)
+}
+
+/// The URL of a place that stands on the command line: of one, or of a directory.
+fn place_of(text: &str) -> Result<String, Failure> {
+    let place = match text.starts_with('/') {
+        true => format!("file://{}", encode_percent(text)),
+        false => text.to_owned(),
+    };
+    check_place(&place)?;
+    Ok(place)
+}
+
+fn encode_percent(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'_' | b'-' | b'~' => {
+                out.push(char::from(byte));
+            }
+            other => out.push_str(&format!("%{other:02X}")),
+        }
+    }
+    out
 }
 
 pub(crate) fn dispose(args: &Dispose, out: &mut Out) -> Result<u8, Failure> {

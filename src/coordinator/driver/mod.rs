@@ -85,6 +85,7 @@ use self::shared::{Shared, Work, panicked};
 use super::{Acknowledged, Coordinator, Participant, StopMode};
 use crate::base::{Error, Result, SnapshotId};
 use crate::format::checkpoint::ShardAck;
+use crate::object::ObjectStore;
 
 /// How often a coordinator that is not called looks whether something is due. A look costs
 /// some microseconds, and one list of the store when requests are due.
@@ -264,6 +265,24 @@ impl DriverHandle {
     pub fn savepoint(&self, name: impl Into<String>) -> Reply<SnapshotId> {
         let name = name.into();
         self.begin("a savepoint", move |coordinator| coordinator.savepoint(&name))
+    }
+
+    /// Begins a savepoint of this name that the shards put straight into another place. The
+    /// reply comes when it is complete, or was given up. The place is waited for on the
+    /// coordinator's thread.
+    ///
+    /// Errors: as [`Coordinator::savepoint_into`]; `Unavailable` with the reason if it was
+    /// given up.
+    pub fn savepoint_into(
+        &self,
+        name: impl Into<String>,
+        place: impl Into<String>,
+        store: Arc<dyn ObjectStore>,
+    ) -> Reply<SnapshotId> {
+        let (name, place) = (name.into(), place.into());
+        self.begin("a savepoint in another place", move |coordinator| {
+            coordinator.savepoint_into(&name, &place, store)
+        })
     }
 
     /// Ends the job with a savepoint of this name. The reply comes when it is complete; the

@@ -129,7 +129,9 @@ impl Sim {
                 let left = truth.left.get(name).copied().unwrap_or(0);
                 assert!(left > *seen, "savepoint {name} is said to be gone and is there");
             }
-            Action::Checkpoint(..) => unreachable!("nobody here asks for one"),
+            Action::Checkpoint(..) | Action::SavepointInto { .. } => {
+                unreachable!("nobody here asks for one")
+            }
         }
     }
 
