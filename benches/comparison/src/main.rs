@@ -45,6 +45,9 @@ fn run(cli: &Cli) -> Result<()> {
     if let Measure::MemoryChild { engine, keys } = cli.measure {
         return measures::memory::child(cli, engine, keys);
     }
+    if let Measure::RescaleChild { .. } = cli.measure {
+        return measures::rescale::child(cli);
+    }
     if let Measure::SpillChild { engine } = cli.measure {
         return measures::spill::child::child(cli, engine);
     }

@@ -79,8 +79,8 @@ pub(crate) struct Cli {
     #[arg(long, global = true, value_delimiter = ',')]
     pub(crate) distribution: Option<Vec<crate::workload::Distribution>>,
 
-    /// Memory of each engine in `spill` and `reopen`, in MiB [default: 256]. Its
-    /// process may use a quarter more, file pages included.
+    /// Memory of each engine in `spill`, `reopen` and `rescale`, in MiB [default: 256]. Its
+    /// process may use a quarter more, file pages included (not in `rescale`).
     #[arg(long, global = true, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     pub(crate) budget_mb: Option<u64>,
 
@@ -92,7 +92,7 @@ pub(crate) struct Cli {
     #[arg(long, global = true, value_delimiter = ',')]
     pub(crate) workload: Option<Vec<Workload>>,
 
-    /// State of `reopen`, in MiB [default: 1024].
+    /// State of `reopen` and `rescale`, in MiB [default: 1024].
     #[arg(long, global = true, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     pub(crate) state_mb: Option<u64>,
 
@@ -151,6 +151,8 @@ pub(crate) enum Measure {
     Spill,
     /// State larger than memory, restored: the time until it is fast again.
     Reopen,
+    /// State of two shards, restored on three: the time until they work, and what it writes.
+    Rescale,
     /// Everything above.
     All,
     /// One engine in a process of its own, for `memory`.
@@ -162,6 +164,13 @@ pub(crate) enum Measure {
         /// Number of keys.
         #[arg(long)]
         keys: u64,
+    },
+    /// One shard in a process of its own, for `rescale`.
+    #[command(hide = true)]
+    RescaleChild {
+        /// The engine.
+        #[arg(long)]
+        engine: Kind,
     },
     /// One engine in a process of its own, for `spill` and `reopen`.
     #[command(hide = true)]

@@ -26,7 +26,7 @@ use crate::Result;
 use crate::workload::{bump, counter_of};
 
 const OPERATOR: &str = "comparison";
-pub(super) const CHECKPOINTS: &str = "checkpoints";
+pub(crate) const CHECKPOINTS: &str = "checkpoints";
 const STATE: &str = "counters";
 /// How long to wait for merges that do not come about.
 const MERGE_PATIENCE: Duration = Duration::from_secs(30);
@@ -50,6 +50,11 @@ pub(crate) struct Alluvium<const K: usize, const V: usize> {
 
 /// Opens a backend, with its checkpoints beside it.
 pub(super) fn open_backend(settings: &Settings, dir: &Path) -> Result<Backend> {
+    open_with(settings, dir, &dir.join(CHECKPOINTS))
+}
+
+/// Opens a backend, with its checkpoints elsewhere.
+pub(crate) fn open_with(settings: &Settings, dir: &Path, checkpoints: &Path) -> Result<Backend> {
     let compression = match settings.compression {
         Compression::None => TableCompression::None,
         Compression::Lz4 => TableCompression::Lz4,
@@ -57,7 +62,7 @@ pub(super) fn open_backend(settings: &Settings, dir: &Path) -> Result<Backend> {
     // As the engine chooses it.
     let fit_pages = settings.budget_bytes.is_some();
     let builder = Backend::builder(dir)
-        .checkpoint_dir(dir.join(CHECKPOINTS))
+        .checkpoint_dir(checkpoints)
         .background_threads(settings.background_threads)
         .table_options(TableOptions { compression, fit_pages, ..TableOptions::default() });
     Ok(limited(builder, settings.budget_bytes).open()?)

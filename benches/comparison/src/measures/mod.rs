@@ -19,6 +19,7 @@ pub(crate) mod maps;
 pub(crate) mod memory;
 pub(crate) mod pause;
 pub(crate) mod reopen;
+pub(crate) mod rescale;
 pub(crate) mod restore;
 pub(crate) mod rmw;
 pub(crate) mod scopes;
@@ -84,6 +85,9 @@ pub(crate) fn run(cli: &Cli, report: &mut Report) -> Result<()> {
     }
     if all || cli.measure == Measure::Reopen {
         reopen::run(cli, report)?;
+    }
+    if all || cli.measure == Measure::Rescale {
+        rescale::run(cli, report)?;
     }
     Ok(())
 }
