@@ -34,12 +34,14 @@ struct Watched {
     read: Mutex<Vec<Range<u64>>>,
     asked: Mutex<Vec<Range<u64>>>,
     singly: Mutex<Vec<Range<u64>>>,
+    /// Whether it had been read by each of these times.
+    touched: Mutex<Vec<bool>>,
 }
 
 impl Watched {
     fn new(bytes: &[u8], mapped: bool) -> Arc<Self> {
-        let (read, asked, singly) = Default::default();
-        Arc::new(Self { bytes: bytes.to_vec(), mapped, read, asked, singly })
+        let (read, asked, singly, touched) = Default::default();
+        Arc::new(Self { bytes: bytes.to_vec(), mapped, read, asked, singly, touched })
     }
 
     fn take_read(&self) -> Vec<Range<u64>> {
@@ -80,6 +82,7 @@ impl ReadAt for Watched {
 
     fn read_singly(&self, offset: u64, bytes: u64) {
         self.singly.lock().unwrap().push(offset..offset + bytes);
+        self.touched.lock().unwrap().push(!self.read.lock().unwrap().is_empty());
     }
 }
 
@@ -169,6 +172,18 @@ fn a_lookup_in_a_mapped_file_asks_for_its_block_before_it_touches_it() {
         assert_eq!(get(&table, &model, i), Found::Value);
         let [asked] = &file.take_asked()[..] else { panic!("asked for once") };
         assert_eq!(*asked, block.offset..block.end);
+    }
+}
+
+/// A touch of a map brings along what the disk reads ahead, unless that was said before;
+/// and a file in a store far away keeps its end at hand until then.
+#[test]
+fn a_map_is_told_of_single_reads_before_the_first_and_another_file_when_its_end_was_read() {
+    let (bytes, meta) = counts(100).write(FILE, SMALL_BLOCKS).unwrap();
+    for mapped in [true, false] {
+        let file = Watched::new(&bytes, mapped);
+        TableReader::open(Arc::clone(&file) as _, &meta).unwrap();
+        assert_eq!(*file.touched.lock().unwrap(), [!mapped], "mapped: {mapped}");
     }
 }
 

@@ -154,19 +154,18 @@ impl TableReader {
         opened.map_err(|error| error.at(format_args!("{source:?}")))
     }
 
+    /// Asks for what [`open`](Self::open) is going to read of a table that is near, so that
+    /// it is on its way while others are opened. Reads the footer. Says nothing of what is
+    /// wrong with the table; opening it will.
+    pub(crate) fn ask_for_ends(source: &dyn ReadAt) {
+        if let Ok(footer) = read_footer(source) {
+            source.will_need(footer.filter_at, footer.footer_at - footer.filter_at);
+        }
+    }
+
     fn open_parts(source: &Arc<dyn ReadAt>, held: Held) -> Result<Self> {
         let bytes = source.len();
-        let Some(footer_at) = bytes
-            .checked_sub(FOOTER_BYTES as u64)
-            .filter(|&footer_at| footer_at > HEADER_BYTES as u64)
-        else {
-            return Err(
-                Error::corrupt("too short to be a table").found(format_args!("{bytes} bytes"))
-            );
-        };
-        let mut footer = [0; FOOTER_BYTES];
-        read_exact(&**source, footer_at, &mut footer)?;
-        let footer = Footer::decode(&footer, bytes)?;
+        let footer = read_footer(&**source)?;
         let file = footer.file;
 
         let range = footer.filter_at..footer.footer_at;
@@ -208,9 +207,10 @@ impl TableReader {
         let rows =
             Index::new(&tail[index.clone()], &block_starts, footer.data(), properties.groups);
         check_index(&rows, &properties).map_err(|error| in_part(error, file, PartKind::Index))?;
-        // What has been read in order is from now on read here and there; scans do
-        // not go through the map.
-        source.read_singly(0, bytes);
+        // Of others when the end has been read: until then a remote one keeps it.
+        if source.as_slice().is_none() {
+            source.read_singly(0, bytes);
+        }
         let base = if mapped { footer.filter_at as usize } else { 0 };
         let [filter, index] = [filter, index].map(|part| base + part.start..base + part.end);
         let meta = TableMeta {
@@ -541,6 +541,25 @@ pub(super) fn in_block(error: Error, file: FileId, entry: &BlockEntry) -> Error 
 /// Fills `buf` from `offset`.
 pub(super) fn read_exact(source: &dyn ReadAt, offset: u64, buf: &mut [u8]) -> Result<()> {
     source.read_at(offset, buf).map_err(|why| cannot_read(source, offset, buf.len(), why))
+}
+
+/// Reads and checks the footer.
+fn read_footer(source: &dyn ReadAt) -> Result<Footer> {
+    let bytes = source.len();
+    let Some(footer_at) =
+        bytes.checked_sub(FOOTER_BYTES as u64).filter(|&footer_at| footer_at > HEADER_BYTES as u64)
+    else {
+        return Err(Error::corrupt("too short to be a table").found(format_args!("{bytes} bytes")));
+    };
+    // A table is read here and there; scans do not go through the map. Of a map this is
+    // said before the first touch, which would bring along as much as the disk reads ahead:
+    // megabytes on some.
+    if source.as_slice().is_some() {
+        source.read_singly(0, bytes);
+    }
+    let mut footer = [0; FOOTER_BYTES];
+    read_exact(source, footer_at, &mut footer)?;
+    Footer::decode(&footer, bytes)
 }
 
 #[cold]
