@@ -41,9 +41,10 @@ pub trait Env: Send + Sync + fmt::Debug + 'static {
     /// The file system.
     fn fs(&self) -> &dyn Fs;
 
-    /// Wall-clock time in milliseconds since 1970, for people to read, and for
-    /// the age of values with a [time to live](crate::Ttl) in processing time.
-    /// May jump; nothing else is decided by it.
+    /// Wall-clock time in milliseconds since 1970, for people to read, for the age of
+    /// values with a [time to live](crate::Ttl) in processing time, and for runtimes that
+    /// fire timers of the processing time by it. May jump; the engine decides nothing else
+    /// by it.
     fn unix_time_ms(&self) -> u64;
 
     /// Nanoseconds on a clock that never goes back, from an arbitrary origin.

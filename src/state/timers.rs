@@ -61,6 +61,7 @@ use crate::shard::timers::store::{TimerSpec, TimerStore, TimersId};
 pub struct Timers<K, N = (), KC = <K as HasCodec>::Codec, NC = <N as HasCodec>::Codec> {
     id: TimersId,
     name: String,
+    time: TimeDomain,
     keys: KC,
     namespaces: NC,
     /// Encoded keys and namespaces on their way; kept to save the allocations.
@@ -122,7 +123,8 @@ impl<K: 'static, N: 'static, KC: Codec<K>, NC: Codec<N>> Timers<K, N, KC, NC> {
             .namespace_codec(CodecSpec::of(&namespaces));
         let id = store.open_timers(spec)?;
         let name = name.to_owned();
-        Ok(Self { id, name, keys, namespaces, scratch: Cell::default(), types: PhantomData })
+        let scratch = Cell::default();
+        Ok(Self { id, name, time, keys, namespaces, scratch, types: PhantomData })
     }
 
     /// Opens timers whose keys or namespaces were of other types or codecs
@@ -155,6 +157,11 @@ impl<K: 'static, N: 'static, KC: Codec<K>, NC: Codec<N>> Timers<K, N, KC, NC> {
     /// The number of the timers, for calls at the level of bytes.
     pub fn id(&self) -> TimersId {
         self.id
+    }
+
+    /// Which time they wait for: what says `now` to [`pop_due`](Self::pop_due).
+    pub fn time_domain(&self) -> TimeDomain {
+        self.time
     }
 
     /// Registers a timer for a key in a namespace; `false` if there is such a

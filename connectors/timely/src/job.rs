@@ -186,6 +186,16 @@ impl Job {
         Ok(Self::new(name, Arc::new(store), dir.join("state")))
     }
 
+    /// The world of this process, as the engine sees it: files, threads and clocks. Its
+    /// [wall clock](Env::unix_time_ms) is what timers of the processing time fire by, what
+    /// [`Context::processing_time`](crate::Context::processing_time) shows, and what times
+    /// to live are counted by; a test that has one of its own need not wait for any of
+    /// them. The store has its own. Default: [`RealEnv::new`].
+    pub fn env(mut self, env: Arc<dyn Env>) -> Self {
+        self.env = env;
+        self
+    }
+
     /// Time from one checkpoint to the next, in milliseconds; `None` if they are only
     /// taken when somebody asks, and at the end. Default: 10 seconds.
     pub fn interval_ms(mut self, interval_ms: Option<u64>) -> Self {
@@ -443,7 +453,8 @@ where
 
 /// Works for a moment, or sleeps; how the job ended, if it has.
 fn step(worker: &mut Worker, control: &Control, process: &Process) -> Result<Option<Outcome>> {
-    worker.step_or_park(Some(LONGEST_NAP));
+    let nap = control.wake_due(LONGEST_NAP);
+    worker.step_or_park(Some(nap));
     match control.over() {
         Some(Over::Finished { checkpoint, savepoint }) => {
             Ok(Some(Outcome { checkpoint: checkpoint.map(SnapshotId), stopped_with: savepoint }))

@@ -135,6 +135,29 @@
 //! workers that there are; a shard is opened from the handles of all shards of its
 //! operator, whatever their number.
 //!
+//! # Processing time
+//!
+//! [`Timers::processing_time`](alluvium::Timers::processing_time) wait for the wall clock
+//! of the process, in milliseconds since 1970: that of the job's [environment](Job::env),
+//! which a test brings along and moves. An operator may have timers of both times.
+//!
+//! - They fire on the worker's thread in the order of their times, as soon as the clock has
+//!   passed them and the worker comes to it, up to a thousand before records and barriers
+//!   are looked at again. An idle worker sleeps until the next one is due, and looks every
+//!   20 ms whether the clock was moved.
+//! - What they send has the operator's watermark and epoch, so it is late for nobody
+//!   downstream.
+//! - They are state: of every checkpoint, and of their key group, whichever worker has it.
+//!   A checkpoint has a timer or what it did, so its results count once however often it
+//!   fires. Those that came due while the job was down fire when it goes on.
+//! - **They do not fire at the end of the input**, as in Flink, nor after the barrier that a
+//!   job is stopped with: a job would wait for the clock, and for ever if they set
+//!   themselves again, or its results would depend on when it was run. They stay in the
+//!   last checkpoint or savepoint, and fire if a job goes on from there and has input. The
+//!   watermark of a job that is [drained](alluvium::coordinator::StopMode::Drain) ends, and
+//!   with it processing time. What has to be said at the end belongs into a timer of the
+//!   event time.
+//!
 //! # Limits
 //!
 //! - Sources are read on the worker's thread. Without checkpoints nothing holds a source
@@ -145,8 +168,6 @@
 //!   its way in it when a barrier passes is lost with the process.
 //! - Processes share nothing but the store and the directories of sinks and inputs; working
 //!   files of a process that there are fewer of now stay until somebody removes them.
-//! - Timers wait for event time. Timers of the processing time are registered, and never
-//!   fired here.
 
 mod align;
 mod control;

@@ -42,6 +42,11 @@ impl Process {
         Self { env, store, max_parallelism, dir, configure, lead, backend, failed }
     }
 
+    /// What the clock shows, in milliseconds since 1970.
+    pub(crate) fn now(&self) -> i64 {
+        i64::try_from(self.env.unix_time_ms()).unwrap_or(i64::MAX)
+    }
+
     /// Opens the shard of one worker and operator, restored from what the job goes on
     /// from. The first caller opens the process's backend.
     pub(crate) fn shard(

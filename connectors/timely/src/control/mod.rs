@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
+use std::time::Duration;
 
 use alluvium::{Error, Result};
 use timely::container::CapacityContainerBuilder;
@@ -52,6 +53,8 @@ pub(crate) struct Member {
     inbox: RefCell<VecDeque<Notice>>,
     /// Things that must be done before the worker may end.
     pub(crate) owed: Cell<usize>,
+    /// When its next timer of the processing time is due: it is activated then.
+    pub(crate) due: Cell<Option<i64>>,
     /// Whether barriers pass it: sources send them instead.
     is_passed: bool,
 }
@@ -199,8 +202,13 @@ impl Control {
 
     /// A new member, to be activated as this operator is.
     pub(crate) fn join(&self, activator: Activator, is_passed: bool) -> Rc<Member> {
-        let member =
-            Rc::new(Member { activator, inbox: RefCell::default(), owed: Cell::new(0), is_passed });
+        let member = Rc::new(Member {
+            activator,
+            inbox: RefCell::default(),
+            owed: Cell::new(0),
+            due: Cell::new(None),
+            is_passed,
+        });
         self.members.borrow_mut().push(Rc::clone(&member));
         member
     }
@@ -250,6 +258,23 @@ impl Control {
         if let Err(error) = work() {
             self.fail(&error);
         }
+    }
+
+    /// Activates the members whose timers of the processing time are due. Gives back how
+    /// long the worker may sleep before others are, at most `nap`: so no timer is late
+    /// because of a nap, and nobody waits by asking again and again.
+    pub(crate) fn wake_due(&self, nap: Duration) -> Duration {
+        let members = self.members.borrow();
+        let mut timed = members.iter().filter_map(|member| Some((member, member.due.get()?)));
+        let Some(first) = timed.next() else { return nap };
+        let now = self.process.now();
+        std::iter::once(first).chain(timed).fold(nap, |nap, (member, due)| {
+            if due <= now {
+                member.activator.activate();
+                return nap;
+            }
+            nap.min(Duration::from_millis(due.abs_diff(now)))
+        })
     }
 
     /// What the job goes on from, once it was heard.

@@ -16,12 +16,14 @@ use timely::dataflow::channels::pact::Exchange;
 use self::operator::{Firing, Operator, Parts};
 use self::snapshots::Snapshots;
 use crate::flow::{WorkerParts, check_new};
+use crate::process::Process;
 use crate::time::Time;
 
 /// What a function of the user gets beside its states, key and record.
 pub struct Context<'a, S, Out> {
     pub(crate) store: &'a mut S,
     pub(crate) out: &'a mut Vec<Out>,
+    pub(crate) process: &'a Process,
     pub(crate) time: i64,
     pub(crate) watermark: Option<i64>,
 }
@@ -40,7 +42,8 @@ impl<S, Out> Context<'_, S, Out> {
     }
 
     /// The event time of the record's [`Time`], which is a lower bound of its own, or
-    /// that of the timer.
+    /// that of the timer. For a timer of the processing time, the event time that the
+    /// operator has come to: the least that it may send anything at.
     #[inline]
     pub fn time(&self) -> i64 {
         self.time
@@ -52,6 +55,17 @@ impl<S, Out> Context<'_, S, Out> {
     #[inline]
     pub fn watermark(&self) -> Option<i64> {
         self.watermark
+    }
+
+    /// What the clock shows now, in milliseconds since 1970: that of the job's
+    /// [environment](crate::Job::env), which is read by each call. It may jump, back too,
+    /// and each process has its own.
+    ///
+    /// When a timer of the processing time fires this is not before its time, unless the
+    /// clock was set back just then.
+    #[inline]
+    pub fn processing_time(&self) -> i64 {
+        self.process.now()
     }
 }
 
@@ -152,10 +166,14 @@ where
         self.build(Vec::new(), Box::new(process))
     }
 
-    /// As [`process`](Self::process), for an operator with event-time timers: `timers`
-    /// says which of the states they are, `fire` is called with each one that the
-    /// watermark has passed, in the order of their times. It may set timers for later
-    /// times, which fire in the same round if the watermark has passed them, too.
+    /// As [`process`](Self::process), for an operator with timers: `timers` says which of
+    /// the states they are, `fire` is called with each one whose time has come, in the
+    /// order of their times. It may set further ones.
+    ///
+    /// Timers of the [event time](Timers::event_time) fire when the watermark has passed
+    /// them; those set meanwhile in the same round, if it has passed them, too. Timers of
+    /// the [processing time](Timers::processing_time) fire when the clock has; see
+    /// [there](crate#processing-time).
     ///
     /// # Errors
     /// As `process`.
@@ -175,7 +193,8 @@ where
     }
 
     /// As [`process_with_timers`](Self::process_with_timers), for several kinds of timers.
-    /// They fire in one order of times; at one time, in the order given.
+    /// Those of event time fire in one order of times, and so do those of processing time;
+    /// at one time, in the order given.
     ///
     /// # Errors
     /// As `process`.
@@ -203,15 +222,19 @@ where
                 Err(_) => 0,
             }
         });
+        let states = self.states;
+        let (timers, clocked) =
+            timers.into_iter().partition(|timers| timers.is_of_event_time(&states));
         let parts = Parts {
             control: Rc::clone(&worker.control),
             name,
             store: self.store,
             snapshots: self.snapshots,
-            states: self.states,
+            states,
             key,
             process,
             timers,
+            clocked,
         };
         Ok(Operator::build(parts, stream, pact))
     }

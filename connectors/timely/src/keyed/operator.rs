@@ -9,11 +9,18 @@
 //! 3. If the frontier has passed the next barrier, everything before it has been worked
 //!    on: the shard is frozen, the capability goes on to the next epoch, and what has
 //!    waited for it is worked on.
+//! 4. Timers of the processing time that the clock has passed fire, at the capability's
+//!    time. They come last and some at a time, so that however many are due neither
+//!    records nor barriers wait for all of them. Those that a snapshot found pending fire
+//!    in the epoch after it, those that fired before it are in it as what they did.
+//!
+//! The worker activates the operator again when its next timer of the processing time is
+//! due (see [`Control::wake_due`]).
 
 use std::rc::Rc;
 
 use alluvium::codec::Codec;
-use alluvium::{Result, Timer, TimerStore, Timers};
+use alluvium::{Result, TimeDomain, Timer, TimerStore, Timers};
 use timely::ExchangeData;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
@@ -25,8 +32,12 @@ use timely::dataflow::operators::generic::{OutputBuilder, OutputBuilderSession};
 use super::snapshots::{POLL_INTERVAL, Snapshots, UnderWay};
 use super::{Context, at};
 use crate::align::{Alignment, Batch};
+use crate::control::mail::Stop;
 use crate::control::{Control, Member, Notice};
 use crate::time::{self, Time};
+
+/// Timers of the processing time that fire before records and barriers are looked at again.
+const FIRED_AT_A_TIME: usize = 1024;
 
 /// The user's function for records.
 pub(super) type Process<R, K, S, St, Out> =
@@ -36,6 +47,9 @@ type Session<'a, Out> = OutputBuilderSession<'a, Time, CapacityContainerBuilder<
 
 /// Timers of one kind, and the user's function for them.
 pub(super) trait Firing<S, St, Out> {
+    /// Whether they wait for the watermark; for the clock, if not.
+    fn is_of_event_time(&self, states: &St) -> bool;
+
     /// The time of the earliest.
     fn next(&self, states: &St, store: &mut S) -> Result<Option<i64>>;
 
@@ -43,10 +57,28 @@ pub(super) trait Firing<S, St, Out> {
     fn fire(
         &mut self,
         states: &mut St,
-        store: &mut S,
-        out: &mut Vec<Out>,
+        context: &mut Context<'_, S, Out>,
         now: i64,
     ) -> Result<bool>;
+}
+
+type Kinds<S, St, Out> = Vec<Box<dyn Firing<S, St, Out>>>;
+
+/// The earliest timer of some kinds: its time, and which kind it is.
+fn earliest<S, St, Out>(
+    kinds: &Kinds<S, St, Out>,
+    states: &St,
+    store: &mut S,
+) -> Result<Option<(i64, usize)>> {
+    let mut earliest = None;
+    for (index, timers) in kinds.iter().enumerate() {
+        let next = timers.next(states, store)?.map(|time| (time, index));
+        earliest = match (earliest, next) {
+            (Some(one), Some(other)) => Some(std::cmp::min(one, other)),
+            (one, other) => one.or(other),
+        };
+    }
+    Ok(earliest)
 }
 
 struct TimersOf<T, F, K, N, KC, NC> {
@@ -79,6 +111,10 @@ where
     T: Fn(&St) -> &Timers<K, N, KC, NC>,
     F: FnMut(&mut St, &mut Context<'_, S, Out>, Timer<K, N>) -> Result<()>,
 {
+    fn is_of_event_time(&self, states: &St) -> bool {
+        (self.timers)(states).time_domain() == TimeDomain::Event
+    }
+
     fn next(&self, states: &St, store: &mut S) -> Result<Option<i64>> {
         (self.timers)(states).next(store)
     }
@@ -86,15 +122,13 @@ where
     fn fire(
         &mut self,
         states: &mut St,
-        store: &mut S,
-        out: &mut Vec<Out>,
+        context: &mut Context<'_, S, Out>,
         now: i64,
     ) -> Result<bool> {
-        let Some(timer) = (self.timers)(states).pop_due(store, now)? else { return Ok(false) };
-        let time = timer.timestamp;
-        let mut context = Context { store, out, time, watermark: Some(now) };
-        (self.fire)(states, &mut context, timer)?;
-        Ok(true)
+        match (self.timers)(states).pop_due(context.store, now)? {
+            None => Ok(false),
+            Some(timer) => (self.fire)(states, context, timer).map(|()| true),
+        }
     }
 }
 
@@ -107,7 +141,10 @@ pub(super) struct Parts<R, K, S, St, Out> {
     pub(super) states: St,
     pub(super) key: Rc<dyn Fn(&R) -> K>,
     pub(super) process: Box<Process<R, K, S, St, Out>>,
-    pub(super) timers: Vec<Box<dyn Firing<S, St, Out>>>,
+    /// Those of event time.
+    pub(super) timers: Kinds<S, St, Out>,
+    /// Those of processing time.
+    pub(super) clocked: Kinds<S, St, Out>,
 }
 
 /// See the [module documentation](self).
@@ -118,6 +155,10 @@ pub(super) struct Operator<R, K, S, St, Out> {
     alignment: Alignment<R>,
     capability: Capability<Time>,
     out: Vec<Out>,
+    /// Functions have run since it was seen which timer of the processing time is next.
+    has_worked: bool,
+    /// The barrier with which the job is to stop, once it has passed.
+    stopped: Option<u64>,
 }
 
 impl<R, K, S, St, Out> Operator<R, K, S, St, Out>
@@ -153,7 +194,12 @@ where
                 alignment: Alignment::new(),
                 capability: capabilities.remove(0),
                 out: Vec::new(),
+                // Those that were restored are to be seen.
+                has_worked: true,
+                stopped: None,
             };
+            // Not only when there is input.
+            operator.member.activator().activate();
             move |frontiers| {
                 let mut session = output.activate();
                 control.guard(|| {
@@ -183,7 +229,10 @@ where
                 Notice::Completed(id) => {
                     self.under_way.complete(store, id, &self.parts.control)?;
                 }
-                Notice::Aborted(id) => self.under_way.abort(store, id),
+                Notice::Aborted(id) => {
+                    self.under_way.abort(store, id);
+                    self.stopped = self.stopped.filter(|stopped| *stopped != id);
+                }
                 Notice::AllPassed(_) => {}
             }
         }
@@ -204,11 +253,13 @@ where
 
     fn work(&mut self, batch: Batch<R>, session: &mut Session<'_, Out>) -> Result<()> {
         let watermark = self.watermark();
-        let Parts { store, states, key, process, name, .. } = &mut self.parts;
-        let mut context = Context { store, out: &mut self.out, time: batch.event, watermark };
+        self.has_worked = true;
+        let Parts { control, store, states, key, process: work, name, .. } = &mut self.parts;
+        let (process, time) = (&*control.process, batch.event);
+        let mut context = Context { store, out: &mut self.out, process, time, watermark };
         for record in batch.records {
             let key = key(&record);
-            process(states, &mut context, &key, record).map_err(at(name))?;
+            work(states, &mut context, &key, record).map_err(at(name))?;
         }
         self.send(batch.event, session);
         Ok(())
@@ -226,12 +277,16 @@ where
             self.under_way.begin(&mut self.parts.store, barrier, &self.parts.control)?;
             let waiting = self.alignment.pass(barrier);
             self.parts.control.passed(barrier.id);
+            if barrier.stop != Stop::No {
+                self.stopped = Some(barrier.id);
+            }
             let event = self.capability.time().event;
             self.capability.downgrade(&Time::new(barrier.id, event));
             for batch in waiting {
                 self.work(batch, session)?;
             }
         }
+        self.follow_clock(session)?;
         if self.under_way.follow(&self.parts.control).map_err(at(&self.parts.name))? {
             self.member.activator().activate_after(POLL_INTERVAL);
         }
@@ -250,36 +305,67 @@ where
             self.under_way.advance(&mut self.parts.store, now);
         }
         let mut at_time = before;
-        while let Some((time, index)) = self.next_timer()?.filter(|(time, _)| *time <= now) {
+        loop {
+            let Parts { store, states, timers, .. } = &mut self.parts;
+            let next = earliest(timers, states, store)?;
+            let Some((time, index)) = next.filter(|(time, _)| *time <= now) else { break };
             if time > at_time {
                 self.send(at_time, session);
                 at_time = time;
             }
-            let Parts { store, states, timers, name, .. } = &mut self.parts;
-            timers[index].fire(states, store, &mut self.out, time).map_err(at(name))?;
+            self.has_worked = true;
+            let Parts { control, store, states, timers, name, .. } = &mut self.parts;
+            let (process, watermark) = (&*control.process, Some(time));
+            let mut context = Context { store, out: &mut self.out, process, time, watermark };
+            timers[index].fire(states, &mut context, time).map_err(at(name))?;
         }
         self.send(at_time, session);
-        let Parts { store, states, timers, .. } = &mut self.parts;
+        let Parts { control, store, states, timers, .. } = &mut self.parts;
         for timers in timers {
             // Nothing is due any more; what comes now is refused up to here.
-            timers.fire(states, store, &mut self.out, now)?;
+            let (process, watermark) = (&*control.process, Some(now));
+            let mut context = Context { store, out: &mut self.out, process, time: now, watermark };
+            timers.fire(states, &mut context, now)?;
         }
         self.capability.downgrade(&Time::new(self.alignment.epoch(), watermark));
         Ok(())
     }
 
-    /// The earliest timer of all kinds: its time, and which kind it is.
-    fn next_timer(&mut self) -> Result<Option<(i64, usize)>> {
-        let Parts { store, states, timers, .. } = &mut self.parts;
-        let mut earliest = None;
-        for (index, timers) in timers.iter().enumerate() {
-            let next = timers.next(states, store)?.map(|time| (time, index));
-            earliest = match (earliest, next) {
-                (Some(one), Some(other)) => Some(std::cmp::min(one, other)),
-                (one, other) => one.or(other),
-            };
+    /// Fires timers of the processing time that the clock has passed, in the order of
+    /// their times, and notes when to be woken for the next one. After the end of the
+    /// inputs, and after the barrier that the job stops with, they only stay in the state.
+    fn follow_clock(&mut self, session: &mut Session<'_, Out>) -> Result<()> {
+        if self.parts.clocked.is_empty() {
+            return Ok(());
         }
-        Ok(earliest)
+        let time = self.capability.time().event;
+        if time == i64::MAX || self.stopped.is_some() {
+            self.member.due.set(None);
+            // In case it is not stopped after all.
+            self.has_worked = true;
+            return Ok(());
+        }
+        let now = self.parts.control.process.now();
+        if !self.has_worked && self.member.due.get().is_none_or(|due| due > now) {
+            return Ok(());
+        }
+        let watermark = self.watermark();
+        let Parts { control, store, states, clocked, name, .. } = &mut self.parts;
+        let mut left = FIRED_AT_A_TIME;
+        let next = loop {
+            let next = earliest(clocked, states, store)?;
+            let Some((due, index)) = next.filter(|(due, _)| *due <= now && left > 0) else {
+                break next;
+            };
+            let process = &*control.process;
+            let mut context = Context { store, out: &mut self.out, process, time, watermark };
+            clocked[index].fire(states, &mut context, due).map_err(at(name))?;
+            left -= 1;
+        };
+        self.has_worked = false;
+        self.member.due.set(next.map(|(due, _)| due));
+        self.send(time, session);
+        Ok(())
     }
 
     /// Sends what was emitted at an event time.
