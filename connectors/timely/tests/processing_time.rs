@@ -11,7 +11,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -348,7 +348,8 @@ fn a_worker_sleeps_until_a_timer_is_due() {
             let before = count();
             // The source has nothing, sleeps, and is asked again.
             while fed.asked.load(SeqCst) < before.0 + 40 {
-                std::thread::sleep(Duration::from_millis(1));
+                let nothing = told.recv_timeout(Duration::from_millis(1));
+                assert_eq!(nothing, Err(RecvTimeoutError::Timeout), "no timer is due");
             }
             let after = count();
             clock.set(BEGIN + SPAN);
