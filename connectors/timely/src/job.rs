@@ -20,7 +20,7 @@ use crate::control::{Control, Over, ToMaster};
 use crate::flow::Flow;
 use crate::master::{Master, Request};
 use crate::metadata::Metadata;
-use crate::process::{Configure, Process};
+use crate::process::{Configure, Process, Shape};
 use crate::time::Time;
 
 /// How long a worker sleeps at most before it looks whether the job is over.
@@ -28,6 +28,9 @@ const LONGEST_NAP: Duration = Duration::from_millis(20);
 
 /// Records that a source reads past a barrier, unless told otherwise.
 const DEFAULT_LEAD: u64 = 100_000;
+
+/// After which silence of a process the others end, unless told otherwise.
+const DEFAULT_PEER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What became of a job; the same in every process.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -144,6 +147,7 @@ pub struct Job {
     max_parallelism: MaxParallelism,
     allow_dropped_state: bool,
     lead: u64,
+    peer_timeout: Option<Duration>,
     configure: Box<Configure>,
     observer: Box<dyn Fn(&JobEvent) + Send>,
     asks: (Sender<Request>, Receiver<Request>),
@@ -169,6 +173,7 @@ impl Job {
             max_parallelism: MaxParallelism::DEFAULT,
             allow_dropped_state: false,
             lead: DEFAULT_LEAD,
+            peer_timeout: Some(DEFAULT_PEER_TIMEOUT),
             configure: Box::new(|backend| backend),
             observer: Box::new(|_| {}),
             asks: channel(),
@@ -243,6 +248,17 @@ impl Job {
         self
     }
 
+    /// After how long a silence of one process the others fail, in milliseconds; `None` if
+    /// they wait for ever. A process that dies is noticed at once, since its connections
+    /// end; this is for machines without power and networks that are cut, which say
+    /// nothing. A process begins to count when it has built its dataflow. Its workers
+    /// give the signs of life, between their functions: choose it longer than any of these
+    /// takes. Default: 60 seconds.
+    pub fn peer_timeout_ms(mut self, timeout_ms: Option<u64>) -> Self {
+        self.peer_timeout = timeout_ms.map(Duration::from_millis);
+        self
+    }
+
     /// Changes settings of the process's backend: memory, threads, tables. Directory,
     /// sink, source and number of key groups are the job's.
     pub fn backend(
@@ -278,21 +294,24 @@ impl Job {
     where
         F: for<'scope> Fn(&Flow<'scope>) -> Result<()> + Send + Sync + 'static,
     {
-        let (index, local, workers) = shape(&config.communication);
+        let shape = shape(&config.communication);
+        let Shape { process: index, threads: local, workers } = shape;
         if u64::from(self.max_parallelism.get()) < workers as u64 {
             return Err(Error::invalid("there are more workers than key groups")
                 .expected(format_args!("at most {}", self.max_parallelism))
                 .found(workers)
                 .remedy("run fewer workers; the number of key groups is fixed"));
         }
-        let process = Arc::new(Process::new(
+        let process = Process::new(
             Arc::clone(&self.env),
             Arc::clone(&self.store),
             self.max_parallelism,
             self.state_dir.join(format!("process-{index}")),
             self.configure,
             self.lead,
-        ));
+            shape,
+        );
+        let process = Arc::new(process.watching(self.peer_timeout));
         let mut master = None;
         let mut thread = None;
         if index == 0 {
@@ -372,15 +391,14 @@ impl Job {
     }
 }
 
-/// The index of the process, its workers, and those of all processes.
-fn shape(config: &CommunicationConfig) -> (usize, usize, usize) {
+fn shape(config: &CommunicationConfig) -> Shape {
     match config {
-        CommunicationConfig::Thread => (0, 1, 1),
+        CommunicationConfig::Thread => Shape { process: 0, threads: 1, workers: 1 },
         CommunicationConfig::Process(threads) | CommunicationConfig::ProcessBinary(threads) => {
-            (0, *threads, *threads)
+            Shape { process: 0, threads: *threads, workers: *threads }
         }
         CommunicationConfig::Cluster { threads, process, addresses, .. } => {
-            (*process, *threads, threads * addresses.len())
+            Shape { process: *process, threads: *threads, workers: threads * addresses.len() }
         }
     }
 }
@@ -445,6 +463,7 @@ where
     let plan = control.plan.borrow().clone();
     control.report(Report::Ready { worker: control.index as u64, plan });
     loop {
+        control.beat()?;
         if let Some(outcome) = step(worker, control, process)? {
             return Ok(outcome);
         }

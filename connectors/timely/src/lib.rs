@@ -158,6 +158,31 @@
 //!   with it processing time. What has to be said at the end belongs into a timer of the
 //!   event time.
 //!
+//! # Several processes, several machines
+//!
+//! [`Job::run`] is given timely's own configuration, which says where all processes of the
+//! job are: `CommunicationConfig::Cluster` has the address of each (`host:port`), how many
+//! workers it has, and which one this is. `Config::from_args` reads it from the command
+//! line: `-n` processes, of which this is number `-p`, of `-w` workers each, whose addresses
+//! are the lines of the file `-h`; without that file all are on this machine.
+//!
+//! ```sh
+//! printf '%s\n' 10.0.0.1:2101 10.0.0.2:2101 >hosts     # the same file on both machines
+//! words FILE DIR -n 2 -w 4 -h hosts -p 0               # on 10.0.0.1
+//! words FILE DIR -n 2 -w 4 -h hosts -p 1               # on 10.0.0.2
+//! ```
+//!
+//! - Each process listens at its own address and connects to those before it, so the
+//!   addresses must be those by which the others reach it. Nothing is encrypted: use a
+//!   network that is yours.
+//! - All processes reach one store under one identity: an object store, or a directory of a
+//!   shared file system at the same path. So they do the directories of sinks, and inputs.
+//!   Working files are each machine's own.
+//! - A process that dies ends all others at once, and a machine or network that is silent
+//!   ends them after a [timeout](Job::peer_timeout_ms). Starting the job again is up to
+//!   whoever started it; with however many processes, wherever. Those of a former run that
+//!   nobody reached may go on meanwhile: what they do counts for nothing.
+//!
 //! # Limits
 //!
 //! - Sources are read on the worker's thread. Without checkpoints nothing holds a source

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use alluvium::env::Env;
 use alluvium::format::Checkpoint;
@@ -11,9 +12,21 @@ use alluvium::{
 };
 
 use crate::control::mail::{Failure, Start};
+use crate::control::watch::Watch;
 
 /// Changes a backend's settings before it is opened.
 pub(crate) type Configure = dyn Fn(BackendBuilder) -> BackendBuilder + Send + Sync;
+
+/// The place of a process among all.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    /// Its number, from 0.
+    pub(crate) process: usize,
+    /// Workers of each process.
+    pub(crate) threads: usize,
+    /// Workers of all processes.
+    pub(crate) workers: usize,
+}
 
 /// See the [module documentation](self).
 pub(crate) struct Process {
@@ -24,6 +37,10 @@ pub(crate) struct Process {
     pub(crate) dir: PathBuf,
     pub(crate) configure: Box<Configure>,
     pub(crate) lead: u64,
+    pub(crate) shape: Shape,
+    /// How often this process says that it is there; nothing if nobody listens.
+    pub(crate) beat_interval: Option<Duration>,
+    watch: Mutex<Option<Watch>>,
     backend: Mutex<Option<Backend>>,
     /// Why the first of its workers has failed.
     failed: Mutex<Option<Failure>>,
@@ -37,9 +54,63 @@ impl Process {
         dir: PathBuf,
         configure: Box<Configure>,
         lead: u64,
+        shape: Shape,
     ) -> Self {
         let (backend, failed) = (Mutex::default(), Mutex::default());
-        Self { env, store, max_parallelism, dir, configure, lead, backend, failed }
+        let (beat_interval, watch) = (None, Mutex::default());
+        Self {
+            env,
+            store,
+            max_parallelism,
+            dir,
+            configure,
+            lead,
+            shape,
+            beat_interval,
+            watch,
+            backend,
+            failed,
+        }
+    }
+
+    /// Misses other processes after so long a silence, if there are others.
+    pub(crate) fn watching(mut self, peer_timeout: Option<Duration>) -> Self {
+        let Shape { threads, workers, .. } = self.shape;
+        let processes = workers / threads.max(1);
+        if let Some(limit) = peer_timeout.filter(|_| processes > 1) {
+            let watch = Watch::new(processes, limit, self.env.monotonic_ns());
+            self.beat_interval = Some(watch.interval());
+            self.watch = Mutex::new(Some(watch));
+        }
+        self
+    }
+
+    /// Another process was heard of.
+    pub(crate) fn hear(&self, process: usize) {
+        if let Some(watch) = &mut *self.watch.lock().unwrap_or_else(PoisonError::into_inner) {
+            watch.hear(process);
+        }
+    }
+
+    /// Looks whether all that were heard of still are.
+    ///
+    /// # Errors
+    /// `Unavailable` if one is not.
+    pub(crate) fn look(&self, now_ns: u64) -> Result<()> {
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        match watch.as_mut().and_then(|watch| watch.look(now_ns)) {
+            None => Ok(()),
+            Some((process, silent)) => {
+                Err(Error::unavailable("a process of the job is not heard of any more")
+                    .at(format_args!("process {process}"))
+                    .expected("a sign of life every few seconds")
+                    .found(format_args!("none for {} ms", silent.as_millis()))
+                    .remedy(
+                        "start the job again, without that machine if it is gone; or allow longer \
+                         silences, if functions of the job may take as long",
+                    ))
+            }
+        }
     }
 
     /// What the clock shows, in milliseconds since 1970.

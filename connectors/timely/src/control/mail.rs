@@ -10,6 +10,11 @@ pub(crate) enum Mail {
     Order(Order),
     /// From a worker to the master.
     Report(Report),
+    /// From one process to another: it is there.
+    Beat {
+        /// The number of the process that says so.
+        process: usize,
+    },
 }
 
 /// How the barrier of a checkpoint ends the job, if it does.

@@ -9,6 +9,7 @@
 //! master gave them.
 
 pub(crate) mod mail;
+pub(crate) mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -26,7 +27,7 @@ use timely::scheduling::{Activator, SyncActivator};
 use timely::worker::Worker;
 
 use self::mail::{Failure, Mail, Order, Plan, Report, Start, Trigger};
-use crate::process::Process;
+use crate::process::{Process, Shape};
 
 /// The worker that the master's messages come through.
 pub(crate) const MASTER: u64 = 0;
@@ -85,6 +86,8 @@ pub(crate) struct Control {
     passed: RefCell<BTreeMap<u64, usize>>,
     pub(crate) plan: RefCell<Plan>,
     start: RefCell<Option<Start>>,
+    /// When this worker beats next, by the clock that only goes on.
+    beats_at_ns: Cell<u64>,
     /// The master waits to hear that nothing is owed any more.
     is_settling: Cell<bool>,
     over: RefCell<Option<Over>>,
@@ -114,6 +117,7 @@ impl Control {
             passed: RefCell::default(),
             plan: RefCell::default(),
             start: RefCell::default(),
+            beats_at_ns: Cell::new(0),
             is_settling: Cell::new(false),
             over: RefCell::default(),
         });
@@ -165,6 +169,7 @@ impl Control {
                                     let _ = reports.send(report);
                                 }
                                 (Mail::Report(_), None) => {}
+                                (Mail::Beat { process }, _) => shared.process.hear(process),
                             }
                         }
                     });
@@ -275,6 +280,29 @@ impl Control {
             }
             nap.min(Duration::from_millis(due.abs_diff(now)))
         })
+    }
+
+    /// Says to the other processes that this one is there, if it is time, and looks whether
+    /// they are.
+    ///
+    /// # Errors
+    /// `Unavailable` if one was not heard of for too long.
+    pub(crate) fn beat(&self) -> Result<()> {
+        let Some(interval) = self.process.beat_interval else { return Ok(()) };
+        let now_ns = self.process.env.monotonic_ns();
+        if now_ns < self.beats_at_ns.get() {
+            return Ok(());
+        }
+        self.beats_at_ns.set(now_ns.saturating_add(interval.as_nanos() as u64));
+        let Shape { process, threads, workers } = self.process.shape;
+        let others = (0..workers / threads).filter(|other| *other != process);
+        let beat =
+            |other| ((other * threads + self.index % threads) as u64, Mail::Beat { process });
+        self.outbox.borrow_mut().extend(others.map(beat));
+        if let Some(activator) = &*self.activator.borrow() {
+            activator.activate();
+        }
+        self.process.look(now_ns)
     }
 
     /// What the job goes on from, once it was heard.

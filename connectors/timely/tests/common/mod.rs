@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "inputs and results are real files")]
 
 pub(crate) mod kill_job;
+pub(crate) mod network;
 pub(crate) mod world;
 
 use std::collections::BTreeMap;
