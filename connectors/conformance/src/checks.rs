@@ -5,8 +5,8 @@ use std::fmt;
 use alluvium::ErrorKind;
 
 use crate::Capability::{
-    self, Damage, LostNotifications, Rescaling, Rollback, Savepoints, StopWithSavepoint,
-    UnknownState, Zombies,
+    self, Damage, LostNotifications, Processes, Rescaling, Rollback, Savepoints, StopWithSavepoint,
+    TwoInputs, UnknownState, Zombies,
 };
 use crate::stage::{Checked, HALF, MOST, RECORDS, SPLITS, Spec, Stage, same};
 use crate::{Faults, GoesOnFrom, oracle};
@@ -88,6 +88,19 @@ const CHECKS: &[Check] = &[
         needs: &[Damage],
         run: damaged,
     },
+    Check { name: "a job says the same on several processes", needs: &[Processes], run: divided },
+    Check {
+        name: "a job that loses a process goes on from its latest checkpoint",
+        needs: &[Processes],
+        run: bereft,
+    },
+    Check {
+        name: "rescaling over processes keeps all keys and timers",
+        needs: &[Processes, Rescaling],
+        run: redivided,
+    },
+    Check { name: "a barrier is aligned over two inputs", needs: &[TwoInputs], run: aligned },
+    Check { name: "time is that of the slower of two inputs", needs: &[TwoInputs], run: slower },
 ];
 
 fn undisturbed(stage: &Stage<'_>) -> Checked {
@@ -336,4 +349,85 @@ fn damaged(stage: &Stage<'_>) -> Checked {
     stage.damage_latest()?;
     stage.is_refused(&Spec::new(2, RECORDS), ErrorKind::Corrupt)?;
     stage.is_shown(HALF)
+}
+
+fn divided(stage: &Stage<'_>) -> Checked {
+    for (workers, processes) in [(2, 2), (4, 2), (3, 3)] {
+        let stage = stage.another(&format!("{workers}-{processes}"));
+        let life = stage.start(&Spec { processes, ..Spec::new(workers, 0) })?;
+        life.run_ahead(0)?;
+        life.finish()?;
+        let shown = stage.is_all_shown();
+        shown.map_err(|broken| format!("{workers} workers in {processes} processes: {broken}"))?;
+    }
+    Ok(())
+}
+
+/// Each process once, that with the coordinator too: whatever becomes of the job, nothing
+/// is lost and nothing said twice.
+fn bereft(stage: &Stage<'_>) -> Checked {
+    for victim in 0..2 {
+        let stage = stage.another(&victim.to_string());
+        let life = stage.start(&Spec { processes: 2, ..Spec::new(4, HALF) })?;
+        life.come_to(HALF, 0)?;
+        life.checkpoint()?;
+        life.come_to(MOST, 0)?;
+        life.running()?.kill_process(victim);
+        if life.outcome()?.is_err() {
+            // On other processes than before.
+            stage.start(&Spec { processes: 3, ..Spec::new(3, RECORDS) })?.finish()?;
+        }
+        stage.is_all_shown().map_err(|broken| format!("without process {victim}: {broken}"))?;
+    }
+    Ok(())
+}
+
+fn redivided(stage: &Stage<'_>) -> Checked {
+    let mut before = 0;
+    let shapes = [(2, 2), (1, 1), (6, 3), (4, 2)];
+    for (round, (workers, processes)) in shapes.into_iter().enumerate() {
+        let released = RECORDS * (round as u64 + 1) / 5;
+        let life = stage.start(&Spec { processes, ..Spec::new(workers, released) })?;
+        life.come_to(released, before)?;
+        life.checkpoint()?;
+        life.kill();
+        before = released;
+    }
+    stage.start(&Spec { processes: 3, ..Spec::new(3, RECORDS) })?.finish()?;
+    stage.is_all_shown()
+}
+
+/// Barriers go while records of both inputs are on their way, now more of the one and now
+/// of the other, and each time the job goes on from the last of them.
+fn aligned(stage: &Stage<'_>) -> Checked {
+    const ROUNDS: u64 = 6;
+    for round in 0..ROUNDS {
+        let (less, more) = (RECORDS * round / ROUNDS, RECORDS * (round + 1) / ROUNDS);
+        let (first, second) = if round % 2 == 0 { (more, less) } else { (less, more) };
+        let spec = Spec { second: Some(second), ..Spec::new(1 + stage.below(3) as u32, first) };
+        let life = stage.start(&spec)?;
+        life.checkpoint()?;
+        life.release(more);
+        life.release_second(more);
+        life.checkpoint()?;
+        life.kill();
+    }
+    stage.start(&Spec { second: Some(RECORDS), ..Spec::new(2, RECORDS) })?.finish()?;
+    stage.is_all_of_both_shown()
+}
+
+fn slower(stage: &Stage<'_>) -> Checked {
+    for is_first_ahead in [true, false] {
+        let stage = stage.another(if is_first_ahead { "first" } else { "second" });
+        let life = match is_first_ahead {
+            true => stage.start(&Spec { second: Some(0), ..Spec::new(2, RECORDS) })?,
+            false => stage.start(&Spec { second: Some(RECORDS), ..Spec::new(2, 0) })?,
+        };
+        life.wait_for_records(RECORDS * u64::from(SPLITS))?;
+        // Time would come to what has ended, if it did not wait for the other input.
+        life.checkpoint()?;
+        life.finish()?;
+        stage.is_all_of_both_shown()?;
+    }
+    Ok(())
 }

@@ -17,8 +17,8 @@
 //!
 //! # The job
 //!
-//! A source of a few splits, an operator that counts records and sums them in windows
-//! closed by event-time timers, a sink of lines. The suite has the source in its hands: it
+//! A source of a few splits, sometimes two, an operator that counts records and sums them in
+//! windows closed by event-time timers, a sink of lines. The suite has the source in its hands: it
 //! lets so many records through and no more ([`Source`]), so that it knows what a
 //! checkpoint holds without looking at a clock. The operator is there, too ([`Tally`]),
 //! generic over the store that its state is in. The adapter's part is all that is between
@@ -68,6 +68,12 @@ pub enum Capability {
     UnknownState,
     /// Damaging the latest checkpoint, for the suite.
     Damage,
+    /// Dividing the workers of a job among several processes, one of which may die: what
+    /// fails by itself, and has its own directory, connections and memory. An adapter may
+    /// run them as threads, if what it tests does not notice.
+    Processes,
+    /// A second input of the operator.
+    TwoInputs,
 }
 
 /// Whether an adapter has a capability.
@@ -97,6 +103,9 @@ pub struct Job {
     pub dir: PathBuf,
     /// How many parallel subtasks the operator has.
     pub workers: u32,
+    /// Among how many processes they are divided, the same number in each; 1 unless the
+    /// adapter supports [`Capability::Processes`].
+    pub processes: u32,
     /// What it goes on from.
     pub from: GoesOnFrom,
     /// The name of the operator.
@@ -107,6 +116,10 @@ pub struct Job {
     pub timeout_ms: u64,
     /// What is to be read.
     pub source: Source,
+    /// What is to be read beside it, as a second input of the operator with splits and
+    /// barriers of its own, if the adapter supports [`Capability::TwoInputs`]: each record
+    /// of either is given to [`Tally::record`], and time goes on as the slower one does.
+    pub second: Option<Source>,
     /// What is to be given to [`Tally::open`].
     pub probe: Probe,
     /// What is to be put between the runtime and its store.
@@ -171,6 +184,14 @@ pub trait Running {
 
     /// From now on nothing in the job is told that a checkpoint was completed.
     fn lose_notifications(&self);
+
+    /// Ends one process, of number 0 and more, as a crash would, and not the others. What
+    /// becomes of the job is the runtime's: it ends, or goes on with nothing lost.
+    ///
+    /// Only asked for with [`Capability::Processes`].
+    fn kill_process(&self, process: u32) {
+        unreachable!("process {process} is to be killed, which the adapter does not support");
+    }
 
     /// Whether the job has ended, for whatever reason.
     fn has_ended(&self) -> bool;

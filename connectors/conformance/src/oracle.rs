@@ -8,10 +8,22 @@ use crate::job::{Record, end_of_window};
 /// The lines for the first `records` records of each split, sorted: what is said of each
 /// record and, if `with_windows`, of each window.
 pub fn lines(seed: u64, splits: u32, records: u64, with_windows: bool) -> Vec<String> {
+    lines_of_inputs(&[seed], splits, records, with_windows)
+}
+
+/// As [`lines`], for an operator with several inputs, each of which follows from a seed of
+/// its own.
+pub fn lines_of_inputs(
+    seeds: &[u64],
+    splits: u32,
+    records: u64,
+    with_windows: bool,
+) -> Vec<String> {
     let mut counts = BTreeMap::<u64, u64>::new();
     let mut windows = BTreeMap::<(u64, i64), (u64, u64)>::new();
     let mut lines = Vec::new();
-    for split in 0..splits {
+    let splits = seeds.iter().flat_map(|seed| (0..splits).map(move |split| (*seed, split)));
+    for (seed, split) in splits {
         for number in 0..records {
             let Record { key, time, value } = Record::of(seed, split, number);
             let count = counts.entry(key).or_default();

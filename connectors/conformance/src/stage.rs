@@ -39,6 +39,10 @@ pub(crate) struct Stage<'a> {
 /// What a life is to be like.
 pub(crate) struct Spec {
     pub(crate) workers: u32,
+    pub(crate) processes: u32,
+    /// Records of each split of the second input that are let through at first, if there
+    /// is one.
+    pub(crate) second: Option<u64>,
     pub(crate) from: GoesOnFrom,
     pub(crate) operator: &'static str,
     pub(crate) allow_dropped_state: bool,
@@ -52,6 +56,8 @@ impl Spec {
     pub(crate) fn new(workers: u32, released: u64) -> Self {
         Self {
             workers,
+            processes: 1,
+            second: None,
             from: GoesOnFrom::Latest,
             operator: "tally",
             allow_dropped_state: false,
@@ -89,11 +95,15 @@ impl<'a> Stage<'a> {
         let job = Job {
             dir: self.dir.clone(),
             workers: spec.workers,
+            processes: spec.processes,
             from: spec.from.clone(),
             operator: spec.operator.to_owned(),
             allow_dropped_state: spec.allow_dropped_state,
             timeout_ms: spec.timeout_ms,
             source: Source::new(self.options.seed, SPLITS, RECORDS, spec.released),
+            second: spec
+                .second
+                .map(|released| Source::new(self.second_seed(), SPLITS, RECORDS, released)),
             probe: Probe::default(),
             faults: Faults::default(),
         };
@@ -144,6 +154,17 @@ impl<'a> Stage<'a> {
     /// Everything is shown, and nothing twice.
     pub(crate) fn is_all_shown(&self) -> Checked {
         same(&oracle::lines(self.options.seed, SPLITS, RECORDS, true), &self.shown()?)
+    }
+
+    /// Everything of both inputs is shown, and nothing twice.
+    pub(crate) fn is_all_of_both_shown(&self) -> Checked {
+        let inputs = [self.options.seed, self.second_seed()];
+        same(&oracle::lines_of_inputs(&inputs, SPLITS, RECORDS, true), &self.shown()?)
+    }
+
+    /// What the second input follows from.
+    fn second_seed(&self) -> u64 {
+        mixed(self.options.seed ^ 2)
     }
 
     /// Exactly what belongs to so many records of each split is shown.
@@ -217,6 +238,13 @@ impl Life<'_> {
     /// Lets so many records of each split through.
     pub(crate) fn release(&self, records: u64) {
         self.job.source.release(records);
+    }
+
+    /// Lets so many records of each split of the second input through.
+    pub(crate) fn release_second(&self, records: u64) {
+        if let Some(second) = &self.job.second {
+            second.release(records);
+        }
     }
 
     /// Lets one split run ahead, to its end, and waits until all of it was worked on.
@@ -315,13 +343,17 @@ impl Life<'_> {
     }
 
     /// Lets everything through and waits until the job has come to its end.
-    pub(crate) fn finish(mut self) -> Checked {
+    pub(crate) fn finish(self) -> Checked {
+        self.outcome()?.map_err(|error| format!("the job does not come to its end: {error}"))
+    }
+
+    /// Lets everything through and waits until the job has come to its end, whichever.
+    pub(crate) fn outcome(mut self) -> Checked<Result<(), Error>> {
         self.faults().release();
         self.release(RECORDS);
+        self.release_second(RECORDS);
         match self.running.take() {
-            Some(running) => running
-                .finish()
-                .map_err(|error| format!("the job does not come to its end: {error}")),
+            Some(running) => Ok(running.finish()),
             None => Err("the job has ended".to_owned()),
         }
     }

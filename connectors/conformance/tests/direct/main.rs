@@ -7,6 +7,7 @@ mod master;
 mod mutation;
 mod outside;
 mod runtime;
+mod second;
 mod subtask;
 
 use alluvium_conformance::{Options, Report, checks, run};
@@ -97,4 +98,21 @@ fn state_that_is_lost_or_in_the_wrong_place_is_found() {
         Mutation::SubsumesSavepoints,
         "a savepoint outlives later checkpoints and can be gone back to",
     );
+}
+
+#[test]
+fn what_goes_wrong_between_processes_is_found() {
+    is_found(Mutation::StaysAtHome, "a job says the same on several processes");
+    is_found(
+        Mutation::RespawnsEmpty,
+        "a job that loses a process goes on from its latest checkpoint",
+    );
+    is_found(Mutation::RestoresOwnShare, "rescaling over processes keeps all keys and timers");
+}
+
+#[test]
+fn barriers_and_times_that_are_those_of_one_input_alone_are_found() {
+    is_found(Mutation::AlignsOnFirst, "a barrier is aligned over two inputs");
+    is_found(Mutation::DoesNotBlock, "a barrier is aligned over two inputs");
+    is_found(Mutation::FasterInput, "time is that of the slower of two inputs");
 }

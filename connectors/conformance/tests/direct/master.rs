@@ -8,15 +8,18 @@ use std::time::Duration;
 
 use alluvium::coordinator::{Barrier, Coordinator, Event, Participant, StopMode};
 use alluvium::format::ShardAck;
-use alluvium::{Error, MaxParallelism, Result, SnapshotId};
+use alluvium::{Error, Result, SnapshotId};
 use alluvium_conformance::{DISORDER, Polled, Source};
 
 use crate::mutation::Mutation;
-use crate::runtime::{Names, route};
-use crate::subtask::{Message, Report};
+use crate::runtime::{Names, Routes};
+use crate::second::ToSecond;
+use crate::subtask::{Mail, Message, Report};
 
 /// Records of each split that are read before others have their turn.
 const BATCH: u64 = 16;
+/// The input that this thread reads.
+const FIRST: usize = 0;
 /// For how long nothing is done if there is nothing to read.
 const NAP: Duration = Duration::from_millis(1);
 
@@ -33,27 +36,38 @@ pub(crate) type Request = (Ask, Answer);
 /// How far a split was read.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Position {
-    at: u64,
+    pub(crate) at: u64,
     /// The latest time of a record; `None` before the first.
-    latest: Option<i64>,
-    ended: bool,
+    pub(crate) latest: Option<i64>,
+    pub(crate) ended: bool,
+}
+
+/// Up to where time has come with these splits: what has just this time may come yet.
+pub(crate) fn times(splits: &[Position]) -> impl Iterator<Item = i64> {
+    splits.iter().map(|split| match split {
+        Position { ended: true, .. } => i64::MAX,
+        Position { latest, .. } => latest.map_or(i64::MIN, |latest| latest - DISORDER - 1),
+    })
 }
 
 /// The runtime's part of a checkpoint.
 #[derive(Clone)]
 pub(crate) struct Metadata {
     pub(crate) splits: Vec<Position>,
+    /// Those of the second input.
+    pub(crate) second: Vec<Position>,
     pub(crate) names: Names,
 }
 
 impl Metadata {
-    pub(crate) fn new(splits: u32) -> Self {
-        Self { splits: vec![Position::default(); splits as usize], names: Names::new() }
+    pub(crate) fn new(splits: u32, second: u32) -> Self {
+        let new = |splits: u32| vec![Position::default(); splits as usize];
+        Self { splits: new(splits), second: new(second), names: Names::new() }
     }
 
     fn encode(&self) -> Vec<u8> {
         let mut text = String::new();
-        for Position { at, latest, ended } in &self.splits {
+        for Position { at, latest, ended } in self.splits.iter().chain(&self.second) {
             let latest = latest.map_or("-".to_owned(), |latest| latest.to_string());
             text.push_str(&format!("{at} {latest} {ended}\n"));
         }
@@ -61,7 +75,7 @@ impl Metadata {
         text.into_bytes()
     }
 
-    pub(crate) fn decode(bytes: &[u8], splits: u32) -> Self {
+    pub(crate) fn decode(bytes: &[u8], splits: u32, second: u32) -> Self {
         let text = std::str::from_utf8(bytes).expect("it was written as text");
         let mut lines = text.lines();
         let position = |line: &str| {
@@ -74,7 +88,8 @@ impl Metadata {
             }
         };
         let splits = lines.by_ref().take(splits as usize).map(position).collect();
-        Self { splits, names: lines.map(str::to_owned).collect() }
+        let second = lines.by_ref().take(second as usize).map(position).collect();
+        Self { splits, second, names: lines.map(str::to_owned).collect() }
     }
 }
 
@@ -82,16 +97,22 @@ impl Metadata {
 pub(crate) struct Pending {
     metadata: Metadata,
     acks: Vec<ShardAck>,
+    /// Where the second input was is not known yet.
+    misses_second: bool,
 }
 
 pub(crate) struct Master {
     pub(crate) coordinator: Coordinator,
     pub(crate) shards: Vec<Participant>,
-    pub(crate) max_parallelism: MaxParallelism,
     pub(crate) source: Source,
     /// As of now.
     pub(crate) metadata: Metadata,
-    pub(crate) subtasks: Vec<Sender<Message>>,
+    pub(crate) subtasks: Vec<Sender<Mail>>,
+    /// Who reads the second input, if there is one.
+    pub(crate) second: Option<ToSecond>,
+    pub(crate) routes: Routes,
+    /// Processes that have died.
+    pub(crate) dead: Vec<Arc<AtomicBool>>,
     pub(crate) reported: Receiver<Report>,
     pub(crate) asked: Receiver<Request>,
     pub(crate) is_killed: Arc<AtomicBool>,
@@ -125,6 +146,10 @@ impl Master {
 
     fn work(&mut self) -> Result<()> {
         while !self.is_killed.load(Ordering::SeqCst) {
+            let has_died = self.dead.iter().any(|dead| dead.load(Ordering::SeqCst));
+            if has_died && self.mutation != Some(Mutation::RespawnsEmpty) {
+                return Err(Error::unavailable("a process has died"));
+            }
             self.coordinator.poll()?;
             while let Some(event) = self.coordinator.next_event() {
                 if self.carry(event)? {
@@ -153,7 +178,7 @@ impl Master {
     fn tell_all(&self, message: impl Fn() -> Message) {
         for subtask in &self.subtasks {
             // One that has ended said why.
-            let _ = subtask.send(message());
+            let _ = subtask.send((FIRST, message()));
         }
     }
 
@@ -167,9 +192,8 @@ impl Master {
                     Polled::Record(record) => {
                         position.at += 1;
                         position.latest = position.latest.max(Some(record.time));
-                        let (max, workers) = (self.max_parallelism, self.subtasks.len());
-                        let owner = route(record.key, max, workers, self.mutation)?;
-                        let _ = self.subtasks[owner].send(Message::Record(record));
+                        let owner = self.routes.owner(split, record.key)?;
+                        let _ = self.subtasks[owner].send((FIRST, Message::Record(record)));
                         read += 1;
                     }
                     Polled::Idle => break,
@@ -180,11 +204,7 @@ impl Master {
                 }
             }
         }
-        let times = self.metadata.splits.iter().map(|split| match split {
-            Position { ended: true, .. } => i64::MAX,
-            // What has just this time may come yet.
-            Position { latest, .. } => latest.map_or(i64::MIN, |latest| latest - DISORDER - 1),
-        });
+        let times = times(&self.metadata.splits);
         let now = match self.mutation {
             Some(Mutation::HastyWatermark) => times.max(),
             _ => times.min(),
@@ -193,7 +213,8 @@ impl Master {
             self.watermark = now;
             self.tell_all(|| Message::Watermark(now));
         }
-        let is_at_end = self.metadata.splits.iter().all(|split| split.ended);
+        let has_second = self.second.as_ref().is_some_and(|second| !second.has_ended());
+        let is_at_end = !has_second && self.metadata.splits.iter().all(|split| split.ended);
         if is_at_end && self.last.is_none() && self.coordinator.under_way().next().is_none() {
             self.last = Some(self.coordinator.trigger()?);
         }
@@ -263,13 +284,24 @@ impl Master {
         if self.mutation == Some(Mutation::OffsetsAhead) {
             metadata.splits.iter_mut().for_each(|split| split.at += 1);
         }
-        self.pending.insert(barrier.id, Pending { metadata, acks: Vec::new() });
+        let misses_second = self.second.is_some();
+        self.pending.insert(barrier.id, Pending { metadata, acks: Vec::new(), misses_second });
+        if let Some(second) = &self.second {
+            second.send(barrier.clone());
+        }
         self.tell_all(|| Message::Barrier(barrier.clone()));
     }
 
     fn hear(&mut self, report: Report) -> Result<()> {
         let (id, worker, outcome) = match report {
             Report::Failed(error) => return Err(error),
+            Report::Positions { id, splits } => {
+                if let Some(pending) = self.pending.get_mut(&id) {
+                    pending.metadata.second = splits;
+                    pending.misses_second = false;
+                }
+                return self.complete_if_whole(id);
+            }
             Report::Snapshot { id, worker, outcome } => (id, worker, outcome),
         };
         let (ack, names) = match *outcome {
@@ -287,10 +319,17 @@ impl Master {
         };
         pending.metadata.names.extend(names);
         pending.acks.push(ack);
-        if pending.acks.len() < self.shards.len() {
+        self.complete_if_whole(id)
+    }
+
+    /// Gives the coordinator a checkpoint of which everything is there.
+    fn complete_if_whole(&mut self, id: SnapshotId) -> Result<()> {
+        let shards = self.shards.len();
+        let is_whole = |pending: &Pending| pending.acks.len() == shards && !pending.misses_second;
+        if !self.pending.get(&id).is_some_and(is_whole) {
             return Ok(());
         }
-        if let Some(Pending { metadata, acks }) = self.pending.remove(&id) {
+        if let Some(Pending { metadata, acks, .. }) = self.pending.remove(&id) {
             self.coordinator.set_runtime_data(id, metadata.encode())?;
             for ack in acks {
                 self.coordinator.acknowledge(ack)?;

@@ -39,4 +39,16 @@ pub(crate) enum Mutation {
     LosesUnknownState,
     /// If a checkpoint cannot be read, the job begins.
     BeginsAnew,
+    /// Records stay in the process that has read them.
+    StaysAtHome,
+    /// A process that has died begins again with nothing, and the job goes on.
+    RespawnsEmpty,
+    /// A process restores its share of the snapshots, whichever key groups they have.
+    RestoresOwnShare,
+    /// A snapshot is taken at the first of two barriers.
+    AlignsOnFirst,
+    /// What comes after the first of two barriers does not wait for the second.
+    DoesNotBlock,
+    /// Of two inputs the faster one says what time it is.
+    FasterInput,
 }

@@ -16,12 +16,15 @@ use alluvium::env::RealEnv;
 use alluvium::format::Checkpoint;
 use alluvium::object::{MemoryStore, ObjectName, ObjectStore};
 use alluvium::{Backend, Error, KeyedStore, MaxParallelism, Result, SnapshotId};
-use alluvium_conformance::{Adapter, Capability, GoesOnFrom, Job, Place, Running, Support, Tally};
+use alluvium_conformance::{
+    Adapter, Capability, GoesOnFrom, Job, Place, Running, Source, Support, Tally,
+};
 
 use crate::master::{Ask, Master, Metadata, Request};
 use crate::mutation::Mutation;
 use crate::outside::Outside;
-use crate::subtask::{SinkPart, Subtask};
+use crate::second::Second;
+use crate::subtask::{Inputs, SinkPart, Subtask};
 
 const JOB: &str = "tally";
 
@@ -117,9 +120,10 @@ impl Adapter for Direct {
         let restored = self.restore(&world, &mut coordinator, job)?;
         let life = coordinator.epoch();
 
+        let (first, second) = (job.source.splits(), job.second.as_ref().map_or(0, Source::splits));
         let mut metadata = match &restored {
-            Some(checkpoint) => Metadata::decode(&checkpoint.runtime, job.source.splits()),
-            None => Metadata::new(job.source.splits()),
+            Some(checkpoint) => Metadata::decode(&checkpoint.runtime, first, second),
+            None => Metadata::new(first, second),
         };
         match self.mutation {
             Some(Mutation::RestoresNoTransactions) => world.outside.fence(life),
@@ -127,14 +131,21 @@ impl Adapter for Direct {
             _ => world.outside.recover(life, &metadata.names),
         }
         if self.is(Mutation::IgnoresOffsets) {
-            metadata = Metadata { names: metadata.names, ..Metadata::new(job.source.splits()) };
+            metadata = Metadata { names: metadata.names, ..Metadata::new(first, second) };
         }
 
         let sink = Arc::new(coordinator.sink());
         let number = self.lives.fetch_add(1, Ordering::SeqCst);
         let dir = job.dir.join(format!("life-{number}"));
-        let backend = Backend::builder(dir).sink(sink.clone()).source(sink).open()?;
-        let max = backend.max_parallelism();
+        let backend = |process: u32| {
+            let dir = dir.join(process.to_string());
+            Backend::builder(dir).sink(sink.clone()).source(sink.clone()).open()
+        };
+        let backends = (0..job.processes).map(backend).collect::<Result<Vec<_>>>()?;
+        let max = MaxParallelism::DEFAULT;
+        let per_process = job.workers / job.processes;
+        let routes = Routes { max, workers: job.workers, per_process, mutation: self.mutation };
+        let dead: Vec<Arc<AtomicBool>> = (0..job.processes).map(|_| Arc::default()).collect();
         let handles: Vec<_> =
             restored.iter().flat_map(|checkpoint| checkpoint.handles(&job.operator)).collect();
         let is_killed = Arc::new(AtomicBool::new(false));
@@ -142,11 +153,16 @@ impl Adapter for Direct {
         let (mut subtasks, mut bodies) = (Vec::new(), Vec::new());
         for worker in 0..job.workers {
             let place = Place { worker, workers: job.workers, max_parallelism: max };
-            let shard = backend
+            let process = (worker / per_process) as usize;
+            let shard = backends[process]
                 .shard(&job.operator, max.range_of_subtask(worker, job.workers)?)
                 .subtask(worker, job.workers);
             let is_lost = self.is(Mutation::LosesShards) && worker as usize >= handles.len();
-            let shard = if is_lost { shard } else { shard.restore(handles.iter().cloned()) };
+            let share = handles.len().div_ceil(backends.len());
+            let is_other = |at: usize| self.is(Mutation::RestoresOwnShare) && at / share != process;
+            let handles = handles.iter().enumerate().filter(|(at, _)| !is_other(*at));
+            let handles = handles.map(|(_, handle)| handle.clone());
+            let shard = if is_lost { shard } else { shard.restore(handles) };
             let mut shard = shard.open()?;
             if self.is(Mutation::ForgetsTimers) {
                 shard.drop_state("ends")?;
@@ -160,9 +176,13 @@ impl Adapter for Direct {
                 shard,
                 tally,
                 inbox,
+                inputs: Inputs::new(1 + usize::from(job.second.is_some())),
+                place,
+                probe: job.probe.clone(),
                 reports: reports.clone(),
                 outside: Arc::clone(&world.outside),
                 is_killed: Arc::clone(&is_killed),
+                is_dead: Arc::clone(&dead[process]),
                 is_restored: restored.is_some(),
                 mutation: self.mutation,
                 sink: SinkPart::default(),
@@ -171,15 +191,22 @@ impl Adapter for Direct {
         }
         let shards = Participant::of_operator(&job.operator, max, job.workers)?;
         coordinator.start(shards.clone())?;
+        let second = job.second.clone().map(|source| {
+            let (splits, subtasks) = (metadata.second.clone(), subtasks.clone());
+            Second::new(source, splits, subtasks, reports, routes)
+        });
+        let (second, to_second) = second.unzip();
         let (asks, asked) = channel();
         let is_deaf = Arc::new(AtomicBool::new(false));
         let master = Master {
             coordinator,
             shards,
-            max_parallelism: max,
             source: job.source.clone(),
             metadata,
             subtasks,
+            second: to_second,
+            routes,
+            dead: dead.clone(),
             reported,
             asked,
             is_killed: Arc::clone(&is_killed),
@@ -193,17 +220,18 @@ impl Adapter for Direct {
             last: None,
         };
         let thread = std::thread::spawn(move || {
-            let threads: Vec<_> =
+            let mut threads: Vec<_> =
                 bodies.into_iter().map(|body| std::thread::spawn(move || body.run())).collect();
+            threads.extend(second.map(|second| std::thread::spawn(move || second.run())));
             let outcome = master.run();
             // The subtasks work off what is on its way, unless they were killed.
             for thread in threads {
                 thread.join().expect("no subtask panics");
             }
-            drop(backend);
+            drop(backends);
             outcome
         });
-        Ok(Box::new(Life { asks, thread, is_killed, is_deaf }))
+        Ok(Box::new(Life { asks, thread, is_killed, is_deaf, dead }))
     }
 
     fn results(&self, dir: &Path) -> Result<Vec<String>> {
@@ -231,6 +259,8 @@ struct Life {
     thread: JoinHandle<Result<()>>,
     is_killed: Arc<AtomicBool>,
     is_deaf: Arc<AtomicBool>,
+    /// By process.
+    dead: Vec<Arc<AtomicBool>>,
 }
 
 impl Life {
@@ -265,6 +295,10 @@ impl Running for Life {
         self.is_deaf.store(true, Ordering::SeqCst);
     }
 
+    fn kill_process(&self, process: u32) {
+        self.dead[process as usize].store(true, Ordering::SeqCst);
+    }
+
     fn has_ended(&self) -> bool {
         self.thread.is_finished()
     }
@@ -280,21 +314,33 @@ impl Running for Life {
     }
 }
 
-/// The worker that a record goes to.
-pub(crate) fn route(
-    key: u64,
+/// Which worker a record goes to.
+#[derive(Clone, Copy)]
+pub(crate) struct Routes {
     max: MaxParallelism,
-    workers: usize,
+    workers: u32,
+    /// Workers of each process.
+    per_process: u32,
     mutation: Option<Mutation>,
-) -> Result<usize> {
-    use alluvium::codec::{Codec, HasCodec};
-    if mutation == Some(Mutation::OwnHash) {
-        return Ok(key as usize % workers);
+}
+
+impl Routes {
+    /// The worker that owns a key, which a split has had.
+    pub(crate) fn owner(&self, split: usize, key: u64) -> Result<usize> {
+        use alluvium::codec::{Codec, HasCodec};
+        if self.mutation == Some(Mutation::OwnHash) {
+            return Ok(key as usize % self.workers as usize);
+        }
+        let mut bytes = Vec::new();
+        <u64 as HasCodec>::Codec::default().encode(&key, &mut bytes)?;
+        let (group, _) = alluvium::KeyRef::new(&bytes).locate(self.max);
+        if self.mutation == Some(Mutation::StaysAtHome) {
+            let home = split as u32 % (self.workers / self.per_process);
+            let of_home = self.max.subtask_of_group(group, self.per_process);
+            return Ok((home * self.per_process + of_home) as usize);
+        }
+        Ok(self.max.subtask_of_group(group, self.workers) as usize)
     }
-    let mut bytes = Vec::new();
-    <u64 as HasCodec>::Codec::default().encode(&key, &mut bytes)?;
-    let (group, _) = alluvium::KeyRef::new(&bytes).locate(max);
-    Ok(max.subtask_of_group(group, workers as u32) as usize)
 }
 
 /// What transactions a checkpoint names.

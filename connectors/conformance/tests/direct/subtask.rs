@@ -1,4 +1,7 @@
 //! One parallel subtask of the operator: a shard, a thread, and its part of the sink.
+//!
+//! It has one inbox for all its inputs. What comes of an input whose barrier was there
+//! waits until those of all inputs were.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,16 +11,21 @@ use std::time::Duration;
 
 use alluvium::coordinator::Barrier;
 use alluvium::format::ShardAck;
-use alluvium::{Error, Result, Shard, SnapshotId, SnapshotTicket};
-use alluvium_conformance::{Record, Tally};
+use alluvium::{Error, KeyedStore, Result, Shard, SnapshotId, SnapshotTicket};
+use alluvium_conformance::{Place, Probe, Record, Tally};
 
+use crate::master::Position;
 use crate::mutation::Mutation;
 use crate::outside::Outside;
 
 /// How often tickets are looked at.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// What comes to a subtask, in the order in which it has to be worked on.
+/// What comes to a subtask: by number the input that it belongs to.
+pub(crate) type Mail = (usize, Message);
+
+/// What comes of one input, in the order in which it has to be worked on; and what becomes of
+/// checkpoints.
 pub(crate) enum Message {
     Record(Record),
     /// Nothing of this time or an earlier one comes any more.
@@ -31,8 +39,30 @@ pub(crate) enum Message {
 pub(crate) enum Report {
     /// Its part of a checkpoint: the snapshot, and the transactions that it has prepared.
     Snapshot { id: SnapshotId, worker: usize, outcome: Box<Result<(ShardAck, Vec<String>)>> },
+    /// Where the second input was at a barrier.
+    Positions { id: SnapshotId, splits: Vec<Position> },
     /// It has ended.
     Failed(Error),
+}
+
+/// Where a subtask is with its inputs.
+pub(crate) struct Inputs {
+    /// Up to where the time of each has come.
+    times: Vec<i64>,
+    /// Up to where that of the operator has.
+    now: i64,
+    /// Whose barrier has come.
+    is_blocked: Vec<bool>,
+    waiting: VecDeque<Mail>,
+    /// Of a runtime that does not wait for the second, the last barrier that was the first.
+    passed: Option<SnapshotId>,
+}
+
+impl Inputs {
+    pub(crate) fn new(count: usize) -> Self {
+        let (times, is_blocked) = (vec![i64::MIN; count], vec![false; count]);
+        Self { times, now: i64::MIN, is_blocked, waiting: VecDeque::new(), passed: None }
+    }
 }
 
 pub(crate) struct Subtask {
@@ -40,10 +70,15 @@ pub(crate) struct Subtask {
     pub(crate) life: u64,
     pub(crate) shard: Shard,
     pub(crate) tally: Tally,
-    pub(crate) inbox: Receiver<Message>,
+    pub(crate) inbox: Receiver<Mail>,
+    pub(crate) inputs: Inputs,
+    pub(crate) place: Place,
+    pub(crate) probe: Probe,
     pub(crate) reports: Sender<Report>,
     pub(crate) outside: Arc<Outside>,
     pub(crate) is_killed: Arc<AtomicBool>,
+    /// Its process alone has died.
+    pub(crate) is_dead: Arc<AtomicBool>,
     pub(crate) is_restored: bool,
     pub(crate) mutation: Option<Mutation>,
     pub(crate) sink: SinkPart,
@@ -71,8 +106,15 @@ impl Subtask {
             if dies && self.is_killed.load(Ordering::SeqCst) {
                 return;
             }
+            if self.is_dead.load(Ordering::SeqCst) {
+                if self.mutation != Some(Mutation::RespawnsEmpty) {
+                    return;
+                }
+                self.is_dead = Arc::default();
+                self.forget_all();
+            }
             let worked = match message {
-                Ok(message) => self.work(message),
+                Ok((input, message)) => self.take(input, message),
                 Err(RecvTimeoutError::Timeout) => Ok(()),
                 Err(RecvTimeoutError::Disconnected) => return,
             };
@@ -84,12 +126,57 @@ impl Subtask {
         }
     }
 
-    fn work(&mut self, message: Message) -> Result<()> {
+    /// A process without a memory.
+    fn forget_all(&mut self) {
+        for state in ["counts", "seen", "sums", "closed", "ends"] {
+            self.shard.drop_state(state).expect("it is there");
+        }
+        let tally = Tally::open(&mut self.shard, self.place, self.probe.clone());
+        self.tally = tally.expect("new states");
+        self.sink.open.clear();
+    }
+
+    /// Works on a message, or lets it wait.
+    fn take(&mut self, input: usize, message: Message) -> Result<()> {
+        if let Message::Complete(_) | Message::Aborted(_) = message {
+            return self.work(input, message);
+        }
+        let waits = self.mutation != Some(Mutation::DoesNotBlock);
+        if waits && self.inputs.is_blocked[input] {
+            self.inputs.waiting.push_back((input, message));
+            return Ok(());
+        }
+        let Message::Barrier(barrier) = message else { return self.work(input, message) };
+        if self.mutation == Some(Mutation::AlignsOnFirst) {
+            let before = self.inputs.passed.replace(barrier.id);
+            return if before < Some(barrier.id) { self.pass(barrier) } else { Ok(()) };
+        }
+        self.inputs.is_blocked[input] = true;
+        let is_last = !self.inputs.is_blocked.contains(&false);
+        if is_last {
+            self.pass(barrier)?;
+            self.inputs.is_blocked.fill(false);
+            for (input, message) in std::mem::take(&mut self.inputs.waiting) {
+                self.take(input, message)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn work(&mut self, input: usize, message: Message) -> Result<()> {
         match message {
             Message::Record(record) => {
                 self.tally.record(&mut self.shard, &record, &mut self.sink.open)
             }
             Message::Watermark(now) => {
+                self.inputs.times[input] = now;
+                let times = self.inputs.times.iter().copied();
+                let now = match self.mutation {
+                    Some(Mutation::FasterInput) => times.max(),
+                    _ => times.min(),
+                };
+                let Some(now) = now.filter(|now| *now > self.inputs.now) else { return Ok(()) };
+                self.inputs.now = now;
                 self.shard.advance_watermark(now);
                 while let Some(timer) = self.tally.timers().pop_due(&mut self.shard, now)? {
                     self.tally.timer(&mut self.shard, &timer, &mut self.sink.open)?;

@@ -1,21 +1,27 @@
-//! Jobs of the suite as jobs of timely, each life on a thread of its own.
+//! Jobs of the suite as jobs of timely, each life on a thread of its own; several if it has
+//! several processes, which timely tells from real ones by nothing: they talk over sockets.
 
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
+use alluvium::codec::HasCodec;
 use alluvium::coordinator::{CheckpointSettings, JobView, RestoreFrom, StopMode};
 use alluvium::env::RealEnv;
 use alluvium::object::{LocalStore, ObjectName, ObjectStore};
-use alluvium::{Error, MaxParallelism, Result, SnapshotId};
+use alluvium::{Error, MaxParallelism, Result, Shard, SnapshotId};
 use alluvium_conformance::{
     Adapter, Capability, DISORDER, GoesOnFrom, Job, Place, Polled, Record, Running, Source,
     Support, Tally,
 };
-use alluvium_timely::{FileSink, Flow, JobEvent, JobHandle, Next, Outcome, Reader};
-use timely::Config;
+use alluvium_timely::{
+    Either, FileSink, Flow, JobEvent, JobHandle, Next, Outcome, Reader, Stateful, Time,
+};
+use timely::dataflow::StreamVec;
+use timely::{CommunicationConfig, Config, ExchangeData, WorkerConfig};
 
 const JOB: &str = "tally";
 
@@ -83,33 +89,53 @@ fn store(dir: &Path) -> Result<Arc<dyn ObjectStore>> {
     Ok(Arc::new(LocalStore::open(Arc::new(RealEnv::new()), dir.join("checkpoints"))?))
 }
 
-fn build(flow: &Flow<'_>, job: &Job, held: &Held) -> Result<()> {
-    let records = flow
-        .source("records", held.clone())
-        .event_time(|record: &Record| record.time, DISORDER as u64)
-        .batch_records(16)
-        .build()?;
+/// The operator, of records however they come.
+fn tally<'scope, R: ExchangeData>(
+    stateful: Stateful<'scope, R, u64, <u64 as HasCodec>::Codec, Shard, Tally>,
+    record_of: impl Fn(R) -> Record + 'static,
+) -> Result<StreamVec<'scope, Time, String>> {
+    stateful.process_with_timers(
+        Tally::timers,
+        |tally, context, timer| {
+            let mut lines = Vec::new();
+            tally.timer(context.store(), &timer, &mut lines)?;
+            lines.into_iter().for_each(|line| context.emit(line));
+            Ok(())
+        },
+        move |tally, context, _, record| {
+            let mut lines = Vec::new();
+            tally.record(context.store(), &record_of(record), &mut lines)?;
+            lines.into_iter().for_each(|line| context.emit(line));
+            Ok(())
+        },
+    )
+}
+
+fn build(flow: &Flow<'_>, job: &Job, is_killed: &Arc<AtomicBool>) -> Result<()> {
+    let read = |name: &str, source: &Source| {
+        let held = Held { source: source.clone(), is_killed: Arc::clone(is_killed) };
+        let time = |record: &Record| record.time;
+        flow.source(name, held).event_time(time, DISORDER as u64).batch_records(16).build()
+    };
+    let records = read("records", &job.source)?;
     let (worker, workers) = (flow.index() as u32, flow.peers() as u32);
     let place = Place { worker, workers, max_parallelism: MaxParallelism::DEFAULT };
     let probe = job.probe.clone();
-    let lines = flow
-        .keyed(&job.operator, records, |record| record.key)
-        .state(|shard| Tally::open(shard, place, probe))?
-        .process_with_timers(
-            Tally::timers,
-            |tally, context, timer| {
-                let mut lines = Vec::new();
-                tally.timer(context.store(), &timer, &mut lines)?;
-                lines.into_iter().for_each(|line| context.emit(line));
-                Ok(())
-            },
-            |tally, context, _, record| {
-                let mut lines = Vec::new();
-                tally.record(context.store(), &record, &mut lines)?;
-                lines.into_iter().for_each(|line| context.emit(line));
-                Ok(())
-            },
-        )?;
+    let lines = match &job.second {
+        None => {
+            let keyed = flow.keyed(&job.operator, records, |record| record.key);
+            tally(keyed.state(|shard| Tally::open(shard, place, probe))?, |record| record)?
+        }
+        Some(second) => {
+            let second = read("second", second)?;
+            let (left, right) = (|record: &Record| record.key, |record: &Record| record.key);
+            let keyed = flow.keyed_two(&job.operator, records, second, left, right);
+            let stateful = keyed.state(|shard| Tally::open(shard, place, probe))?;
+            tally(stateful, |record| match record {
+                Either::Left(record) | Either::Right(record) => record,
+            })?
+        }
+    };
     flow.files("out", lines, FileSink::new(out(&job.dir)), |line: &String, bytes| {
         bytes.extend_from_slice(line.as_bytes());
         bytes.push(b'\n');
@@ -140,29 +166,42 @@ impl Adapter for OnTimely {
         let life = self.lives.fetch_add(1, Ordering::SeqCst);
         let (started, starts) = channel();
         let state = job.dir.join(format!("life-{life}"));
-        let of_timely = alluvium_timely::Job::new(JOB, job.faults.wrap(store(&job.dir)?), state)
-            .settings(settings)
-            .allow_dropped_state(job.allow_dropped_state)
-            .restore_from(match &job.from {
+        let of_process = |started: Option<Sender<()>>| {
+            let store = job.faults.wrap(store(&job.dir)?);
+            let from = match &job.from {
                 GoesOnFrom::Latest => RestoreFrom::Latest,
                 GoesOnFrom::Savepoint(name) => RestoreFrom::Savepoint(name.clone()),
-            })
-            .observer(move |event| {
-                if let JobEvent::Started { .. } = event {
+            };
+            let of_timely = alluvium_timely::Job::new(JOB, store, state.clone())
+                .settings(settings.clone())
+                .allow_dropped_state(job.allow_dropped_state)
+                .restore_from(from);
+            Ok(of_timely.observer(move |event| {
+                if let (JobEvent::Started { .. }, Some(started)) = (event, &started) {
                     // Who waited may have given up.
                     let _ = started.send(());
                 }
+            }))
+        };
+        let run = |of_timely: alluvium_timely::Job, config: Config| {
+            let is_killed = Arc::new(AtomicBool::new(false));
+            let (job, killed) = (job.clone(), Arc::clone(&is_killed));
+            let thread = std::thread::spawn(move || {
+                of_timely.run(config, move |flow| build(flow, &job, &killed))
             });
-        let handle = of_timely.handle();
-        let held = Held { source: job.source.clone(), is_killed: Arc::default() };
-        let is_killed = Arc::clone(&held.is_killed);
-        let (job, workers) = (job.clone(), job.workers as usize);
-        let thread = std::thread::spawn(move || {
-            of_timely.run(Config::process(workers), move |flow| build(flow, &job, &held))
-        });
+            (is_killed, thread)
+        };
+        let first = of_process(Some(started))?;
+        let handle = first.handle();
+        let mut configs = configs(job)?.into_iter();
+        let (is_killed, thread) = run(first, configs.next().expect("a process"));
+        let mut others = Vec::new();
+        for config in configs {
+            others.push(run(of_process(None)?, config));
+        }
         // The sender goes with the job.
         match starts.recv() {
-            Ok(()) => Ok(Box::new(Life { handle, thread, is_killed })),
+            Ok(()) => Ok(Box::new(Life { handle, thread, is_killed, others })),
             Err(_) => match thread.join().expect("the job does not panic") {
                 Ok(_) => Err(Error::internal("the job has ended before it began")),
                 Err(error) => Err(error),
@@ -198,10 +237,51 @@ impl Adapter for OnTimely {
     }
 }
 
+type Thread = JoinHandle<Result<Outcome>>;
+
 struct Life {
     handle: JobHandle,
-    thread: JoinHandle<Result<Outcome>>,
+    /// Of the first process, and whether it was killed.
+    thread: Thread,
     is_killed: Arc<AtomicBool>,
+    others: Vec<(Arc<AtomicBool>, Thread)>,
+}
+
+impl Life {
+    /// Waits for all processes. How the first one has ended.
+    fn join(self) -> Result<()> {
+        let outcome = self.thread.join().expect("the job does not panic");
+        for (_, other) in self.others {
+            // They end alike.
+            let _ = other.join().expect("the job does not panic");
+        }
+        outcome.map(drop)
+    }
+}
+
+/// Timely's configuration of each process.
+fn configs(job: &Job) -> Result<Vec<Config>> {
+    if job.processes == 1 {
+        return Ok(vec![Config::process(job.workers as usize)]);
+    }
+    let ports = (0..job.processes).map(|_| TcpListener::bind("127.0.0.1:0"));
+    let ports = ports.collect::<std::io::Result<Vec<_>>>();
+    let addresses = ports.and_then(|ports| {
+        let address = |port: &TcpListener| Ok(port.local_addr()?.to_string());
+        ports.iter().map(address).collect::<std::io::Result<Vec<_>>>()
+    });
+    let addresses = addresses.map_err(|error| Error::io("there is no port", error))?;
+    let config = |process| Config {
+        communication: CommunicationConfig::Cluster {
+            threads: (job.workers / job.processes) as usize,
+            process,
+            addresses: addresses.clone(),
+            report: false,
+            zerocopy: false,
+        },
+        worker: WorkerConfig::default(),
+    };
+    Ok((0..job.processes as usize).map(config).collect())
 }
 
 impl Running for Life {
@@ -220,11 +300,19 @@ impl Running for Life {
 
     fn stop(self: Box<Self>, name: &str) -> Result<()> {
         self.handle.stop(name, StopMode::Suspend)?;
-        self.thread.join().expect("the job does not panic").map(drop)
+        self.join()
     }
 
     fn lose_notifications(&self) {
         unreachable!("it was said that this cannot be done");
+    }
+
+    fn kill_process(&self, process: u32) {
+        let is_killed = match process.checked_sub(1) {
+            None => &self.is_killed,
+            Some(other) => &self.others[other as usize].0,
+        };
+        is_killed.store(true, Ordering::SeqCst);
     }
 
     fn has_ended(&self) -> bool {
@@ -233,11 +321,12 @@ impl Running for Life {
 
     fn kill(self: Box<Self>) {
         self.is_killed.store(true, Ordering::SeqCst);
+        self.others.iter().for_each(|(killed, _)| killed.store(true, Ordering::SeqCst));
         // How it ended does not matter any more.
-        let _ = self.thread.join().expect("the job does not panic");
+        let _ = self.join();
     }
 
     fn finish(self: Box<Self>) -> Result<()> {
-        self.thread.join().expect("the job does not panic").map(drop)
+        self.join()
     }
 }
