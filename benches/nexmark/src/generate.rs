@@ -186,6 +186,15 @@ impl Events {
         Self { kept: Some(Arc::new(kept)), ..Self::made(settings) }
     }
 
+    /// These events, for tests which think of each: those of each split. Of `settings` only
+    /// the [bound on disorder](Settings::out_of_orderness_ms) counts.
+    pub fn given(settings: &Settings, events: Vec<Vec<Event>>) -> Self {
+        let count = events.iter().map(|split| split.len() as u64).sum();
+        let splits = events.len() as u32;
+        let settings = Settings { events: count, splits, ..settings.clone() };
+        Self { kept: Some(Arc::new(events)), ..Self::made(&settings) }
+    }
+
     /// The same events, counted from none on again.
     #[must_use]
     pub fn again(&self) -> Self {
