@@ -151,9 +151,12 @@ fn check_files(dir: &Path, expected: impl IntoIterator<Item = u64>) {
 #[test]
 fn timers_fire_in_the_order_of_their_times_when_the_clock_has_passed_them() {
     let dir = tempfile::tempdir().unwrap();
-    let (world, feed) = (World::at(BEGIN), Feed::until(3_000));
+    let (world, feed) = (World::at(BEGIN), Feed::until(0));
     let (clock, fed) = (Arc::clone(&world), Arc::clone(&feed));
-    let (outcome, ()) = run(job(dir.path(), &world), dir.path(), 3, &feed, move |_, told| {
+    let (outcome, ()) = run(job(dir.path(), &world), dir.path(), 3, &feed, move |handle, told| {
+        // The operator has run, and seen that there is no timer yet.
+        handle.checkpoint().unwrap();
+        fed.limit.store(3_000, SeqCst);
         wait_for_set(told, 3_000);
         let mut before = BTreeSet::new();
         for part in [1, 2, 7] {
@@ -263,24 +266,26 @@ fn live_and_die(seed: Option<u64>) {
         let actions: Vec<_> = (0..2 + random.below(5)).map(|_| random.next()).collect();
         let (clock, fed) = (Arc::clone(&world), Arc::clone(&feed));
         let (is_last, fails) = (life == 5, random.below(3) > 0);
+        let ends_with_checkpoint = random.below(2) > 0;
         let files = dir.to_owned();
         let (outcome, ()) = run(job(dir, &world), dir, workers, &feed, move |handle, told| {
             for action in actions {
                 let by = action >> 8;
-                match action % 4 {
+                match action % 5 {
                     0 => drop(handle.checkpoint().unwrap()),
                     1 => {
                         let limit = fed.limit.load(SeqCst) + by % (ALL / 6);
                         fed.limit.store(limit.min(ALL), SeqCst);
                     }
-                    2 => clock.set(clock.now.load(SeqCst) + by % (SPAN / 8)),
+                    2 => drop(clock.now.fetch_add(by % (SPAN / 8), SeqCst)),
+                    3 => clock.step.store(by % 2, SeqCst),
                     // Something happens first, if something is to come.
                     _ => drop(told.recv_timeout(Duration::from_millis(20))),
                 }
             }
             if is_last {
                 fed.limit.store(ALL, SeqCst);
-                clock.set(BEGIN + SPAN);
+                clock.now.fetch_max(BEGIN + SPAN, SeqCst);
                 let mut patience = 1_000;
                 let is_all_said = || committed(&files.join("out")).len() as u64 >= ALL;
                 while !is_all_said() && patience > 0 {
@@ -289,6 +294,10 @@ fn live_and_die(seed: Option<u64>) {
                 }
                 fed.end();
             } else if fails {
+                if ends_with_checkpoint {
+                    // What it goes on from is then what was there a moment ago.
+                    handle.checkpoint().unwrap();
+                }
                 fed.fails.store(true, SeqCst);
             } else {
                 handle.stop(&format!("life-{life}"), StopMode::Suspend).unwrap();
@@ -418,7 +427,7 @@ fn timers_of_both_times_fire_in_one_operator_and_what_they_send_is_never_late() 
         let (mut all, mut rings) = (Vec::new(), 0);
         // The last number holds the watermark back until the input ends.
         while rings < COUNT - 1 {
-            let said: (bool, u64, i64) = said.recv().expect("the job has ended");
+            let said: (bool, u64, i64, i64) = said.recv().expect("the job has ended");
             rings += i64::from(said.0);
             all.push(said);
         }
@@ -436,7 +445,8 @@ fn timers_of_both_times_fire_in_one_operator_and_what_they_send_is_never_late() 
             |(ends, _): &Both| ends,
             |(_, rings), context, timer| {
                 assert_eq!(context.time(), timer.timestamp);
-                context.emit((false, timer.key, timer.timestamp));
+                let time = context.time();
+                context.emit((false, timer.key, timer.timestamp, time));
                 // Due already, as long as there is input.
                 let due = context.processing_time() - timer.timestamp.min(COUNT);
                 rings.register_in(context.store(), &timer.key, &timer.timestamp, due)?;
@@ -449,7 +459,7 @@ fn timers_of_both_times_fire_in_one_operator_and_what_they_send_is_never_late() 
                 assert!(timer.timestamp <= BEGIN as i64);
                 let watermark = context.watermark().expect("event timers fired");
                 assert_eq!(context.time(), watermark + 1);
-                context.emit((true, timer.key, timer.namespace));
+                context.emit((true, timer.key, timer.namespace, watermark + 1));
                 if timer.namespace % 100 == 0 {
                     let end = COUNT + timer.namespace;
                     ends.register(context.store(), &timer.key, end)?;
@@ -471,9 +481,10 @@ fn timers_of_both_times_fire_in_one_operator_and_what_they_send_is_never_late() 
                     Ok(())
                 },
             )?;
-        flow.keyed("after", both, |(_, key, _)| *key)
+        flow.keyed("after", both, |(_, key, ..)| *key)
             .state(|shard| Timers::<u64>::event_time(shard, "unused"))?
             .process::<()>(move |_, context, _, record| {
+                assert_eq!(context.time(), record.3, "what it was sent at");
                 let is_late = context.watermark().is_some_and(|past| past >= context.time());
                 assert!(!is_late, "{record:?} at {}", context.time());
                 let _ = say.send(record);
@@ -485,7 +496,7 @@ fn timers_of_both_times_fire_in_one_operator_and_what_they_send_is_never_late() 
     let said = asking.join().unwrap();
     let of = |is_ring| {
         let of = said.iter().filter(|(what, ..)| *what == is_ring);
-        of.map(|(.., at)| *at).collect::<BTreeSet<_>>()
+        of.map(|(_, _, at, _)| *at).collect::<BTreeSet<_>>()
     };
     let late = (0..COUNT - 1).filter(|at| at % 100 == 0).map(|at| COUNT + at);
     assert_eq!(of(false), (0..COUNT).chain(late).collect());

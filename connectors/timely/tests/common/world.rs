@@ -14,6 +14,8 @@ use alluvium_timely::{Next, Reader, Source};
 pub(crate) struct World {
     real: RealEnv,
     pub(crate) now: AtomicU64,
+    /// By how much it goes on with each look: so it may do so between any two.
+    pub(crate) step: AtomicU64,
     /// How often somebody looked at the clock.
     pub(crate) looks: AtomicU64,
 }
@@ -21,8 +23,8 @@ pub(crate) struct World {
 impl World {
     /// At a time.
     pub(crate) fn at(now: u64) -> Arc<Self> {
-        let (now, looks) = (AtomicU64::new(now), AtomicU64::new(0));
-        Arc::new(Self { real: RealEnv::new(), now, looks })
+        let (step, looks) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self { real: RealEnv::new(), now: AtomicU64::new(now), step, looks })
     }
 
     /// Moves the clock.
@@ -38,7 +40,7 @@ impl Env for World {
 
     fn unix_time_ms(&self) -> u64 {
         self.looks.fetch_add(1, SeqCst);
-        self.now.load(SeqCst)
+        self.now.fetch_add(self.step.load(SeqCst), SeqCst)
     }
 
     fn monotonic_ns(&self) -> u64 {
