@@ -52,6 +52,11 @@ pub enum Fault {
     Cut,
     /// It has its effect, and is never answered.
     Hang,
+    /// It has no effect, and is never answered.
+    Swallow,
+    /// It has its effect and is answered, and in the middle of the body nothing more comes;
+    /// if there is no body, it is never answered.
+    Stall,
     /// It is answered a little later.
     Delay,
 }
@@ -85,11 +90,33 @@ struct Plan {
     sticky: bool,
 }
 
+/// Requests that are answered when so many are there, then so many others, and so on.
+#[derive(Clone, Default, Debug)]
+struct Trips {
+    sizes: Vec<usize>,
+    arrived: usize,
+    /// Requests that waited in vain for the others of their trip.
+    alone: usize,
+}
+
+impl Trips {
+    /// How many must have arrived before the one of this number is answered; `None` if it
+    /// belongs to no trip.
+    fn wanted(&self, number: usize) -> Option<usize> {
+        let mut sum = 0;
+        self.sizes.iter().find_map(|size| {
+            sum += size;
+            (number <= sum).then_some(sum)
+        })
+    }
+}
+
 #[derive(Default)]
 struct Happened {
     requests: Vec<String>,
     plan: Option<Plan>,
     suffered: usize,
+    trips: Option<Trips>,
 }
 
 /// The server. Ends when it is dropped.
@@ -188,6 +215,21 @@ impl Server {
         happened.requests.clear();
         happened.suffered = 0;
         happened.plan = Some(Plan { fault, first, sticky });
+    }
+
+    /// From now on the first so many requests are answered when all of them are there, then
+    /// the next so many, and so on: what is asked for at once is one round trip. Who waits for
+    /// others that do not come is answered after a while.
+    pub fn in_trips(&self, sizes: &[usize]) {
+        let mut happened = self.happened();
+        happened.requests.clear();
+        happened.trips = Some(Trips { sizes: sizes.to_vec(), ..Trips::default() });
+    }
+
+    /// Ends that. Says how many requests came, and how many of them waited in vain.
+    pub fn end_trips(&self) -> (usize, usize) {
+        let trips = self.happened().trips.take().unwrap_or_default();
+        (trips.arrived, trips.alone)
     }
 
     /// From now on nothing goes wrong. Says how many requests suffered.
@@ -300,6 +342,7 @@ async fn answer(
         happened.suffered += usize::from(hit.is_some());
         hit.map(|plan| plan.fault)
     };
+    meet(&happened).await;
     match fault {
         Some(Fault::LoseRequest) => return Err(Ended),
         Some(Fault::Refuse(status)) => {
@@ -307,6 +350,7 @@ async fn answer(
             let _ = Body::from(request.into_body()).try_collect::<Vec<Bytes>>().await;
             return Ok(error(status));
         }
+        Some(Fault::Swallow) => std::future::pending::<()>().await,
         Some(Fault::Delay) => tokio::time::sleep(Duration::from_millis(3)).await,
         _ => {}
     }
@@ -314,15 +358,19 @@ async fn answer(
     match fault {
         Some(Fault::LoseReply) => Err(Ended),
         Some(Fault::Deny(status)) => Ok(error(status)),
-        Some(Fault::Cut) => {
+        Some(fault @ (Fault::Cut | Fault::Stall)) => {
             let (head, body) = reply.into_parts();
             let pieces: Vec<Bytes> = body.try_collect().await.map_err(|_| Ended)?;
             let whole: Bytes = pieces.concat().into();
+            let stalls = fault == Fault::Stall;
             if whole.is_empty() {
+                if stalls {
+                    std::future::pending::<()>().await;
+                }
                 return Err(Ended);
             }
-            let body =
-                HalfBody { bytes: whole.len() as u64, half: Some(whole.slice(..whole.len() / 2)) };
+            let half = Some(whole.slice(..whole.len() / 2));
+            let body = HalfBody { bytes: whole.len() as u64, half, stalls };
             Ok(Response::from_parts(head, Body::http_body(body)))
         }
         Some(Fault::Hang) => {
@@ -330,6 +378,31 @@ async fn answer(
             Err(Ended)
         }
         _ => Ok(reply),
+    }
+}
+
+/// Waits for the other requests of the same round trip, if there are to be any.
+async fn meet(happened: &Mutex<Happened>) {
+    /// Looks, a millisecond apart.
+    const PATIENCE: usize = 20_000;
+    let lock = || happened.lock().unwrap_or_else(PoisonError::into_inner);
+    let number = lock().trips.as_mut().map(|trips| {
+        trips.arrived += 1;
+        trips.arrived
+    });
+    let Some(number) = number else { return };
+    for _ in 0..PATIENCE {
+        let is_there = lock()
+            .trips
+            .as_ref()
+            .is_none_or(|trips| trips.wanted(number).is_none_or(|wanted| trips.arrived >= wanted));
+        if is_there {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    if let Some(trips) = &mut lock().trips {
+        trips.alone += 1;
     }
 }
 
@@ -353,6 +426,8 @@ fn error(status: u16) -> Response<Body> {
 struct HalfBody {
     bytes: u64,
     half: Option<Bytes>,
+    /// Nothing comes after it; else the connection ends.
+    stalls: bool,
 }
 
 impl HttpBody for HalfBody {
@@ -364,7 +439,11 @@ impl HttpBody for HalfBody {
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Ended>>> {
         let next = self.half.take().filter(|half| !half.is_empty());
-        Poll::Ready(Some(next.map(Frame::data).ok_or(Ended)))
+        match next {
+            // Nobody wakes it: the client gives up.
+            None if self.stalls => Poll::Pending,
+            next => Poll::Ready(Some(next.map(Frame::data).ok_or(Ended))),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -134,6 +134,53 @@ fn the_first_read_after_a_restore_takes_three_requests_for_each_table_at_most() 
     assert_eq!(lookup.len(), 1, "{lookup:?}");
 }
 
+/// The manifests at once, then the tables at once, then the block that has the key.
+#[test]
+fn the_first_operation_of_a_rescaled_job_takes_three_round_trips() {
+    let (env, server) = (env(), Server::start());
+    let job = Job::new(&env, &server, "job");
+    let mut shards = job.shards(2, &[]);
+    let mut model = Model::new();
+    let mut handles = Vec::new();
+    for id in 1..=3 {
+        put(&mut shards, &mut model, 0..30_000, id << 32);
+        handles = all(snapshots(&mut shards, id));
+    }
+    drop(shards);
+    let max = job.backend.max_parallelism();
+    for index in 0..3 {
+        let open = || {
+            let other = Job::new(&env, &server, "job");
+            let groups = max.range_of_subtask(index, 3).unwrap();
+            let builder = other.backend.shard("op", groups).restore(handles.iter().cloned());
+            (builder.open().unwrap(), other)
+        };
+        // How many of each there are, without asking who comes with whom.
+        server.take_requests();
+        drop(open());
+        let requests = server.take_requests();
+        let count = |part: &str| requests.iter().filter(|name| name.contains(part)).count();
+        let (manifests, tables) = (count("/manifests/"), count("/tables/"));
+        assert_eq!(manifests + tables, requests.len(), "{requests:?}");
+        assert!(manifests <= 2 && tables >= 3, "{requests:?}");
+
+        server.in_trips(&[manifests, tables, 1]);
+        let (mut shard, _other) = open();
+        let values = state(&mut shard);
+        let mine = (0..30_000).find(|key| values.get(&mut shard, key).is_ok());
+        // Keys of others are refused without a request, so this was one look-up.
+        let (arrived, alone) = server.end_trips();
+        let names = server.take_requests();
+        // A small table comes whole with its end, and then there is no block to ask for.
+        let most = manifests + tables + 1;
+        assert!(arrived == most || arrived == most - 1, "shard {index}: {names:?}");
+        assert_eq!(alone, 0, "shard {index}: {names:?}");
+        println!("shard {index}: {manifests} manifests, {tables} tables, 1 block");
+        let mine = mine.expect("the shard has keys");
+        assert_eq!(values.get(&mut shard, &mine).unwrap(), model.get(&mine).copied());
+    }
+}
+
 #[test]
 fn a_checkpoint_survives_every_fault_at_every_request_and_the_next_one_works() {
     let (env, server) = (env(), Server::start());

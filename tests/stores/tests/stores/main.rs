@@ -14,6 +14,7 @@ mod claims;
 mod job;
 
 mod faults;
+mod hanging;
 mod jobs;
 mod owed;
 mod parts;
