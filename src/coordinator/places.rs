@@ -47,8 +47,8 @@ impl CoordinatorBuilder {
     /// The shards are given the same text, in the [barrier](super::Barrier::place), and must open
     /// the same place by it. What is opened is called on the coordinator's thread and should
     /// have timeouts. Before it is asked, places are refused that are no sound URL (see
-    /// [`check_place`]), lie in the job's own store or around
-    /// it, or are directories of this machine that are not empty or reached through a link.
+    /// [`check_place`]), lie in the job's own store or around it, or are directories of
+    /// this machine that are not empty or reached through a link.
     pub fn places(
         mut self,
         open: impl Fn(&str) -> Result<Arc<dyn ObjectStore>> + Send + Sync + 'static,
