@@ -213,7 +213,7 @@ fn main() {
             println!(
                 "{block_kib} KiB blocks, {codec}: {} MiB, index {} KiB",
                 table.meta.bytes >> 20,
-                (table.open_cold(Hints::All, true).index().len() * 16) >> 10
+                (table.open_cold(Hints::All, true).index().unwrap().len() * 16) >> 10
             );
             let ways = [
                 ("mapped, nothing is asked for", Hints::None, true, 1, false),
@@ -303,7 +303,7 @@ fn opening(dir: &Path, keys: &[Key]) {
                 let begun = Instant::now();
                 let opened = table.open(Hints::All, map);
                 *took = took.min(begun.elapsed().as_secs_f64() * 1e3);
-                blocks_and_bytes = (opened.index().len(), opened.memory_bytes());
+                blocks_and_bytes = (opened.index().unwrap().len(), opened.memory_bytes());
             }
         }
         let (blocks, bytes) = blocks_and_bytes;

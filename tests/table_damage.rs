@@ -13,6 +13,7 @@ use alluvium::base::{Error, ErrorKind, FileId, MaxParallelism, Result};
 use alluvium::codec::KeyRef;
 use alluvium::format::collection::EntryName;
 use alluvium::format::frame::{FRAME_HEADER_BYTES, PartKind};
+use alluvium::format::page_sums::PageSumsBuilder;
 use alluvium::format::table::{FOOTER_BYTES, HEADER_BYTES};
 use alluvium::format::{Compression, Placement, TableMeta};
 use alluvium::table::{Found, PlacedKey, TableOptions, TableReader, TableWriter};
@@ -171,16 +172,17 @@ fn verify_finds_a_file_with_another_content_hash() {
     TableReader::open_any(source(&bytes, false)).unwrap().verify().unwrap();
 }
 
-/// The parts of a file: header, each block, filter, index, properties, footer.
+/// The parts of a file: header, each block, filter, index, page sums, properties, footer.
 fn parts(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
     let table = TableReader::open_any(source(bytes, true)).unwrap();
     let range = |range: std::ops::Range<u64>| range.start as usize..range.end as usize;
-    let index = table.index();
+    let index = table.index().unwrap();
     let blocks =
         index.iter().map(|block| block.unwrap()).map(|block| range(block.offset..block.end));
     let mut parts: Vec<_> = std::iter::once(0..HEADER_BYTES).chain(blocks).collect();
     let footer = table.footer();
-    parts.extend([footer.filter(), footer.index(), footer.properties()].map(range));
+    let sums = footer.sums().unwrap();
+    parts.extend([footer.filter(), footer.index(), sums, footer.properties()].map(range));
     parts.push(bytes.len() - FOOTER_BYTES..bytes.len());
     parts
 }
@@ -223,14 +225,29 @@ fn two_blocks_of_one_file_cannot_change_places() {
     assert_eq!(error.kind(), ErrorKind::Corrupt);
 }
 
-/// Edits a part and makes its checksum right again, as a hostile writer would.
+/// Edits a part and makes all checksums right again, as a hostile writer would.
 fn forge(
     bytes: &mut [u8],
     part: std::ops::Range<usize>,
     kind: PartKind,
     edit: impl FnOnce(&mut [u8]),
 ) {
+    let footer = *TableReader::open_any(source(bytes, true)).unwrap().footer();
     edit(&mut bytes[part.clone()]);
+    seal(bytes, part, kind);
+    if matches!(kind, PartKind::Filter | PartKind::Index) {
+        let mut sums = PageSumsBuilder::new(FILE, footer.filter_at);
+        let searched = footer.searched();
+        sums.add(&bytes[searched.start as usize..searched.end as usize]);
+        let part = footer.sums().unwrap();
+        let part = part.start as usize..part.end as usize;
+        bytes[part.start + FRAME_HEADER_BYTES..part.end].copy_from_slice(&sums.finish());
+        seal(bytes, part, PartKind::PageSums);
+    }
+}
+
+/// Makes the checksum of a part right.
+fn seal(bytes: &mut [u8], part: std::ops::Range<usize>, kind: PartKind) {
     let checksum = of_part(FILE, part.start as u64, kind as u8, &bytes[part.start + 8..part.end]);
     bytes[part.start..part.start + 8].copy_from_slice(&checksum.to_le_bytes());
 }
@@ -240,10 +257,10 @@ fn another_version_is_incompatible_even_with_sound_checksums() {
     let (bytes, meta) = tiny_model().write(FILE, PLAIN).unwrap();
     let mut newer = bytes.clone();
     let footer = parts(&bytes).pop().unwrap();
-    forge(&mut newer, footer, PartKind::Footer, |footer| footer[54] = 2);
+    forge(&mut newer, footer, PartKind::Footer, |footer| footer[62] = 3);
     let error = open(&newer, true, &meta).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Incompatible);
-    assert!(error.to_string().contains("expected 1, found 2"), "{error}");
+    assert!(error.to_string().contains("expected 2, found 3"), "{error}");
 }
 
 #[test]
@@ -252,12 +269,13 @@ fn forged_parts_with_sound_checksums_never_panic_nor_give_wrong_answers_silently
     for (model, options) in models.iter().flat_map(|model| [(model, PLAIN), (model, PACKED)]) {
         let (bytes, meta) = model.write(FILE, options).unwrap();
         let parts = parts(&bytes);
-        let tail = parts.len() - 4;
+        let tail = parts.len() - 5;
         for (number, part) in parts.iter().enumerate().skip(1).take(parts.len() - 2) {
             let kind = match number {
                 n if n < tail => PartKind::Data,
                 n if n == tail => PartKind::Filter,
                 n if n == tail + 1 => PartKind::Index,
+                n if n == tail + 2 => PartKind::PageSums,
                 _ => PartKind::Properties,
             };
             for at in 8..part.len() {
@@ -297,7 +315,7 @@ fn hostile_counts_and_lengths_are_refused() {
     let (bytes, meta) = tiny_model().write(FILE, PLAIN).unwrap();
     let parts = parts(&bytes);
     let (first, index, properties) =
-        (parts[1].clone(), parts[parts.len() - 3].clone(), parts[parts.len() - 2].clone());
+        (parts[1].clone(), parts[parts.len() - 4].clone(), parts[parts.len() - 2].clone());
     let max = u32::MAX.to_le_bytes();
     let body = FRAME_HEADER_BYTES;
     type Edit = Box<dyn Fn(&mut [u8])>;

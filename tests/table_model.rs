@@ -231,7 +231,7 @@ fn a_value_of_five_mebibytes_is_one_block_between_small_ones() {
         let table = open(&bytes, mapped, &meta).unwrap();
         table.verify().unwrap();
         let largest = table
-            .index()
+            .index().unwrap()
             .iter()
             .map(|block| block.unwrap())
             .max_by_key(|block| block.frame_bytes())
@@ -270,7 +270,7 @@ fn records_with_equal_hashes_are_found_across_the_borders_of_blocks() {
         let meta = writer.finish().unwrap();
         let bytes = out.0.lock().unwrap().clone();
         let table = open(&bytes, mapped, &meta).unwrap();
-        assert!(table.index().len() > 8, "equal hashes span several blocks");
+        assert!(table.index().unwrap().len() > 8, "equal hashes span several blocks");
         let mut value = Vec::new();
         for i in 0..300 {
             let hash = 1000 + u64::from(i / 100);
@@ -324,7 +324,7 @@ fn blocks_end_before_their_counters_overflow() {
     let (bytes, meta) = model.write(FILE, options).unwrap();
     let table = open(&bytes, true, &meta).unwrap();
     table.verify().unwrap();
-    assert_eq!(table.index().block(0).unwrap().records, u16::MAX);
+    assert_eq!(table.index().unwrap().block(0).unwrap().records, u16::MAX);
     assert_eq!((meta.records, meta.tombstones), (140_000, 140_000));
 }
 
@@ -363,7 +363,7 @@ fn one_entry_of_a_large_collection_costs_a_few_blocks() {
     let (bytes, meta) = model.write(FILE, options).unwrap();
     let counted = Arc::new(Counted { bytes, read: 0.into() });
     let table = Arc::new(TableReader::open(Arc::clone(&counted) as _, &meta).unwrap());
-    assert!(table.index().len() > 256, "{} blocks", table.index().len());
+    assert!(table.index().unwrap().len() > 256, "{} blocks", table.index().unwrap().len());
     let at = PlacedKey::new(KeyRef::new(b"k").namespace(b"n"), model.max_parallelism);
     let read = |body: &dyn Fn()| {
         let before = counted.read.load(std::sync::atomic::Ordering::Relaxed);

@@ -114,7 +114,7 @@ fn an_open_table_of_a_mapped_file_is_as_small_with_many_blocks_as_with_one() {
         let (bytes, meta) = counts(records).write(FILE, SMALL_BLOCKS).unwrap();
         let table = open(&bytes, true, &meta).unwrap();
         assert_eq!(get(&table, &counts(0), 7), Found::Value);
-        (table.index().len(), table.memory_bytes())
+        (table.index().unwrap().len(), table.memory_bytes())
     });
     assert!(sizes[0].0 == 1 && sizes[1].0 > 900, "{sizes:?}");
     assert_eq!(sizes[0].1, sizes[1].1);
@@ -127,7 +127,7 @@ fn an_open_table_of_a_file_that_is_not_mapped_says_that_it_holds_index_and_filte
     let [mapped, read] = [true, false].map(|mapped| open(&bytes, mapped, &meta).unwrap());
     let footer = read.footer();
     let held = (footer.footer_at - footer.filter_at) as usize;
-    assert!(held > 50_000 + 16 * read.index().len());
+    assert!(held > 50_000 + 16 * read.index().unwrap().len());
     let more = read.memory_bytes() - mapped.memory_bytes();
     assert!((held..held + 4096).contains(&more), "{more} bytes for {held}, in whole pages");
 }
@@ -164,11 +164,12 @@ fn a_lookup_in_a_mapped_file_asks_for_its_block_before_it_touches_it() {
     let (bytes, meta) = model.write(FILE, SMALL_BLOCKS).unwrap();
     let file = Watched::new(&bytes, true);
     let table = TableReader::open(Arc::clone(&file) as _, &meta).unwrap();
+    let index = table.index().unwrap();
     file.take_asked();
     for i in 0..5000 {
         let (group, hash, _) = at(&model, i);
-        let block = table.index().blocks_of_hash(0, group, hash).end - 1;
-        let block = table.index().block(block).unwrap();
+        let block = index.blocks_of_hash(0, group, hash).unwrap().end - 1;
+        let block = index.block(block).unwrap();
         assert_eq!(get(&table, &model, i), Found::Value);
         let [asked] = &file.take_asked()[..] else { panic!("asked for once") };
         assert_eq!(*asked, block.offset..block.end);
@@ -192,8 +193,9 @@ fn a_mapped_file_is_touched_here_and_there_and_read_in_order_without_the_map() {
     let (bytes, meta) = counts(60_000).write(FILE, TableOptions::default()).unwrap();
     let file = Watched::new(&bytes, true);
     let table = Arc::new(TableReader::open(Arc::clone(&file) as _, &meta).unwrap());
-    let tail = table.footer().filter_at..table.footer().footer_at;
-    assert_eq!(file.take_asked(), [tail], "opening reads filter and index whole");
+    let footer = *table.footer();
+    let end = footer.sums().unwrap().start..footer.footer_at;
+    assert_eq!(file.take_asked(), [end], "opening reads neither filter nor index");
     let whole = 0..file.len();
     assert_eq!(*file.singly.lock().unwrap(), std::slice::from_ref(&whole));
     file.take_read();
@@ -203,7 +205,8 @@ fn a_mapped_file_is_touched_here_and_there_and_read_in_order_without_the_map() {
     assert_eq!(read, data.end - data.start, "a scan reads each block once");
     table.verify().unwrap();
     assert!(file.take_read().len() > 1, "and so does whoever verifies");
-    assert_eq!(file.take_asked(), []);
+    let searched = footer.filter_at + 20..footer.searched().end;
+    assert_eq!(file.take_asked(), [searched], "to check filter and index");
 }
 
 #[test]
@@ -380,8 +383,9 @@ fn a_damaged_block_is_an_error_each_time_and_never_in_the_cache() {
     let (group, hash, key) = at(&model, 99);
     let damaged = {
         let table = open(&bytes, true, &meta).unwrap();
-        let blocks = table.index().blocks_of_hash(0, group, hash);
-        table.index().block(blocks.start).unwrap()
+        let index = table.index().unwrap();
+        let blocks = index.blocks_of_hash(0, group, hash).unwrap();
+        index.block(blocks.start).unwrap()
     };
     bytes[damaged.end as usize - 1] ^= 4;
     for mapped in [false, true] {
@@ -439,7 +443,7 @@ fn blocks_that_fit_pages_are_read_with_one_page_each_and_little_more_space() {
         };
         let (plain, paged) = (write(false), write(true));
         let blocks: Vec<_> =
-            (0..paged.index().len()).map(|at| paged.index().block(at).unwrap()).collect();
+            paged.index().unwrap().iter().map(Result::unwrap).collect();
         let pages = |offset: u64, end: u64| (end - 1) / 4096 - offset / 4096 + 1;
         let across = blocks.iter().filter(|block| pages(block.offset, block.end) > 1).count();
         assert!(across * 25 < blocks.len(), "{across} of {} blocks", blocks.len());
@@ -449,5 +453,98 @@ fn blocks_that_fit_pages_are_read_with_one_page_each_and_little_more_space() {
         paged.verify().unwrap();
         let all = model.max_parallelism.all_groups();
         assert_eq!(collect(paged.scan(all)).unwrap(), model.scan(all));
+    }
+}
+
+/// A mapped file that counts how often each of its pages is made resident, and of which a
+/// page can be made unreadable.
+#[derive(Debug)]
+struct Paged {
+    bytes: Vec<u8>,
+    resident: Mutex<std::collections::BTreeMap<u64, u32>>,
+    unreadable: Mutex<Option<u64>>,
+}
+
+impl ReadAt for Paged {
+    fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        buf.copy_from_slice(&self.bytes[offset as usize..offset as usize + buf.len()]);
+        Ok(())
+    }
+
+    fn as_slice(&self) -> Option<&[u8]> {
+        Some(&self.bytes)
+    }
+
+    fn make_resident(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        for page in offset / 4096..(offset + bytes).div_ceil(4096) {
+            if *self.unreadable.lock().unwrap() == Some(page) {
+                return Err(io::Error::other("the disk cannot read it"));
+            }
+            *self.resident.lock().unwrap().entry(page).or_default() += 1;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_page_of_filter_or_index_is_read_and_checked_once_and_only_if_it_is_looked_at() {
+    let model = counts(50_000);
+    let (bytes, meta) = model.write(FILE, SMALL_BLOCKS).unwrap();
+    let file =
+        Arc::new(Paged { bytes, resident: Mutex::default(), unreadable: Mutex::default() });
+    let table = TableReader::open(Arc::clone(&file) as _, &meta).unwrap();
+    let searched = table.footer().searched();
+    let searched = searched.start / 4096..searched.end.div_ceil(4096);
+    // The page that both share with what is read at first.
+    let shared = searched.end - 1;
+    let pages = |page: u64| file.resident.lock().unwrap().get(&page).copied().unwrap_or(0);
+    let touched = || (searched.start..shared).filter(|&page| pages(page) > 0).count();
+    assert_eq!(touched(), 0, "opening looks at neither");
+    assert_eq!(get(&table, &model, 7), Found::Value);
+    assert!((2..=5).contains(&touched()), "{} pages for one key", touched());
+    for i in 0..50_000 {
+        assert_eq!(get(&table, &model, i), Found::Value);
+    }
+    assert!(touched() > 12, "{} pages", touched());
+    for page in searched.start..shared {
+        assert_eq!(pages(page), 1, "page {page}");
+    }
+    // What was read stays read, even if the disk fails later.
+    for page in searched {
+        *file.unreadable.lock().unwrap() = Some(page);
+        assert_eq!(get(&table, &model, 7), Found::Value);
+    }
+}
+
+#[test]
+fn a_page_of_filter_or_index_that_cannot_be_read_is_an_error_for_the_keys_that_need_it() {
+    let model = counts(50_000);
+    let (bytes, meta) = model.write(FILE, SMALL_BLOCKS).unwrap();
+    let footer = *open(&bytes, true, &meta).unwrap().footer();
+    for part in [footer.filter(), footer.index()] {
+        let page = (part.start + part.end) / 2 / 4096;
+        let file = Paged {
+            bytes: bytes.clone(),
+            resident: Mutex::default(),
+            unreadable: Mutex::new(Some(page)),
+        };
+        let table = TableReader::open(Arc::new(file), &meta).unwrap();
+        let (mut failed, mut out) = (0, Vec::new());
+        for i in 0..50_000 {
+            let (group, hash, key) = at(&model, i);
+            match table.get(0, group, hash, &key, b"", &mut out) {
+                Ok(found) => assert_eq!(found, Found::Value, "an error is never absent"),
+                Err(error) => {
+                    assert_eq!(error.kind(), alluvium::ErrorKind::Unavailable, "{error}");
+                    assert!(table.may_contain(0, group, hash), "what is not known may be there");
+                    failed += 1;
+                }
+            }
+        }
+        assert!((500..25_000).contains(&failed), "{failed} keys of 50,000");
     }
 }

@@ -21,6 +21,8 @@
 //! nothing. With 8 bits a record about 1 in 40 absent records passes, with 10
 //! about 1 in 100.
 
+use std::ops::Range;
+
 use crate::base::{Error, KeyGroup, Result};
 
 /// Bytes of one block of the filter.
@@ -114,16 +116,23 @@ impl<'a> Filter<'a> {
         }
     }
 
+    /// Where in the payload the bytes lie that a question about this
+    /// [`filter_hash`] looks at: nowhere if there is no filter.
+    #[inline]
+    pub fn range_of(self, h: u64) -> Range<usize> {
+        let blocks = self.0.len() / FILTER_BLOCK_BYTES;
+        if blocks == 0 {
+            return 0..0;
+        }
+        let start = block_of(h, blocks) * FILTER_BLOCK_BYTES;
+        start..start + FILTER_BLOCK_BYTES
+    }
+
     /// Whether a record with this [`filter_hash`] may be in the table. `false`
     /// is certain.
     #[inline]
     pub fn may_contain(self, h: u64) -> bool {
-        let blocks = self.0.len() / FILTER_BLOCK_BYTES;
-        if blocks == 0 {
-            return true;
-        }
-        let start = block_of(h, blocks) * FILTER_BLOCK_BYTES;
-        let block = &self.0[start..start + FILTER_BLOCK_BYTES];
+        let block = &self.0[self.range_of(h)];
         let mut missing = 0;
         for (word, bytes) in block.chunks_exact(4).enumerate() {
             let bits = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);

@@ -61,6 +61,8 @@ pub enum PartKind {
     Piece = 8,
     /// What ends a canonical savepoint.
     End = 9,
+    /// Checksums of the pages of filter and index.
+    PageSums = 10,
 }
 
 impl PartKind {
@@ -76,6 +78,7 @@ impl PartKind {
             Self::Entries => "block of entries",
             Self::Piece => "piece of a value",
             Self::End => "end",
+            Self::PageSums => "page sums",
         }
     }
 

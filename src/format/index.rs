@@ -20,9 +20,10 @@
 //!   not are one pair in a million, and cost whoever looks for one a look at the
 //!   other.
 //!
-//! Promises: [`Index::check`] has looked at every row once and keeps nothing;
-//! what is read of a row afterwards is checked where it is used, so that even a
-//! mapped file that changes gives an error and never "no such block".
+//! Promises: [`Index::check`] looks at every row once and keeps nothing. What is read of
+//! a row is checked where it is used, so that even a mapped file that changes gives an
+//! error and never "no such block". Who has not seen to it that all rows are sound is
+//! [asked](Index::search) about each before it is looked at.
 
 use std::ops::Range;
 
@@ -174,11 +175,7 @@ impl<'a> Index<'a> {
     /// the data, lie outside of the groups, or are not as many as there should
     /// be. Those of `of_state`.
     pub fn check(&self, mut of_state: impl FnMut(u16, u64) -> Result<()>) -> Result<()> {
-        if self.rows.len() != self.len() * ROW_BYTES {
-            return Err(Error::corrupt("index has the wrong number of blocks")
-                .expected(format_args!("{} rows of {ROW_BYTES} bytes", self.len()))
-                .found(format_args!("{} bytes", self.rows.len())));
-        }
+        self.check_len()?;
         let mut rows = self.rows.chunks_exact(ROW_BYTES).map(row_of).enumerate();
         let mut offset = self.data.0;
         for (state, range) in self.starts.windows(2).enumerate() {
@@ -231,6 +228,19 @@ impl<'a> Index<'a> {
                 .found(format_args!("{} blocks, the last at {offset}", self.len())));
         }
         Ok(())
+    }
+
+    /// Checks that there is a row for each block; looks at none.
+    ///
+    /// # Errors
+    /// `Corrupt` if there is not.
+    pub fn check_len(&self) -> Result<()> {
+        if self.rows.len() == self.len() * ROW_BYTES {
+            return Ok(());
+        }
+        Err(Error::corrupt("index has the wrong number of blocks")
+            .expected(format_args!("{} rows of {ROW_BYTES} bytes", self.len()))
+            .found(format_args!("{} bytes", self.rows.len())))
     }
 
     /// Number of blocks.
@@ -302,57 +312,61 @@ impl<'a> Index<'a> {
     ///
     /// Looks at four to six rows, nearly always in one or two pages; of *n*
     /// blocks whose hashes are not spread evenly, at log2(*n*) and four more.
-    pub fn blocks_of_hash(&self, state: u16, group: KeyGroup, hash: u64) -> Range<usize> {
-        self.search(state, group, hash, |_| {})
+    ///
+    /// # Errors
+    /// `Corrupt` if rows are missing.
+    pub fn blocks_of_hash(&self, state: u16, group: KeyGroup, hash: u64) -> Result<Range<usize>> {
+        self.search(state, group, hash, |_| Ok(()))
     }
 
-    /// [`blocks_of_hash`](Self::blocks_of_hash), which tells `seen` of each row
-    /// that it looks at.
+    /// [`blocks_of_hash`](Self::blocks_of_hash), which asks `is_sound` about the row of
+    /// each number before it looks at it.
+    ///
+    /// # Errors
+    /// `Corrupt` if rows are missing. Those of `is_sound`.
     #[inline]
-    fn search(
+    pub fn search(
         &self,
         state: u16,
         group: KeyGroup,
         hash: u64,
-        mut seen: impl FnMut(usize),
-    ) -> Range<usize> {
+        mut is_sound: impl FnMut(usize) -> Result<()>,
+    ) -> Result<Range<usize>> {
         let wanted = place(group, hash_prefix(hash));
         let Range { start, end } = self.blocks_of_state(state);
-        if self.is_torn() {
-            return self.torn_block();
-        }
-        let mut place_of = |number: usize| {
-            seen(number);
-            self.row(number).map_or(0, Row::place)
+        let mut sound_row = |number: usize| {
+            is_sound(number)?;
+            self.row(number).ok_or_else(changed_after_check)
         };
+        let mut place_of = |number: usize| sound_row(number).map(Row::place);
         // Records at `wanted` may begin in the block before the first that
         // starts at or behind it, and go on through all that start at it.
         let (mut low, mut high) = (start, end);
         let mut at_high = None;
         if high - low > FEW_ROWS {
-            let guess = self.guess(wanted, low, high, &mut place_of);
+            let guess = self.guess(wanted, low, high, &mut place_of)?;
             // Both ends of where it should be, unless they are the ends of all.
             let near = guess.saturating_sub(NEAR_ROWS).max(low);
             if near > low {
-                let found = place_of(near);
+                let found = place_of(near)?;
                 if found < wanted { low = near + 1 } else { (high, at_high) = (near, Some(found)) }
             }
             let near = guess + NEAR_ROWS;
             if at_high.is_none() && near < high {
-                let found = place_of(near);
+                let found = place_of(near)?;
                 if found < wanted { low = near + 1 } else { (high, at_high) = (near, Some(found)) }
             }
         }
         while low < high {
             let middle = low + (high - low) / 2;
-            let found = place_of(middle);
+            let found = place_of(middle)?;
             if found < wanted { low = middle + 1 } else { (high, at_high) = (middle, Some(found)) }
         }
         let mut behind = low;
         if at_high == Some(wanted) {
             // Nearly always the next row is another: double the step, then halve.
             let mut step = 1;
-            while behind + step < end && place_of(behind + step) == wanted {
+            while behind + step < end && place_of(behind + step)? == wanted {
                 behind += step;
                 step *= 2;
             }
@@ -360,12 +374,13 @@ impl<'a> Index<'a> {
             behind += 1;
             while behind < last {
                 let middle = behind + (last - behind) / 2;
-                if place_of(middle) == wanted { behind = middle + 1 } else { last = middle }
+                if place_of(middle)? == wanted { behind = middle + 1 } else { last = middle }
             }
         }
-        let reaches = |before: usize| self.row(before).is_none_or(|row| row.last_group() >= group);
-        let before = low.checked_sub(1).filter(|&before| before >= start && reaches(before));
-        before.unwrap_or(low)..behind
+        match low.checked_sub(1).filter(|&before| before >= start) {
+            Some(before) if sound_row(before)?.last_group() >= group => Ok(before..behind),
+            _ => Ok(low..behind),
+        }
     }
 
     /// About where a place should be among the rows of a state: hashes are
@@ -377,58 +392,67 @@ impl<'a> Index<'a> {
         wanted: u64,
         low: usize,
         high: usize,
-        place_of: &mut impl FnMut(usize) -> u64,
-    ) -> usize {
+        place_of: &mut impl FnMut(usize) -> Result<u64>,
+    ) -> Result<usize> {
         let first = place(self.groups.first(), 0);
         let places = place(self.groups.last(), u32::MAX) - first;
         // A guess may be as inexact as it likes, and this never overflows.
         let rows_a_place = (high - low) as f64 / places as f64;
         let scaled = |places: u64| (places as f64 * rows_a_place) as usize;
         let guess = low + scaled(wanted.saturating_sub(first)).min(high - low - 1);
-        let found = place_of(guess);
+        let found = place_of(guess)?;
         let better = if found < wanted {
             guess + scaled(wanted - found)
         } else {
             guess.saturating_sub(scaled(found - wanted))
         };
-        better.clamp(low, high - 1)
+        Ok(better.clamp(low, high - 1))
     }
 
     /// The contiguous run of blocks that hold records of these groups.
-    pub fn blocks_of_groups(&self, state: u16, groups: KeyGroupRange) -> Range<usize> {
+    ///
+    /// # Errors
+    /// `Corrupt` if rows are missing.
+    pub fn blocks_of_groups(&self, state: u16, groups: KeyGroupRange) -> Result<Range<usize>> {
+        self.search_groups(state, groups, |_| Ok(()))
+    }
+
+    /// [`blocks_of_groups`](Self::blocks_of_groups), which asks `is_sound` about the row
+    /// of each number before it looks at it.
+    ///
+    /// # Errors
+    /// `Corrupt` if rows are missing. Those of `is_sound`.
+    pub fn search_groups(
+        &self,
+        state: u16,
+        groups: KeyGroupRange,
+        mut is_sound: impl FnMut(usize) -> Result<()>,
+    ) -> Result<Range<usize>> {
         let Range { start, end } = self.blocks_of_state(state);
-        if self.is_torn() {
-            return self.torn_block();
-        }
-        let partition_point = |mut low: usize, before: &dyn Fn(Row) -> bool| {
+        let mut partition_point = |mut low: usize, before: &dyn Fn(Row) -> bool| {
             let mut high = end;
             while low < high {
                 let middle = low + (high - low) / 2;
-                if self.row(middle).is_some_and(before) { low = middle + 1 } else { high = middle }
+                is_sound(middle)?;
+                let row = self.row(middle).ok_or_else(changed_after_check)?;
+                if before(row) { low = middle + 1 } else { high = middle }
             }
-            low
+            Ok::<_, Error>(low)
         };
-        let first = partition_point(start, &|row| row.last_group() < groups.first());
-        let behind = partition_point(first, &|row| row.first_group() <= groups.last());
-        first..behind
+        let first = partition_point(start, &|row| row.last_group() < groups.first())?;
+        let behind = partition_point(first, &|row| row.first_group() <= groups.last())?;
+        Ok(first..behind)
     }
 
-    /// Whether rows are missing that were there when the index was checked.
+    /// Where in the payload the row of this number lies.
     #[inline]
-    fn is_torn(&self) -> bool {
-        self.rows.len() < self.len() * ROW_BYTES
-    }
-
-    /// A block whose row is missing, so that whoever asks for it is told.
-    #[cold]
-    fn torn_block(&self) -> Range<usize> {
-        self.len() - 1..self.len()
+    pub fn range_of_row(number: usize) -> Range<usize> {
+        number * ROW_BYTES..(number + 1) * ROW_BYTES
     }
 
     #[inline]
     fn row(&self, number: usize) -> Option<Row> {
-        let start = number * ROW_BYTES;
-        self.rows.get(start..start + ROW_BYTES).map(row_of)
+        self.rows.get(Self::range_of_row(number)).map(row_of)
     }
 }
 

@@ -8,6 +8,7 @@
 //! collection  names and places of records that belong together
 //! filter      which records a table may hold
 //! index       where each block of a table lies and where it starts
+//! page sums   checksums of the pages of filter and index
 //! properties  what a table holds, counted
 //! table       header, footer and the order of the parts
 //! operator    states that a subtask keeps beside its keys
@@ -46,6 +47,7 @@ pub mod index;
 pub mod journal;
 pub mod manifest;
 pub mod operator_state;
+pub mod page_sums;
 pub mod place;
 mod promise;
 pub mod properties;

@@ -2,15 +2,16 @@
 //! of a shard.
 //!
 //! ```text
-//! table:   | header | data block frames ... | filter frame | index frame | properties frame | footer |
+//! table:   | header | data block frames ... | filter frame | index frame | page sums frame
+//!          | properties frame | footer |
 //!
 //! header:  | magic "ALVTABLE" | version u16 | reserved 6 | incarnation u64 | number u64 | checksum u64 |
 //!          0                  8             10           16                24           32             40
 //!
 //! footer:  | checksum u64 | incarnation u64 | number u64 | filter offset u64 | index offset u64 |
 //!          0              8                 16           24                  32
-//!          | properties offset u64 | reserved 6 | version u16 | magic "ALVTABLE" |
-//!          40                      48           54            56                 64
+//!          | page sums offset u64 | properties offset u64 | reserved 6 | version u16 | magic "ALVTABLE" |
+//!          40                     48                      56           62            64                 72
 //! ```
 //!
 //! - Both ends name the file and the version; the version stands at the same
@@ -18,11 +19,13 @@
 //! - The parts follow each other without gaps, so the footer needs offsets only:
 //!   a part ends where the next begins, and the properties end at the footer.
 //! - The header's checksum covers bytes 0 to 32 at offset 0; the footer's covers
-//!   its bytes 8 to 64 at the footer's offset, so that bytes added or lost at
+//!   own bytes from 8 on at the footer's offset, so that bytes added or lost at
 //!   the end are found even if a footer happens to stand there.
+//! - Version 1, which is still read, has no page sums: no frame of them, and no offset in
+//!   a footer of 64 bytes. Everything else is as it is here.
 //! - Frames are drawn in [`frame`](super::frame), their payloads in
-//!   [`block`](super::block), [`filter`](super::filter), [`index`](super::index)
-//!   and [`properties`](super::properties).
+//!   [`block`](super::block), [`filter`](super::filter), [`index`](super::index),
+//!   [`page_sums`](super::page_sums) and [`properties`](super::properties).
 
 use std::ops::Range;
 
@@ -35,12 +38,18 @@ use crate::codec::Reader;
 
 /// First and last bytes of a table.
 pub const TABLE_MAGIC: [u8; 8] = *b"ALVTABLE";
-/// The version that this code reads and writes.
-pub const TABLE_VERSION: u16 = 1;
+/// The version that this code writes. It reads all before it, too.
+pub const TABLE_VERSION: u16 = 2;
+/// The last version whose tables have no page sums.
+const LAST_WITHOUT_SUMS: u16 = 1;
 /// Bytes of the header.
 pub const HEADER_BYTES: usize = 40;
 /// Bytes of the footer.
-pub const FOOTER_BYTES: usize = 64;
+pub const FOOTER_BYTES: usize = 72;
+/// Bytes of the footer of a table without page sums.
+const FOOTER_BYTES_WITHOUT_SUMS: usize = 64;
+/// Bytes at the end of every footer that say which version it is of.
+const STAMP_BYTES: usize = 10;
 
 const HEADER_CHECKSUM_AT: usize = 32;
 
@@ -87,6 +96,9 @@ pub struct Footer {
     pub filter_at: u64,
     /// Where the index's frame starts.
     pub index_at: u64,
+    /// Where the frame of the page sums starts, if there is one: see
+    /// [`sums`](Self::sums).
+    pub sums_at: Option<u64>,
     /// Where the properties' frame starts.
     pub properties_at: u64,
     /// Where the footer itself starts: the length of the file less its own.
@@ -106,7 +118,22 @@ impl Footer {
 
     /// The bytes of the index's frame.
     pub const fn index(&self) -> Range<u64> {
-        self.index_at..self.properties_at
+        self.index_at..self.searched().end
+    }
+
+    /// The bytes of filter and index: what is searched, and may be checked page by page.
+    pub const fn searched(&self) -> Range<u64> {
+        let end = match self.sums_at {
+            Some(at) => at,
+            None => self.properties_at,
+        };
+        self.filter_at..end
+    }
+
+    /// The bytes of the frame of the page sums; `None` in a table of a version that had
+    /// none.
+    pub fn sums(&self) -> Option<Range<u64>> {
+        self.sums_at.map(|at| at..self.properties_at)
     }
 
     /// The bytes of the properties' frame.
@@ -115,15 +142,20 @@ impl Footer {
     }
 
     /// The bytes of the footer.
+    ///
+    /// # Panics
+    /// If there are no page sums: this version writes none without.
     pub fn encode(&self) -> [u8; FOOTER_BYTES] {
+        let sums_at = self.sums_at.expect("tables are written with page sums");
         let mut out = [0; FOOTER_BYTES];
         out[8..16].copy_from_slice(&self.file.incarnation.to_le_bytes());
         out[16..24].copy_from_slice(&self.file.number.to_le_bytes());
         out[24..32].copy_from_slice(&self.filter_at.to_le_bytes());
         out[32..40].copy_from_slice(&self.index_at.to_le_bytes());
-        out[40..48].copy_from_slice(&self.properties_at.to_le_bytes());
-        out[54..56].copy_from_slice(&TABLE_VERSION.to_le_bytes());
-        out[56..64].copy_from_slice(&TABLE_MAGIC);
+        out[40..48].copy_from_slice(&sums_at.to_le_bytes());
+        out[48..56].copy_from_slice(&self.properties_at.to_le_bytes());
+        out[62..64].copy_from_slice(&TABLE_VERSION.to_le_bytes());
+        out[64..72].copy_from_slice(&TABLE_MAGIC);
         let checksum = of_part(self.file, self.footer_at, PartKind::Footer as u8, &out[8..]);
         out[..8].copy_from_slice(&checksum.to_le_bytes());
         out
@@ -132,20 +164,26 @@ impl Footer {
     /// Reads the last [`FOOTER_BYTES`] of a file of `file_bytes` bytes.
     ///
     /// # Errors
-    /// `Incompatible` for another version, `Corrupt` if it is no footer of a
+    /// `Incompatible` for a version that is not known, `Corrupt` if it is no footer of a
     /// file of that length.
     pub fn decode(bytes: &[u8; FOOTER_BYTES], file_bytes: u64) -> Result<Self> {
+        let mut stamp = Reader::new("table footer", &bytes[FOOTER_BYTES - STAMP_BYTES..]);
+        let version = stamp.u16("version")?;
+        check_magic(stamp.array("magic")?)?;
+        check_version(version)?;
+        let has_sums = version > LAST_WITHOUT_SUMS;
+        let len = if has_sums { FOOTER_BYTES } else { FOOTER_BYTES_WITHOUT_SUMS };
+        let bytes = &bytes[FOOTER_BYTES - len..];
+
         let mut reader = Reader::new("table footer", bytes);
         let stored = reader.u64("checksum")?;
         let file = decode_file_id(&mut reader)?;
         let filter_at = reader.u64("filter offset")?;
         let index_at = reader.u64("index offset")?;
+        let sums_at = has_sums.then(|| reader.u64("page sums offset")).transpose()?;
         let properties_at = reader.u64("properties offset")?;
         check_reserved(&mut reader)?;
-        let version = reader.u16("version")?;
-        check_magic(reader.array("magic")?)?;
-        check_version(version)?;
-        let footer_at = file_bytes.saturating_sub(FOOTER_BYTES as u64);
+        let footer_at = file_bytes.saturating_sub(len as u64);
         let computed = of_part(file, footer_at, PartKind::Footer as u8, &bytes[8..]);
         if !checksum_matches(computed, stored) {
             return Err(reader.corrupt(
@@ -154,16 +192,17 @@ impl Footer {
                 format_args!("{stored:016x}"),
             ));
         }
-        let starts = [HEADER_BYTES as u64, filter_at, index_at, properties_at, footer_at];
+        let starts = [Some(filter_at), Some(index_at), sums_at, Some(properties_at)];
+        let starts: Vec<u64> = starts.into_iter().flatten().chain([footer_at]).collect();
         // The data may be empty as far as the footer knows; a frame is not.
-        let ordered = starts[0] <= starts[1]
-            && starts[1..].windows(2).all(|pair| {
+        let ordered = HEADER_BYTES as u64 <= filter_at
+            && starts.windows(2).all(|pair| {
                 pair[0].checked_add(FRAME_HEADER_BYTES as u64).is_some_and(|least| least <= pair[1])
             });
         if !ordered {
             return Err(reader.corrupt("offsets", "parts in order", format_args!("{starts:?}")));
         }
-        Ok(Self { file, filter_at, index_at, properties_at, footer_at })
+        Ok(Self { file, filter_at, index_at, sums_at, properties_at, footer_at })
     }
 }
 
@@ -178,7 +217,7 @@ fn check_magic(found: [u8; 8]) -> Result<()> {
 }
 
 fn check_version(found: u16) -> Result<()> {
-    if found == TABLE_VERSION {
+    if (1..=TABLE_VERSION).contains(&found) {
         Ok(())
     } else {
         Err(unknown_version("table", TABLE_VERSION, found))
@@ -271,7 +310,14 @@ mod tests {
     const FILE: FileId = FileId { incarnation: 0x0102_0304, number: 5 };
 
     fn footer() -> Footer {
-        Footer { file: FILE, filter_at: 100, index_at: 150, properties_at: 200, footer_at: 300 }
+        Footer {
+            file: FILE,
+            filter_at: 100,
+            index_at: 150,
+            sums_at: Some(200),
+            properties_at: 250,
+            footer_at: 300,
+        }
     }
 
     #[test]
@@ -286,12 +332,12 @@ mod tests {
             assert_eq!(kind, if version { ErrorKind::Incompatible } else { ErrorKind::Corrupt });
         }
         let bytes = footer().encode();
-        assert_eq!(Footer::decode(&bytes, 364).unwrap(), footer());
+        assert_eq!(Footer::decode(&bytes, 372).unwrap(), footer());
         for bit in 0..bytes.len() * 8 {
             let mut bad = bytes;
             bad[bit / 8] ^= 1 << (bit % 8);
-            let kind = Footer::decode(&bad, 364).unwrap_err().kind();
-            let version = (54..56).contains(&(bit / 8));
+            let kind = Footer::decode(&bad, 372).unwrap_err().kind();
+            let version = (62..64).contains(&(bit / 8));
             assert_eq!(kind, if version { ErrorKind::Incompatible } else { ErrorKind::Corrupt });
         }
     }
@@ -299,7 +345,7 @@ mod tests {
     #[test]
     fn a_footer_at_another_length_is_corrupt() {
         let bytes = footer().encode();
-        for file_bytes in [0, 63, 363, 365, u64::MAX] {
+        for file_bytes in [0, 71, 371, 373, u64::MAX] {
             let error = Footer::decode(&bytes, file_bytes).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{file_bytes}");
         }
@@ -310,12 +356,14 @@ mod tests {
         for bad in [
             Footer { filter_at: 39, ..footer() },
             Footer { index_at: 119, ..footer() },
-            Footer { properties_at: 150, ..footer() },
+            Footer { sums_at: Some(169), ..footer() },
+            Footer { sums_at: Some(u64::MAX), ..footer() },
+            Footer { properties_at: 219, ..footer() },
             Footer { properties_at: 281, ..footer() },
             Footer { filter_at: u64::MAX, ..footer() },
             Footer { index_at: u64::MAX - 5, ..footer() },
         ] {
-            let error = Footer::decode(&bad.encode(), 364).unwrap_err();
+            let error = Footer::decode(&bad.encode(), 372).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{bad:?}");
         }
     }

@@ -305,7 +305,7 @@ fn open_near(
     loop {
         for (location, meta) in files.by_ref().take(ASKED_AHEAD - asked.len()) {
             let bytes = source.open(&location).map_err(|error| error.at(named(&location)))?;
-            TableReader::ask_for_ends(&*bytes);
+            TableReader::ask_for_end(&*bytes);
             asked.push_back((location, meta, bytes));
         }
         let Some((location, meta, bytes)) = asked.pop_front() else { return Ok(opened) };

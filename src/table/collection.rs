@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::reader::{Found, TableReader, TableReads};
+use super::reader::{Found, Rank, TableReader, TableReads};
 use super::scan::TableScan;
 use crate::base::hash::{hash_key, with_namespace};
 use crate::base::{Error, KeyGroup, MaxParallelism, Result};
@@ -68,17 +68,18 @@ impl TableReader {
                 .at(format_args!("file {}, state {ordinal}", self.file())));
         }
         let bounds = Bounds::new(collection, from);
-        let mut blocks = 0..0;
-        if self.may_contain(ordinal, bounds.group, bounds.hash) {
-            blocks = self.index().blocks_of_hash(ordinal, bounds.group, bounds.hash);
-            // Without a bound the collection starts where these blocks do.
-            if from.is_some() && blocks.len() > 1 {
-                blocks.start = self.search(
-                    blocks.clone(),
-                    (bounds.group, bounds.hash, &bounds.key, &bounds.first),
-                    |_| Ok(false),
-                )?;
-            }
+        let mut blocks =
+            match self.blocks_that_may_hold(Rank::Any, ordinal, (bounds.group, bounds.hash)) {
+                Ok(blocks) => blocks,
+                Err(error) => return self.instead(error)?.scan_collection(ordinal, collection, from),
+            };
+        // Without a bound the collection starts where these blocks do.
+        if from.is_some() && blocks.len() > 1 {
+            blocks.start = self.search(
+                blocks.clone(),
+                (bounds.group, bounds.hash, &bounds.key, &bounds.first),
+                |_| Ok(false),
+            )?;
         }
         self.ask_for(blocks.clone());
         TableScan::of_collection(Arc::clone(self), ordinal, bounds, blocks)
@@ -99,11 +100,17 @@ impl TableReader {
             .map_err(|why| {
                 Error::invalid("a record of a collection was asked for without a name").source(why)
             })?;
-        let in_filter = |hash| self.filter_passes(ordinal, group, hash);
-        if !self.groups().contains(group) || !in_filter(own_hash) || !in_filter(hash) {
-            return Ok(Found::Absent);
-        }
-        let blocks = self.index().blocks_of_hash(ordinal, group, hash);
+        let blocks = self.filter_passes(ordinal, group, own_hash).and_then(|passes| match passes {
+            true => self.blocks_that_may_hold(Rank::Any, ordinal, (group, hash)),
+            false => Ok(0..0),
+        });
+        let blocks = match blocks {
+            Ok(blocks) => blocks,
+            Err(error) => {
+                let other = self.instead(error)?;
+                return other.get_of_collection(ordinal, (group, hash), key, name, out, reads);
+            }
+        };
         let mut found = Found::Absent;
         self.search(blocks, (group, hash, key, name), |block| {
             reads.blocks += 1;

@@ -45,8 +45,9 @@ pub struct TableScan {
     /// The state being scanned, and the one behind the last to scan.
     state: u16,
     end_state: u16,
-    /// Blocks of the current state that are still to be read.
-    blocks: Range<usize>,
+    /// Blocks of the current state that are still to be read; `None` until it is known
+    /// which.
+    blocks: Option<Range<usize>>,
     current: Option<Current>,
     /// Stored bytes of the file from `ahead_at` on.
     ahead: Vec<u8>,
@@ -112,19 +113,18 @@ impl TableScan {
     ) -> Result<Self> {
         let groups = KeyGroupRange::new(bounds.group, bounds.group)?;
         let mut scan = Self::new(table, state..state.saturating_add(1), groups);
-        (scan.blocks, scan.bounds) = (blocks, Some(bounds));
+        (scan.blocks, scan.bounds) = (Some(blocks), Some(bounds));
         Ok(scan)
     }
 
     fn new(table: Arc<TableReader>, states: Range<u16>, groups: KeyGroupRange) -> Self {
-        let blocks = table.index().blocks_of_groups(states.start, groups);
         Self {
             table,
             groups,
             bounds: None,
             state: states.start,
             end_state: states.end,
-            blocks: if states.is_empty() { 0..0 } else { blocks },
+            blocks: states.is_empty().then_some(0..0),
             current: None,
             ahead: Vec::new(),
             ahead_at: 0,
@@ -204,7 +204,7 @@ impl TableScan {
     fn find_next(&mut self) -> Result<bool> {
         loop {
             while self.current.as_ref().is_none_or(|current| current.cursor.is_done()) {
-                let Some(number) = self.next_block() else { return Ok(false) };
+                let Some(number) = self.next_block()? else { return Ok(false) };
                 self.current = Some(self.load_or_instead(number)?);
             }
             let (Some(bounds), Some(current)) = (&self.bounds, &mut self.current) else {
@@ -221,7 +221,7 @@ impl TableScan {
                 Ordering::Less => current.cursor = behind,
                 Ordering::Equal => return Ok(true),
                 Ordering::Greater => {
-                    self.blocks = 0..0;
+                    self.blocks = Some(0..0);
                     return Ok(false);
                 }
             }
@@ -229,16 +229,36 @@ impl TableScan {
     }
 
     /// The next block to read, moving on to the next state if need be.
-    fn next_block(&mut self) -> Option<usize> {
+    fn next_block(&mut self) -> Result<Option<usize>> {
         loop {
-            if let Some(block) = self.blocks.next() {
-                return Some(block);
+            let blocks = match &mut self.blocks {
+                Some(blocks) => blocks,
+                None => {
+                    let found = self.blocks_of_state()?;
+                    self.table.ask_for_rows(&found);
+                    self.blocks.insert(found)
+                }
+            };
+            if let Some(block) = blocks.next() {
+                return Ok(Some(block));
             }
             if self.state.saturating_add(1) >= self.end_state {
-                return None;
+                return Ok(None);
             }
             self.state += 1;
-            self.blocks = self.table.index().blocks_of_groups(self.state, self.groups);
+            self.blocks = None;
+        }
+    }
+
+    /// The blocks of the state that is to be scanned now; from elsewhere, if the index
+    /// cannot be read here.
+    fn blocks_of_state(&mut self) -> Result<Range<usize>> {
+        match self.table.blocks_of_groups(self.state, self.groups) {
+            Err(error) => {
+                self.go_elsewhere(error)?;
+                self.table.blocks_of_groups(self.state, self.groups)
+            }
+            found => found,
         }
     }
 
@@ -247,10 +267,16 @@ impl TableScan {
         let loaded = self.table.block(number).and_then(|entry| self.load(entry));
         let Err(error) = loaded else { return loaded };
         // The same file, so the same blocks.
+        self.go_elsewhere(error)?;
+        self.load(self.table.block(number)?)
+    }
+
+    /// From now on the table is read elsewhere, if there is another copy.
+    fn go_elsewhere(&mut self, error: Error) -> Result<()> {
         self.table = self.table.instead(error)?;
         (self.ahead_at, self.current) = (0, None);
         self.ahead.clear();
-        self.load(self.table.block(number)?)
+        Ok(())
     }
 
     fn load(&mut self, entry: BlockEntry) -> Result<Current> {
@@ -303,7 +329,7 @@ impl TableScan {
         // Whole blocks, lest the last one be read twice.
         let most = entry.offset.saturating_add(READ_AHEAD_BYTES);
         let mut end = entry.end;
-        for number in self.blocks.clone() {
+        for number in self.blocks.clone().unwrap_or_default() {
             let block = self.table.block(number)?;
             if block.end > most {
                 break;

@@ -18,7 +18,7 @@ const PIECE_BYTES: u64 = 1024 * 1024;
 impl TableReader {
     /// Reads the whole file, twice, and checks everything that can be checked:
     /// the hash of the file (if it was opened as an expected table), the
-    /// header, every block, that records are in order and counted right, that
+    /// header, the index, every block, that records are in order and counted right, that
     /// the filter knows each of them, and that no value placed singly has a stamp
     /// above the newest.
     ///
@@ -55,7 +55,8 @@ impl TableReader {
             .collect();
         let mut last = Last::default();
         let (mut stored, mut raw) = (Vec::new(), Vec::new());
-        for entry in self.index().iter() {
+        self.verify_searched()?;
+        for entry in self.index()?.iter() {
             let entry = entry?;
             read_through(self.source(), entry.offset..entry.end, &mut stored)?;
             let payload = self.payload(&entry, &stored, &mut raw)?;
@@ -126,7 +127,9 @@ impl TableReader {
             }
             let known = [hash, own_hash]
                 .into_iter()
-                .all(|hash| self.filter_passes(entry.state, record.group, hash));
+                .try_fold(true, |known, hash| {
+                    Ok::<_, Error>(known && self.filter_passes(entry.state, record.group, hash)?)
+                })?;
             if !known {
                 return Err(Error::corrupt("filter denies a record that is there")
                     .at(format_args!("{}, hash {hash:016x}", record.group)));

@@ -26,6 +26,7 @@ use crate::format::frame::{FRAME_HEADER_BYTES, FrameEncoder, FrameLens, PartKind
 use crate::format::index::{BlockEntry, IndexBuilder, MAX_TABLE_BYTES, hash_prefix};
 use crate::format::manifest::MAX_STATES;
 use crate::format::properties::{Properties, StateProperties};
+use crate::format::page_sums::PageSumsBuilder;
 use crate::format::table::{Footer, encode_header};
 use crate::format::{Compression, TableMeta};
 
@@ -445,20 +446,27 @@ impl TableWriter {
         let groups = KeyGroupRange::new(smallest, largest)?;
         self.end_block()?;
         let filter_at = self.bytes_written();
-        self.write_filter(filter_at)?;
-        let index_at = self.bytes_written();
+        let mut sums = PageSumsBuilder::new(self.file, filter_at);
+        self.write_filter(filter_at, &mut sums)?;
         let index = mem::take(&mut self.index);
-        self.write_part(PartKind::Index, index.payload())?;
+        let (index_at, _) = self.append_frame(PartKind::Index, index.payload())?;
         drop(index);
-        let properties_at = self.bytes_written();
+        sums.add(&self.buffer[(index_at - self.written) as usize..]);
+        let (sums_at, _) = self.append_frame(PartKind::PageSums, &sums.finish())?;
         let properties = Properties {
             max_parallelism: self.max_parallelism,
             groups,
             states: mem::take(&mut self.states),
         };
-        self.write_part(PartKind::Properties, &properties.encode())?;
-        let footer_at = self.bytes_written();
-        let footer = Footer { file: self.file, filter_at, index_at, properties_at, footer_at };
+        let (properties_at, _) = self.append_frame(PartKind::Properties, &properties.encode())?;
+        let footer = Footer {
+            file: self.file,
+            filter_at,
+            index_at,
+            sums_at: Some(sums_at),
+            properties_at,
+            footer_at: self.bytes_written(),
+        };
         self.buffer.extend_from_slice(&footer.encode());
         self.flush()?;
         self.out.sync().map_err(|why| {
@@ -480,7 +488,7 @@ impl TableWriter {
 
     /// Writes the filter, which is as large as all else that is in memory: it is made
     /// where it is written from.
-    fn write_filter(&mut self, offset: u64) -> Result<()> {
+    fn write_filter(&mut self, offset: u64, sums: &mut PageSumsBuilder) -> Result<()> {
         let bytes = filter_bytes(self.hashes.count, self.options.filter_bits_per_key);
         self.note_memory(bytes);
         let mut frame = PageBuf::on_small_pages(FRAME_HEADER_BYTES + bytes)
@@ -492,6 +500,7 @@ impl TableWriter {
             self.failed = true;
             return Err(error);
         }
+        sums.add(&frame);
         self.flush()?;
         self.write_out(&frame)?;
         self.note_memory(0);
@@ -638,11 +647,6 @@ impl TableWriter {
             self.block = BlockBuilder::new();
         }
         self.note_memory(0);
-        if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
-    }
-
-    fn write_part(&mut self, kind: PartKind, payload: &[u8]) -> Result<()> {
-        self.append_frame(kind, payload)?;
         if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
     }
 

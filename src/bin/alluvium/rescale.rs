@@ -137,13 +137,13 @@ fn bytes_in(
     groups: KeyGroupRange,
     dropped: &[String],
 ) -> Result<u64, Failure> {
-    let index = table.index();
+    let index = table.index()?;
     let mut bytes = 0;
     for (ordinal, state) in table.states().iter().enumerate() {
         if dropped.contains(&state.name) {
             continue;
         }
-        for block in index.blocks_of_groups(ordinal as u16, groups) {
+        for block in index.blocks_of_groups(ordinal as u16, groups)? {
             bytes += index.block(block)?.frame_bytes();
         }
     }

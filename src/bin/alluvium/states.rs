@@ -119,8 +119,8 @@ fn count(operator: &OperatorReader, by_group: bool) -> Result<BTreeMap<String, C
                     continue;
                 }
                 sum.groups.resize(operator.max_parallelism().get() as usize, 0.0);
-                let index = reader.index();
-                for block in index.blocks_of_groups(ordinal as u16, table.slice) {
+                let index = reader.index()?;
+                for block in index.blocks_of_groups(ordinal as u16, table.slice)? {
                     let block = index.block(block)?;
                     let Some(groups) = KeyGroupRange::new(block.first_group, block.last_group)
                         .ok()

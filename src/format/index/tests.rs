@@ -81,7 +81,9 @@ fn a_hash_is_looked_for_in_every_block_that_can_hold_it() {
     );
     let payload = rows.payload();
     let index = rows.over(&payload);
-    let find = |state, group, prefix| index.blocks_of_hash(state, KeyGroup(group), hash(prefix));
+    let find = |state, group, prefix| {
+        index.blocks_of_hash(state, KeyGroup(group), hash(prefix)).unwrap()
+    };
     assert_eq!(find(0, 1, 99), 0..0, "before everything");
     assert_eq!(find(0, 1, 100), 0..1);
     assert_eq!(find(0, 2, 49), 0..1);
@@ -103,7 +105,8 @@ fn half_a_hash_that_is_equal_leaves_both_blocks_to_be_looked_at() {
     let rows = Rows::new(&[(0, 0, 7 << 32, 0), (0, 0, (7 << 32) + 5, 0)], groups(0, 0));
     let payload = rows.payload();
     for low in [0, 4, 5, 6, u32::MAX] {
-        let found = rows.over(&payload).blocks_of_hash(0, KeyGroup(0), 7 << 32 | u64::from(low));
+        let hash = 7 << 32 | u64::from(low);
+        let found = rows.over(&payload).blocks_of_hash(0, KeyGroup(0), hash).unwrap();
         assert_eq!(found, 0..2, "{low}");
     }
 }
@@ -116,7 +119,7 @@ fn a_range_of_groups_is_a_run_of_blocks() {
     );
     let payload = rows.payload();
     let index = rows.over(&payload);
-    let find = |state, first, last| index.blocks_of_groups(state, groups(first, last));
+    let find = |state, first, last| index.blocks_of_groups(state, groups(first, last)).unwrap();
     assert_eq!(find(0, 0, 9), 0..3);
     assert_eq!(find(0, 2, 2), 0..2);
     assert_eq!(find(0, 3, 4), 1..2);
@@ -181,7 +184,11 @@ fn every_place_is_found_in_few_looks_however_hashes_are_spread() {
                 }
             };
             let mut seen = 0;
-            let found = index.search(entry.state, group, hash, |_| seen += 1);
+            let look = |_| {
+                seen += 1;
+                Ok(())
+            };
+            let found = index.search(entry.state, group, hash, look).unwrap();
             assert_eq!(found, by_hand(&rows, entry.state, group, hash), "{name}, question {i}");
             let equal = (found.len() as u32 + 1).ilog2() * 2 + 2;
             let least = rows.entries.len().ilog2() + 1;
@@ -190,7 +197,7 @@ fn every_place_is_found_in_few_looks_however_hashes_are_spread() {
         }
         println!("{name}: {} looks, at most {most}", f64::from(looks) / f64::from(asked));
         if name == "even" {
-            assert!(looks <= 9 * asked, "{looks} looks for {asked} hashes");
+            assert!(looks <= 10 * asked, "{looks} looks for {asked} hashes");
         }
     }
 }
@@ -255,12 +262,14 @@ fn rows_that_vanish_after_the_check_are_an_error_and_not_an_absence() {
     for (i, entry) in rows.entries.iter().enumerate() {
         let torn = rows.over(&payload[..i * ROW_BYTES]);
         let hash = u64::from(entry.hash_prefix) << 32;
-        let found = torn.blocks_of_hash(0, entry.first_group, hash);
-        let read: Result<Vec<_>> = found.map(|block| torn.block(block)).collect();
-        let error = read.expect_err("the row is gone");
-        assert_eq!(error.kind(), ErrorKind::Corrupt);
-        let found = torn.blocks_of_groups(0, groups(entry.first_group.0, entry.first_group.0));
-        assert!(found.map(|block| torn.block(block)).any(|block| block.is_err()), "block {i}");
+        let all = |found: Result<Range<usize>>| {
+            found.and_then(|found| found.map(|block| torn.block(block)).collect::<Result<Vec<_>>>())
+        };
+        let error = all(torn.blocks_of_hash(0, entry.first_group, hash));
+        assert_eq!(error.expect_err("the row is gone").kind(), ErrorKind::Corrupt);
+        let error =
+            all(torn.blocks_of_groups(0, groups(entry.first_group.0, entry.first_group.0)));
+        assert_eq!(error.expect_err("the row is gone").kind(), ErrorKind::Corrupt, "block {i}");
     }
     let whole = rows.over(&payload);
     assert_eq!(whole.block(500).unwrap_err().kind(), ErrorKind::Invalid);

@@ -13,11 +13,12 @@
 
 use std::ops::Range;
 
-use super::TableReader;
+use super::{TableReader, in_part};
 use crate::base::{KeyGroup, Result};
 use crate::format::block::{Slot, tag_of_hash};
 use crate::format::collection::Placement;
 use crate::format::filter::{Filter, filter_hash};
+use crate::format::frame::PartKind;
 use crate::table::cache::BlockCache;
 
 /// Most that is asked for ahead at once: more would push out what was asked for
@@ -87,9 +88,12 @@ impl TableReader {
     /// it, so for a state of collections this asks for a whole collection.
     /// `false` is certain; `true` is wrong for about one stranger in 40, and
     /// always said of a state that has no filter. Reads no block.
+    /// Said too where the filter is damaged or cannot be read: who then looks the
+    /// key up is told what is wrong.
     #[inline]
     pub fn may_contain(&self, ordinal: u16, group: KeyGroup, hash: u64) -> bool {
-        self.meta.groups.contains(group) && self.filter_passes(ordinal, group, hash)
+        let is_excluded = || matches!(self.filter_passes(ordinal, group, hash), Ok(false));
+        self.meta.groups.contains(group) && !is_excluded()
     }
 
     /// Asks the system for the block that a lookup of this hash will read, so
@@ -113,10 +117,10 @@ impl TableReader {
         ordinal: u16,
         (group, hash): (KeyGroup, u64),
     ) -> bool {
-        if !self.may_hold(rank, ordinal, (group, hash)) {
-            return false;
-        }
-        let mut blocks = self.index().blocks_of_hash(ordinal, group, hash);
+        // What is wrong will be seen by who reads.
+        let Ok(mut blocks) = self.blocks_that_may_hold(rank, ordinal, (group, hash)) else {
+            return true;
+        };
         if blocks.is_empty() {
             return false;
         }
@@ -133,10 +137,9 @@ impl TableReader {
 
     /// Asks the system for these blocks, the first MiB of them.
     pub(in crate::table) fn ask_for(&self, blocks: Range<usize>) {
-        let index = self.index();
         // An error will be seen by who reads.
-        if let (false, Ok(first)) = (blocks.is_empty(), index.block(blocks.start)) {
-            let end = index.block(blocks.end - 1).map_or(first.end, |last| last.end);
+        if let (false, Ok(first)) = (blocks.is_empty(), self.block(blocks.start)) {
+            let end = self.block(blocks.end - 1).map_or(first.end, |last| last.end);
             self.source.will_need(first.offset, (end - first.offset).min(MAX_ASKED_BYTES));
         }
     }
@@ -190,10 +193,8 @@ impl TableReader {
         let before = reads.blocks;
         let found = if self.placement(ordinal) == Placement::Collection {
             self.get_of_collection(ordinal, (group, hash), key, namespace, out, reads)?
-        } else if self.may_hold(rank, ordinal, (group, hash)) {
-            self.get_single(ordinal, (group, hash), key, namespace, out, reads)?
         } else {
-            Found::Absent
+            self.get_single(rank, ordinal, (group, hash), key, namespace, out, reads)?
         };
         if found == Found::Absent {
             if reads.blocks == before {
@@ -205,9 +206,11 @@ impl TableReader {
         Ok(found)
     }
 
+    #[expect(clippy::too_many_arguments, reason = "as of get_in")]
     #[inline]
     fn get_single(
         &self,
+        rank: Rank,
         ordinal: u16,
         (group, hash): (KeyGroup, u64),
         key: &[u8],
@@ -215,9 +218,17 @@ impl TableReader {
         out: &mut Vec<u8>,
         reads: &mut TableReads,
     ) -> Result<Found> {
+        let blocks = match self.blocks_that_may_hold(rank, ordinal, (group, hash)) {
+            Ok(blocks) => blocks,
+            // Somebody else may have filter and index.
+            Err(error) => {
+                let other = self.instead(error)?;
+                return other.get_single(rank, ordinal, (group, hash), key, namespace, out, reads);
+            }
+        };
         // The last one first: where a block begins with this very hash, the one
         // before could only hold another key of the same.
-        for block in self.index().blocks_of_hash(ordinal, group, hash).rev() {
+        for block in blocks.rev() {
             reads.blocks += 1;
             let found = self.with_block(block, |block| {
                 Ok(Found::of(block.find(group, tag_of_hash(hash), key, namespace)?, out))
@@ -229,29 +240,56 @@ impl TableReader {
         Ok(Found::Absent)
     }
 
+    /// The blocks to be looked at for a hash; none if the filter excludes it.
+    ///
+    /// # Errors
+    /// `Corrupt` if filter or index are damaged there, `Unavailable` if they cannot be read.
+    #[inline]
+    pub(in crate::table) fn blocks_that_may_hold(
+        &self,
+        rank: Rank,
+        ordinal: u16,
+        (group, hash): (KeyGroup, u64),
+    ) -> Result<Range<usize>> {
+        if self.may_hold(rank, ordinal, (group, hash))? {
+            self.blocks_of_hash(ordinal, group, hash)
+        } else {
+            Ok(0..0)
+        }
+    }
+
     /// Whether the table is to be looked at for a hash, be it because the filter is not
     /// worth a look: where it must be read from disk itself, and no other table is left to
     /// have the record, it costs as much as the block that it might spare.
     #[inline]
-    fn may_hold(&self, rank: Rank, ordinal: u16, (group, hash): (KeyGroup, u64)) -> bool {
+    fn may_hold(&self, rank: Rank, ordinal: u16, (group, hash): (KeyGroup, u64)) -> Result<bool> {
         let is_at_hand = self.held.is_some() || !self.by_calls;
         if rank == Rank::Oldest && !is_at_hand && self.placement(ordinal) == Placement::Single {
-            return self.meta.groups.contains(group);
+            return Ok(self.meta.groups.contains(group));
         }
-        self.may_contain(ordinal, group, hash)
+        Ok(self.meta.groups.contains(group) && self.filter_passes(ordinal, group, hash)?)
     }
 
     /// Whether the filter does not exclude the hash: one that places a record
     /// of this state, or its own.
     #[inline]
-    pub(in crate::table) fn filter_passes(&self, ordinal: u16, group: KeyGroup, hash: u64) -> bool {
+    pub(in crate::table) fn filter_passes(
+        &self,
+        ordinal: u16,
+        group: KeyGroup,
+        hash: u64,
+    ) -> Result<bool> {
         let state = self.properties.states.get(usize::from(ordinal));
         if state.is_none_or(|state| !state.filtered) {
-            return true;
+            return Ok(true);
         }
         // Opening checked the length; an empty filter excludes nothing.
         let filter = Filter::decode(self.part(&self.filter)).unwrap_or_default();
-        filter.may_contain(filter_hash(ordinal, group, hash))
+        let hash = filter_hash(ordinal, group, hash);
+        let Range { start, end } = filter.range_of(hash);
+        self.ensure_sound(self.filter.start + start..self.filter.start + end)
+            .map_err(|error| in_part(error, self.file(), PartKind::Filter))?;
+        Ok(filter.may_contain(hash))
     }
 }
 
@@ -336,6 +374,8 @@ mod tests {
 
         let at_hand = TableReader::open(Arc::<Excluding>::clone(&source), &meta).unwrap();
         let on_disk = at_hand.reopened(false, &MemoryLedger::new()).unwrap();
+        // What has been checked is not checked again, and may change without being noticed.
+        assert!(at_hand.may_contain(0, group, hash) && on_disk.may_contain(0, group, hash));
         source.excludes.store(true, Ordering::Relaxed);
         let mut value = Vec::new();
         for (reader, rank, is_found) in [

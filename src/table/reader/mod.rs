@@ -1,10 +1,12 @@
 //! Reading a table: what is known of it after opening, and its blocks. Keys are looked
 //! up in `look_up`.
 //!
-//! Filter and index are searched where they lie in the mapped file;
-//! of a file that is not mapped they are held in memory, as they are.
+//! Filter and index are searched where they lie in the mapped file, and checked as far as
+//! they are looked at (see `pages`); of a file that is not mapped they are held in memory,
+//! as they are, and checked when it is opened.
 
 mod look_up;
+mod pages;
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -12,10 +14,11 @@ use std::sync::Arc;
 
 pub(crate) use self::look_up::Rank;
 pub use self::look_up::{Found, TableReads};
+use self::pages::CheckedPages;
 use super::cache::BlockCache;
 use super::origin::Origin;
 use crate::base::checksum::ContentHash;
-use crate::base::{Error, FileId, KeyGroupRange, Result};
+use crate::base::{Error, FileId, KeyGroup, KeyGroupRange, Result};
 use crate::env::ReadAt;
 use crate::env::ledger::{Charge, MemoryComponent, MemoryLedger};
 use crate::env::local_files::LocalFile;
@@ -26,6 +29,7 @@ use crate::format::collection::Placement;
 use crate::format::filter::Filter;
 use crate::format::frame::{FRAME_HEADER_BYTES, PartKind, decode_frame};
 use crate::format::index::{BlockEntry, Index};
+use crate::format::page_sums::SummedPages;
 use crate::format::properties::{Properties, StateProperties};
 use crate::format::table::{FOOTER_BYTES, Footer, HEADER_BYTES};
 
@@ -51,6 +55,8 @@ pub struct TableReader {
     /// Where the payloads of both are: in `held`, or in the mapped file.
     filter: Range<usize>,
     index: Range<usize>,
+    /// What has been checked of both, unless all was when the table was opened.
+    checked: Option<CheckedPages>,
     cache: Option<Arc<BlockCache>>,
     /// Of all that is in memory.
     charge: Charge,
@@ -93,15 +99,21 @@ impl Scratch {
     }
 }
 
+/// Page sums, properties and footer are hardly ever more than this at the end of a table:
+/// sums for eight megabytes of filter and index.
+const LIKELY_END_BYTES: u64 = 16 * 1024;
+
 /// Scratch buffers larger than this are freed after use.
 const SCRATCH_KEPT_BYTES: usize = 1024 * 1024;
 
 impl TableReader {
     /// Opens the table that `expected` describes.
     ///
-    /// Reads the footer, the filter, the index and the properties (two reads)
-    /// and checks them; data blocks are checked when they are read, the hash of
-    /// the whole file by [`verify`](Self::verify).
+    /// Reads and checks the footer and the properties, and, unless the file is mapped, the
+    /// filter and the index: two reads. Of a mapped file (if the table is of a version with
+    /// [page sums](crate::format::page_sums)) those two are checked a page at a time, when
+    /// they are first looked at; data blocks when they are read, the hash of the whole file
+    /// by [`verify`](Self::verify).
     ///
     /// # Errors
     /// `Corrupt` if it is not that file or a part is damaged, `Incompatible` if
@@ -155,12 +167,14 @@ impl TableReader {
     }
 
     /// Asks for what [`open`](Self::open) is going to read of a table that is near, so that
-    /// it is on its way while others are opened. Reads the footer. Says nothing of what is
-    /// wrong with the table; opening it will.
-    pub(crate) fn ask_for_ends(source: &dyn ReadAt) {
-        if let Ok(footer) = read_footer(source) {
-            source.will_need(footer.filter_at, footer.footer_at - footer.filter_at);
+    /// it is on its way while others are opened. Waits for nothing.
+    pub(crate) fn ask_for_end(source: &dyn ReadAt) {
+        let bytes = source.len();
+        if source.as_slice().is_some() {
+            source.read_singly(0, bytes);
         }
+        let start = bytes.saturating_sub(LIKELY_END_BYTES);
+        source.will_need(start, bytes - start);
     }
 
     fn open_parts(source: &Arc<dyn ReadAt>, held: Held) -> Result<Self> {
@@ -168,11 +182,17 @@ impl TableReader {
         let footer = read_footer(&**source)?;
         let file = footer.file;
 
-        let range = footer.filter_at..footer.footer_at;
         let mapped = source.as_slice().is_some() && held == Held::IfNotMapped;
+        // Filter and index are looked at now, or page by page when they are needed.
+        let is_later = mapped && footer.sums().is_some();
+        let start = if is_later { footer.searched().end } else { footer.filter_at };
+        let range = start..footer.footer_at;
         let (mut held, mut unused) = (None, Vec::new());
         let tail = if mapped {
-            source.will_need(range.start, range.end - range.start);
+            let bytes = range.end - range.start;
+            source.will_need(start, bytes);
+            let resident = source.make_resident(start, bytes);
+            resident.map_err(|why| cannot_read(&**source, start, bytes as usize, why))?;
             bytes_of(&**source, range, &mut unused)?
         } else {
             // Pages of its own: it is large, and lives as long as the table is open.
@@ -184,35 +204,46 @@ impl TableReader {
                 .map_err(|why| cannot_read(&**source, range.start, pages.len(), why))?;
             &**pages
         };
+        // Where the payload of a part is in `tail`.
         let part = |kind, range: Range<u64>| {
-            let start = (range.start - footer.filter_at) as usize;
-            let frame = &tail[start..start + (range.end - range.start) as usize];
+            let at = (range.start - start) as usize;
+            let frame = &tail[at..at + (range.end - range.start) as usize];
             // Only data blocks are compressed, so there is nothing to put here.
             let payload = decode_frame(frame, file, kind, range.start, &mut Vec::new())
                 .map(|payload| payload.len())?;
-            let start = start + FRAME_HEADER_BYTES;
-            Ok::<_, Error>(start..start + payload)
+            let at = at + FRAME_HEADER_BYTES;
+            Ok::<_, Error>(at..at + payload)
         };
-        let filter = part(PartKind::Filter, footer.filter())?;
-        let index = part(PartKind::Index, footer.index())?;
         let properties = part(PartKind::Properties, footer.properties())?;
-
-        Filter::decode(&tail[filter.clone()])
-            .map_err(|error| in_part(error, file, PartKind::Filter))?;
         let properties = Properties::decode(&tail[properties])
             .map_err(|error| in_part(error, file, PartKind::Properties))?;
         let block_starts = properties
             .block_starts()
             .map_err(|error| in_part(error, file, PartKind::Properties))?;
-        let rows =
-            Index::new(&tail[index.clone()], &block_starts, footer.data(), properties.groups);
-        check_index(&rows, &properties).map_err(|error| in_part(error, file, PartKind::Index))?;
+
+        let pages = SummedPages::new(file, footer.searched());
+        if let Some(sums) = footer.sums() {
+            let sums = part(PartKind::PageSums, sums)?;
+            let found = pages.check_payload(&tail[sums]);
+            found.map_err(|error| in_part(error, file, PartKind::PageSums))?;
+        }
+        let checked = is_later.then(|| CheckedPages::none_of(pages.len()));
+        let [filter, index] = if is_later {
+            [footer.filter(), footer.index()].map(payload_of)
+        } else {
+            let filter = part(PartKind::Filter, footer.filter())?;
+            let index = part(PartKind::Index, footer.index())?;
+            let rows =
+                Index::new(&tail[index.clone()], &block_starts, footer.data(), properties.groups);
+            check_index(&rows, &properties)
+                .map_err(|error| in_part(error, file, PartKind::Index))?;
+            let base = if mapped { start as usize } else { 0 };
+            [filter, index].map(|part| base + part.start..base + part.end)
+        };
         // Of others when the end has been read: until then a remote one keeps it.
         if source.as_slice().is_none() {
             source.read_singly(0, bytes);
         }
-        let base = if mapped { footer.filter_at as usize } else { 0 };
-        let [filter, index] = [filter, index].map(|part| base + part.start..base + part.end);
         let meta = TableMeta {
             file,
             bytes,
@@ -223,7 +254,7 @@ impl TableReader {
             groups: properties.groups,
         };
         let source = Arc::clone(source);
-        Ok(Self {
+        let reader = Self {
             source,
             meta,
             hash_known: false,
@@ -234,10 +265,17 @@ impl TableReader {
             held,
             filter,
             index,
+            checked,
             cache: None,
             charge: Charge::default(),
             origin: None,
-        })
+        };
+        // Nothing of either is read for this.
+        Filter::decode(reader.part(&reader.filter))
+            .map_err(|error| in_part(error, file, PartKind::Filter))?;
+        let len = reader.rows().check_len();
+        len.map_err(|error| in_part(error, file, PartKind::Index))?;
+        Ok(reader)
     }
 
     /// Has the memory that it takes counted.
@@ -269,8 +307,11 @@ impl TableReader {
     /// Keeps track of where the table is read, and of how much of it.
     #[must_use]
     pub(crate) fn with_origin(mut self, origin: Origin) -> Self {
-        let tail = self.footer.filter_at..self.footer.footer_at;
-        origin.note_read(tail.end - tail.start);
+        let start = match self.checked {
+            Some(_) => self.footer.searched().end,
+            None => self.footer.filter_at,
+        };
+        origin.note_read(self.footer.footer_at - start);
         self.origin = Some(origin);
         self
     }
@@ -334,11 +375,68 @@ impl TableReader {
         self.properties.ordinal(name)
     }
 
-    /// The index: every data block, in order, for planning reads and slices.
+    /// The index: every data block, in order, for planning reads and slices. Reads all of
+    /// it that has not been looked at yet.
+    ///
+    /// # Errors
+    /// `Corrupt` if it is damaged, `Unavailable` if it cannot be read.
+    pub fn index(&self) -> Result<Index<'_>> {
+        self.ask_for_searched(self.index.clone());
+        self.ensure_sound(self.index.clone())?;
+        Ok(self.rows())
+    }
+
+    /// The index, of which nothing may be believed that has not been
+    /// [seen to be sound](Self::ensure_row).
     #[inline]
-    pub fn index(&self) -> Index<'_> {
+    fn rows(&self) -> Index<'_> {
         let rows = self.part(&self.index);
         Index::new(rows, &self.block_starts, self.footer.data(), self.properties.groups)
+    }
+
+    /// Checks the row of a block, unless that has been done.
+    #[inline]
+    fn ensure_row(&self, number: usize) -> Result<()> {
+        let Range { start, end } = Index::range_of_row(number);
+        self.ensure_sound(self.index.start + start..(self.index.start + end).min(self.index.end))
+    }
+
+    /// Asks the system for the rows of these blocks, for who is going to look at each.
+    pub(super) fn ask_for_rows(&self, blocks: &Range<usize>) {
+        let [first, end] = [blocks.start, blocks.end].map(|block| Index::range_of_row(block).start);
+        self.ask_for_searched(self.index.start + first..self.index.start + end);
+    }
+
+    /// The blocks that can hold a record with this hash: see
+    /// [`Index::blocks_of_hash`].
+    #[inline]
+    pub(super) fn blocks_of_hash(
+        &self,
+        ordinal: u16,
+        group: KeyGroup,
+        hash: u64,
+    ) -> Result<Range<usize>> {
+        let blocks = self.rows().search(ordinal, group, hash, |row| self.ensure_row(row));
+        blocks.map_err(|error| in_part(error, self.file(), PartKind::Index))
+    }
+
+    /// The blocks that hold records of these groups: see [`Index::blocks_of_groups`].
+    pub(super) fn blocks_of_groups(
+        &self,
+        ordinal: u16,
+        groups: KeyGroupRange,
+    ) -> Result<Range<usize>> {
+        let blocks = self.rows().search_groups(ordinal, groups, |row| self.ensure_row(row));
+        blocks.map_err(|error| in_part(error, self.file(), PartKind::Index))
+    }
+
+    /// Checks all of filter and index, whatever has been checked of them.
+    pub(super) fn verify_searched(&self) -> Result<()> {
+        let all = self.filter.start..self.index.end;
+        self.ask_for_searched(all.clone());
+        self.ensure_sound(all)?;
+        check_index(&self.rows(), &self.properties)
+            .map_err(|error| in_part(error, self.file(), PartKind::Index))
     }
 
     /// Bytes of memory that the open table occupies: neither the mapped file nor
@@ -349,6 +447,7 @@ impl TableReader {
             + self.properties.states.capacity() * size_of::<StateProperties>()
             + names
             + size_of_val(&*self.block_starts)
+            + self.checked.as_ref().map_or(0, CheckedPages::memory_bytes)
             + self.held_bytes()
     }
 
@@ -502,7 +601,11 @@ impl TableReader {
 
     /// What the index says about the block of this number.
     pub(super) fn block(&self, number: usize) -> Result<BlockEntry> {
-        let block = self.index().block(number);
+        let rows = self.rows();
+        // Where it ends, the next row says.
+        let last = (number + 1).min(rows.len().saturating_sub(1));
+        let sound = (number..=last).try_for_each(|row| self.ensure_row(row));
+        let block = sound.and_then(|()| rows.block(number));
         block.map_err(|error| in_part(error, self.file(), PartKind::Index))
     }
 
@@ -528,6 +631,11 @@ fn check_index(index: &Index<'_>, properties: &Properties) -> Result<()> {
             .expected(format_args!("{} records", state.records))
             .found(records))
     })
+}
+
+/// The payload of a part that fills `range`, where it lies in the file.
+fn payload_of(range: Range<u64>) -> Range<usize> {
+    range.start as usize + FRAME_HEADER_BYTES..range.end as usize
 }
 
 fn in_part(error: Error, file: FileId, kind: PartKind) -> Error {
