@@ -231,7 +231,8 @@ fn a_value_of_five_mebibytes_is_one_block_between_small_ones() {
         let table = open(&bytes, mapped, &meta).unwrap();
         table.verify().unwrap();
         let largest = table
-            .index().unwrap()
+            .index()
+            .unwrap()
             .iter()
             .map(|block| block.unwrap())
             .max_by_key(|block| block.frame_bytes())

@@ -442,8 +442,7 @@ fn blocks_that_fit_pages_are_read_with_one_page_each_and_little_more_space() {
             open(&bytes, false, &meta).unwrap()
         };
         let (plain, paged) = (write(false), write(true));
-        let blocks: Vec<_> =
-            paged.index().unwrap().iter().map(Result::unwrap).collect();
+        let blocks: Vec<_> = paged.index().unwrap().iter().map(Result::unwrap).collect();
         let pages = |offset: u64, end: u64| (end - 1) / 4096 - offset / 4096 + 1;
         let across = blocks.iter().filter(|block| pages(block.offset, block.end) > 1).count();
         assert!(across * 25 < blocks.len(), "{across} of {} blocks", blocks.len());
@@ -494,8 +493,7 @@ impl ReadAt for Paged {
 fn a_page_of_filter_or_index_is_read_and_checked_once_and_only_if_it_is_looked_at() {
     let model = counts(50_000);
     let (bytes, meta) = model.write(FILE, SMALL_BLOCKS).unwrap();
-    let file =
-        Arc::new(Paged { bytes, resident: Mutex::default(), unreadable: Mutex::default() });
+    let file = Arc::new(Paged { bytes, resident: Mutex::default(), unreadable: Mutex::default() });
     let table = TableReader::open(Arc::clone(&file) as _, &meta).unwrap();
     let searched = table.footer().searched();
     let searched = searched.start / 4096..searched.end.div_ceil(4096);

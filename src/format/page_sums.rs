@@ -124,7 +124,8 @@ impl SummedPages {
     /// `Corrupt` if they are damaged, or the payload has no sum of the page.
     pub fn check(&self, number: usize, bytes: &[u8], payload: &[u8]) -> Result<()> {
         let offset = self.range_of(number).start;
-        let stored = payload.chunks_exact(SUM_BYTES).nth(number).and_then(|sum| sum.try_into().ok());
+        let stored =
+            payload.chunks_exact(SUM_BYTES).nth(number).and_then(|sum| sum.try_into().ok());
         let stored = stored.map(u64::from_le_bytes);
         let computed = of_part(self.file, offset, PartKind::PageSums as u8, bytes);
         if stored.is_some_and(|stored| checksum_matches(computed, stored)) {

@@ -71,7 +71,9 @@ impl TableReader {
         let mut blocks =
             match self.blocks_that_may_hold(Rank::Any, ordinal, (bounds.group, bounds.hash)) {
                 Ok(blocks) => blocks,
-                Err(error) => return self.instead(error)?.scan_collection(ordinal, collection, from),
+                Err(error) => {
+                    return self.instead(error)?.scan_collection(ordinal, collection, from);
+                }
             };
         // Without a bound the collection starts where these blocks do.
         if from.is_some() && blocks.len() > 1 {

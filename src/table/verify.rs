@@ -125,11 +125,9 @@ impl TableReader {
                 return Err(Error::corrupt("records are out of order")
                     .at(format_args!("{}, hash {hash:016x}", record.group)));
             }
-            let known = [hash, own_hash]
-                .into_iter()
-                .try_fold(true, |known, hash| {
-                    Ok::<_, Error>(known && self.filter_passes(entry.state, record.group, hash)?)
-                })?;
+            let known = [hash, own_hash].into_iter().try_fold(true, |known, hash| {
+                Ok::<_, Error>(known && self.filter_passes(entry.state, record.group, hash)?)
+            })?;
             if !known {
                 return Err(Error::corrupt("filter denies a record that is there")
                     .at(format_args!("{}, hash {hash:016x}", record.group)));

@@ -25,8 +25,8 @@ use crate::format::filter::{MAX_FILTER_BITS_PER_KEY, fill_filter, filter_bytes, 
 use crate::format::frame::{FRAME_HEADER_BYTES, FrameEncoder, FrameLens, PartKind};
 use crate::format::index::{BlockEntry, IndexBuilder, MAX_TABLE_BYTES, hash_prefix};
 use crate::format::manifest::MAX_STATES;
-use crate::format::properties::{Properties, StateProperties};
 use crate::format::page_sums::PageSumsBuilder;
+use crate::format::properties::{Properties, StateProperties};
 use crate::format::table::{Footer, encode_header};
 use crate::format::{Compression, TableMeta};
 

@@ -109,6 +109,10 @@ pub(crate) struct Cli {
     #[arg(long, global = true, default_value_t = true, action = ArgAction::Set)]
     pub(crate) bloom: bool,
 
+    /// Have RocksDB copy the files of a checkpoint when it restores, not link them.
+    #[arg(long, global = true, hide = true)]
+    pub(crate) copied: bool,
+
     /// How Alluvium, RocksDB and fjall compress blocks.
     #[arg(long, global = true, default_value = "lz4")]
     pub(crate) compression: Compression,
@@ -219,6 +223,7 @@ impl Cli {
         Settings {
             memory_bytes: self.memory_mb << 20,
             bloom: self.bloom,
+            copied: self.copied,
             compression: self.compression,
             background_threads: self.background_threads,
             budget_bytes: None,

@@ -81,9 +81,8 @@ fn a_hash_is_looked_for_in_every_block_that_can_hold_it() {
     );
     let payload = rows.payload();
     let index = rows.over(&payload);
-    let find = |state, group, prefix| {
-        index.blocks_of_hash(state, KeyGroup(group), hash(prefix)).unwrap()
-    };
+    let find =
+        |state, group, prefix| index.blocks_of_hash(state, KeyGroup(group), hash(prefix)).unwrap();
     assert_eq!(find(0, 1, 99), 0..0, "before everything");
     assert_eq!(find(0, 1, 100), 0..1);
     assert_eq!(find(0, 2, 49), 0..1);
@@ -267,8 +266,7 @@ fn rows_that_vanish_after_the_check_are_an_error_and_not_an_absence() {
         };
         let error = all(torn.blocks_of_hash(0, entry.first_group, hash));
         assert_eq!(error.expect_err("the row is gone").kind(), ErrorKind::Corrupt);
-        let error =
-            all(torn.blocks_of_groups(0, groups(entry.first_group.0, entry.first_group.0)));
+        let error = all(torn.blocks_of_groups(0, groups(entry.first_group.0, entry.first_group.0)));
         assert_eq!(error.expect_err("the row is gone").kind(), ErrorKind::Corrupt, "block {i}");
     }
     let whole = rows.over(&payload);

@@ -95,6 +95,11 @@ pub(crate) struct Settings {
     pub(crate) memory_bytes: u64,
     /// Whether tables carry Bloom filters, for engines with a choice.
     pub(crate) bloom: bool,
+    /// Whether a restore copies the files of a checkpoint, as one from a store far away
+    /// does, instead of linking them; for engines that need either, since they change the
+    /// directory that they work in.
+    #[cfg_attr(not(feature = "rocksdb"), expect(dead_code, reason = "only RocksDB has a choice"))]
+    pub(crate) copied: bool,
     /// Compression of blocks, for engines with a choice.
     pub(crate) compression: Compression,
     /// Threads that write checkpoints, for Alluvium.

@@ -32,6 +32,8 @@ use crate::workload::{bump, counter_of};
 const FAMILY: &str = "default";
 /// The checkpoint that a restore begins with.
 const SAVED: &str = "restore-from";
+/// The database that it becomes.
+const RESTORED: &str = "restored";
 const MB: u64 = 1024 * 1024;
 
 /// A database with one column family.
@@ -249,8 +251,29 @@ impl<const K: usize, const V: usize> Restore<K, V> for RocksDb<K, V> {
     }
 
     fn restore(settings: &Settings, saved: &PathBuf) -> Result<Self> {
-        Ok(Self::with(Self::open(settings, saved)?, saved))
+        let dir = saved.with_file_name(RESTORED);
+        take_files(saved, &dir, settings.copied)?;
+        Ok(Self::with(Self::open(settings, &dir)?, &dir))
     }
+}
+
+/// Makes `to` a database of the files of a checkpoint, which stays what it is: of its
+/// tables, which never change, links or copies, of everything else copies.
+fn take_files(checkpoint: &Path, to: &Path, copied: bool) -> Result<()> {
+    if to.exists() {
+        std::fs::remove_dir_all(to)?;
+    }
+    std::fs::create_dir(to)?;
+    for entry in std::fs::read_dir(checkpoint)? {
+        let (from, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
+        let is_table = from.extension().is_some_and(|extension| extension == "sst");
+        if is_table && !copied {
+            std::fs::hard_link(from, to.join(name))?;
+        } else {
+            std::fs::copy(from, to.join(name))?;
+        }
+    }
+    Ok(())
 }
 
 impl<const K: usize, const V: usize> OnDisk<K, V> for RocksDb<K, V> {

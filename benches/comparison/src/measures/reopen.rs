@@ -5,12 +5,13 @@
 //! memory cgroup, opens it and works on it (read-modify-write, Zipf 0.99, one at a
 //! time) for the length of the round. Time runs from the call that opens it. The
 //! speed at the end is the median of the last third of the round; full speed is
-//! reached with nine tenths of that in two slices in a row.
+//! reached with nine tenths of that in two slices in a row. Engines differ in how fast
+//! that is, so it is also said when each is as fast as the slowest of them gets.
 
 use serde_json::{Value, json};
 
 use super::spill::contestant::{Contestant, Field, contestants};
-use super::spill::figures::{bars, full_speed, thinned};
+use super::spill::figures::{bars, full_speed, reached, thinned};
 use super::{progress, rotated};
 use crate::Result;
 use crate::options::Cli;
@@ -25,6 +26,7 @@ struct Round {
     /// Speed at the end, and when it was reached.
     steady: Option<f64>,
     full_after_ns: Option<f64>,
+    slice_ns: f64,
     mean: f64,
     read_bytes: f64,
     per_second: Vec<f64>,
@@ -43,6 +45,7 @@ impl Round {
             first_ns: number("first_ns")?,
             steady: reached.map(|(steady, _)| steady),
             full_after_ns: reached.map(|(_, slices)| slices as f64 * slice_ns),
+            slice_ns,
             mean: number("operations")? / seconds,
             read_bytes: number("disk_read_bytes")?,
             per_second,
@@ -63,7 +66,7 @@ pub(super) fn run(cli: &Cli, report: &mut Report) -> Result<()> {
 
 fn at_size(cli: &Cli, keys: u64, value_bytes: usize, round_ms: u64) -> Result<Section> {
     let rounds = cli.rounds_or(3);
-    let Field { mut contestants, limit } = contestants(cli)?;
+    let Field { mut contestants, limit } = contestants(cli, true)?;
     let mut saved = Vec::new();
     for contestant in &mut contestants {
         progress(&format!("reopen: saving {} keys from {}", keys_name(keys), contestant.name));
@@ -98,6 +101,7 @@ fn at_size(cli: &Cli, keys: u64, value_bytes: usize, round_ms: u64) -> Result<Se
         &[
             ("first op", Unit::Nanos),
             ("full speed after", Unit::Nanos),
+            ("slowest's after", Unit::Nanos),
             ("full speed", Unit::PerSecond),
             ("ops from the start", Unit::PerSecond),
             ("read", Unit::Bytes),
@@ -113,6 +117,9 @@ fn at_size(cli: &Cli, keys: u64, value_bytes: usize, round_ms: u64) -> Result<Se
     .parameter("budget_bytes", cli.budget_bytes())
     .parameter("rounds", rounds)
     .parameter("round_ms", round_ms);
+    let full_speeds =
+        found.iter().filter_map(|rounds| median(rounds.iter().filter_map(|round| round.steady)));
+    let slowest = full_speeds.fold(f64::INFINITY, f64::min);
     for (contestant, rounds) in contestants.iter().zip(&found) {
         section.row(
             "",
@@ -120,6 +127,9 @@ fn at_size(cli: &Cli, keys: u64, value_bytes: usize, round_ms: u64) -> Result<Se
             vec![
                 median(rounds.iter().map(|round| round.first_ns)),
                 median(rounds.iter().filter_map(|round| round.full_after_ns)),
+                median(rounds.iter().filter_map(|round| {
+                    Some(reached(&round.per_second, slowest)? as f64 * round.slice_ns)
+                })),
                 median(rounds.iter().filter_map(|round| round.steady)),
                 median(rounds.iter().map(|round| round.mean)),
                 median(rounds.iter().map(|round| round.read_bytes)),
@@ -130,9 +140,12 @@ fn at_size(cli: &Cli, keys: u64, value_bytes: usize, round_ms: u64) -> Result<Se
     }
     section.note(picture(&contestants, &found));
     section.note(
-        "From the local disk. What the page cache still has is at most what the group's limit \
-         left there. `full speed` is that of the last third of the round: an engine whose cache \
-         is still filling then would get faster yet.",
+        "From the local disk, and the checkpoint stays what it is: RocksDB works in a directory \
+         of links to its tables, or copies them first, as it has to from a store that is not this \
+         disk; Alluvium reads them where they are. What the page cache still has is at most what \
+         the group's limit left there. `full speed` is that of the last third of the round, and \
+         `slowest's after` says when an engine had that of the slowest of them: an engine whose \
+         cache is still filling then would get faster yet.",
     );
     section.note(limit);
     contestants.iter().filter_map(Contestant::obituary).for_each(|line| section.note(line));

@@ -23,12 +23,20 @@ pub(crate) fn limit_bytes(budget_bytes: u64) -> u64 {
     budget_bytes + (budget_bytes / 4).max(LEAST_SPARE_BYTES)
 }
 
+/// What tells contestants of one kind apart.
+#[derive(Clone, Copy)]
+struct Setting {
+    suffix: &'static str,
+    bloom: bool,
+    copied: bool,
+}
+
 /// One engine under one setting.
 pub(crate) struct Contestant {
     /// As the tables call it.
     pub(crate) name: String,
     kind: Kind,
-    bloom: bool,
+    setting: Setting,
     // Dropped in this order: a process is in its group and has files in its
     // directory.
     child: Option<Child>,
@@ -50,7 +58,8 @@ impl Contestant {
     pub(crate) fn start(&mut self, cli: &Cli, value_bytes: usize) -> Result<()> {
         let mut command = own_program(cli, "spill-child", self.kind, cli.key_bytes, value_bytes)?;
         command
-            .args(["--bloom", &self.bloom.to_string()])
+            .args(["--bloom", &self.setting.bloom.to_string()])
+            .args(self.setting.copied.then_some("--copied"))
             .args(["--budget-mb", &(cli.budget_bytes() >> 20).to_string()])
             .args(["--batch", &cli.batch.to_string()])
             .args(["--seed", &cli.seed.to_string()])
@@ -124,8 +133,9 @@ pub(crate) struct Field {
 /// Makes the contestants of a run, each with a group of its own if that can be.
 ///
 /// RocksDB takes part with and without Bloom filters: where they do not fit the
-/// cache they cost more than they save, and the better of the two counts.
-pub(crate) fn contestants(cli: &Cli) -> Result<Field> {
+/// cache they cost more than they save, and the better of the two counts. Where a restore
+/// is measured it takes part once more, with files that it has to copy.
+pub(crate) fn contestants(cli: &Cli, restores: bool) -> Result<Field> {
     let limit_bytes = limit_bytes(cli.budget_bytes());
     let parent = cli.cgroup.clone().map_or_else(own_group, Ok);
     let mut limit = format!(
@@ -139,11 +149,16 @@ pub(crate) fn contestants(cli: &Cli) -> Result<Field> {
         if !kind.on_disk() {
             return Err(format!("{} keeps all of its state in memory", kind.name()).into());
         }
-        let settings: &[(&str, bool)] = match kind.name() {
-            "rocksdb" => &[("", true), (" without Bloom", false)],
-            _ => &[("", cli.bloom)],
-        };
-        for (suffix, bloom) in settings {
+        let plain = Setting { suffix: "", bloom: cli.bloom, copied: false };
+        let mut settings = vec![plain];
+        if kind.name() == "rocksdb" {
+            let bloom = Setting { bloom: true, ..plain };
+            settings = vec![bloom, Setting { suffix: " without Bloom", bloom: false, ..plain }];
+            if restores {
+                settings.push(Setting { suffix: ", files copied", copied: true, ..bloom });
+            }
+        }
+        for setting in settings {
             let number = contestants.len();
             let group = parent
                 .as_ref()
@@ -155,9 +170,9 @@ pub(crate) fn contestants(cli: &Cli) -> Result<Field> {
                 .map_err(|error| unlimited = Some(error))
                 .ok();
             contestants.push(Contestant {
-                name: format!("{}{suffix}", kind.name()),
+                name: format!("{}{}", kind.name(), setting.suffix),
                 kind,
-                bloom: *bloom,
+                setting,
                 child: None,
                 group,
                 dir: EngineDir::new(cli)?,

@@ -124,8 +124,13 @@ impl Timeline {
 pub(crate) fn full_speed(per_second: &[f64]) -> Option<(f64, usize)> {
     let last = &per_second[per_second.len() - per_second.len().div_ceil(3)..];
     let steady = median(last.iter().copied()).filter(|steady| *steady > 0.0)?;
-    let reached = per_second.windows(2).position(|two| two.iter().all(|one| *one >= 0.9 * steady));
-    Some((steady, reached? + 1))
+    Some((steady, reached(per_second, steady)?))
+}
+
+/// The number of slices until two in a row had nine tenths of a speed.
+pub(crate) fn reached(per_second: &[f64], speed: f64) -> Option<usize> {
+    let mut pairs = per_second.windows(2);
+    pairs.position(|two| two.iter().all(|one| *one >= 0.9 * speed)).map(|before| before + 1)
 }
 
 /// Figures as a row of bars, the largest of them eight eighths high.
@@ -215,6 +220,8 @@ mod tests {
         // The one early slice of 95 is a stroke of luck.
         let speeds = [0.0, 10.0, 95.0, 60.0, 92.0, 99.0, 100.0, 101.0, 100.0];
         assert_eq!(full_speed(&speeds), Some((100.0, 5)));
+        assert_eq!(reached(&speeds, 60.0), Some(3), "the speed of another");
+        assert_eq!(reached(&speeds, 200.0), None);
         assert_eq!(full_speed(&[]), None);
         assert_eq!(full_speed(&[0.0, 0.0, 0.0]), None);
     }

@@ -98,7 +98,7 @@ pub(crate) fn run(cli: &Cli, report: &mut Report) -> Result<()> {
 }
 
 fn at_size(cli: &Cli, plan: &Plan, report: &mut Report) -> Result<()> {
-    let Field { mut contestants, limit } = contestants(cli)?;
+    let Field { mut contestants, limit } = contestants(cli, false)?;
     let mut found: Vec<Findings> = contestants.iter().map(|_| Findings::default()).collect();
     let workloads: Vec<String> =
         plan.workloads.iter().map(|workload| workload.argument()).collect();
