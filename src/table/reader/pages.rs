@@ -107,3 +107,157 @@ impl TableReader {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::atomic::AtomicU32;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::base::{FileId, KeyGroup, MaxParallelism};
+    use crate::codec::KeyRef;
+    use crate::env::{ReadAt, WriteFile};
+    use crate::format::Placement;
+    use crate::format::collection::EntryName;
+    use crate::format::table::TableMeta;
+    use crate::table::origin::{Origin, Spare};
+    use crate::table::{Found, PlacedKey, TableOptions, TableWriter};
+
+    const KEYS: u32 = 3_000;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl WriteFile for Written {
+        fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(())
+        }
+
+        fn sync(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[derive(Debug)]
+    struct Mapped(Vec<u8>);
+
+    impl ReadAt for Mapped {
+        fn len(&self) -> u64 {
+            self.0.len() as u64
+        }
+
+        fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+            buf.copy_from_slice(&self.0[offset as usize..offset as usize + buf.len()]);
+            Ok(())
+        }
+
+        fn as_slice(&self) -> Option<&[u8]> {
+            Some(&self.0)
+        }
+    }
+
+    /// Another copy of the table, and how often it was asked for.
+    struct Elsewhere(Arc<TableReader>, AtomicU32);
+
+    impl Spare for Elsewhere {
+        fn instead(&self, _: Error) -> Result<Arc<TableReader>> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            Ok(Arc::clone(&self.0))
+        }
+    }
+
+    fn in_order() -> Vec<(KeyGroup, u64, [u8; 4])> {
+        let place = |key: u32| {
+            let key = key.to_le_bytes();
+            let (group, hash) = KeyRef::new(&key).locate(MaxParallelism::DEFAULT);
+            (group, hash, key)
+        };
+        let mut all: Vec<_> = (0..KEYS).map(place).collect();
+        all.sort_unstable();
+        all
+    }
+
+    fn name_of_entry() -> Vec<u8> {
+        let mut name = Vec::new();
+        EntryName::entry(b"", b"entry").encode(&mut name);
+        name
+    }
+
+    /// A table of lists of one entry and of values; what is in it is its key.
+    fn written() -> (Vec<u8>, TableMeta) {
+        let (out, file) = (Written::default(), FileId { incarnation: 1, number: 1 });
+        let options = TableOptions { block_bytes: 512, ..TableOptions::default() };
+        let parallelism = MaxParallelism::DEFAULT;
+        let mut writer =
+            TableWriter::new(Box::new(out.clone()), file, parallelism, options).unwrap();
+        let states = [
+            ("lists", Placement::Collection, name_of_entry()),
+            ("values", Placement::Single, Vec::new()),
+        ];
+        for (state, placement, namespace) in states {
+            writer.begin_placed_state(state, placement).unwrap();
+            for (group, hash, key) in in_order() {
+                writer.add(group, hash, &key, &namespace, Some(&key)).unwrap();
+            }
+        }
+        let meta = writer.finish().unwrap();
+        let bytes = out.0.lock().unwrap().clone();
+        (bytes, meta)
+    }
+
+    #[test]
+    fn where_filter_or_index_are_damaged_another_copy_is_read_by_every_way_to_look() {
+        let (bytes, meta) = written();
+        let sound = Arc::new(TableReader::open(Arc::new(Mapped(bytes.clone())), &meta).unwrap());
+        for part in [sound.footer.filter(), sound.footer.index()] {
+            // Every page of it but what is read when the table is opened.
+            let mut bad = bytes.clone();
+            (part.start..part.end).step_by(512).for_each(|at| bad[at as usize] ^= 0x40);
+            let spare = Arc::new(Elsewhere(Arc::clone(&sound), AtomicU32::new(0)));
+            let open = || {
+                let origin = Origin {
+                    reads: Arc::default(),
+                    store_bytes: None,
+                    spare: Some(Arc::<Elsewhere>::clone(&spare)),
+                    file: None,
+                };
+                let reader = TableReader::open(Arc::new(Mapped(bad.clone())), &meta).unwrap();
+                Arc::new(reader.with_origin(origin))
+            };
+            let table = open();
+            let mut asked = 0;
+            let mut was_asked = |what: &str| {
+                let now = spare.1.load(Ordering::Relaxed);
+                assert!(now > asked, "{what} met no damage in {part:?}");
+                asked = now;
+            };
+            let mut out = Vec::new();
+            for (ordinal, namespace) in [(0, name_of_entry()), (1, Vec::new())] {
+                for (group, hash, key) in in_order() {
+                    let found = table.get(ordinal, group, hash, &key, &namespace, &mut out);
+                    let found = found.unwrap();
+                    assert_eq!((found, &out[..]), (Found::Value, &key[..]));
+                }
+                was_asked("a look-up");
+            }
+            for (group, hash, key) in in_order() {
+                let at = PlacedKey { group, hash, key: &key, namespace: b"" };
+                let mut scan = table.scan_collection(0, at, None).unwrap();
+                assert_eq!(scan.next().unwrap().unwrap().value, Some(&key[..]));
+                assert!(scan.next().unwrap().is_none());
+            }
+            was_asked("a scan of a collection");
+            if part == sound.footer.index() {
+                let (table, mut records) = (open(), 0);
+                let mut scan = table.scan(meta.groups);
+                while scan.next().unwrap().is_some() {
+                    records += 1;
+                }
+                assert_eq!(records, 2 * KEYS);
+                was_asked("a scan");
+            }
+        }
+    }
+}
