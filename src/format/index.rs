@@ -75,10 +75,25 @@ pub const fn hash_prefix(hash: u64) -> u32 {
     (hash >> 32) as u32
 }
 
-/// What rows of a state are ordered by.
+/// What rows of a state are ordered by: that of the blocks that begin with this hash.
+#[inline]
+pub const fn place_of(group: KeyGroup, hash: u64) -> u64 {
+    place(group, hash_prefix(hash))
+}
+
 #[inline]
 const fn place(group: KeyGroup, hash_prefix: u32) -> u64 {
     (group.0 as u64) << 32 | hash_prefix as u64
+}
+
+/// Rows of a state among which the first is that does not come before a place, by what is
+/// known without a look at any.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Within {
+    /// All before these come before the place. If there is a row behind them, it does not.
+    pub rows: Range<usize>,
+    /// The place of the row behind them, if that is another's bound.
+    pub place_behind: Option<u64>,
 }
 
 /// The rows of a table that is being written.
@@ -316,11 +331,12 @@ impl<'a> Index<'a> {
     /// # Errors
     /// `Corrupt` if rows are missing.
     pub fn blocks_of_hash(&self, state: u16, group: KeyGroup, hash: u64) -> Result<Range<usize>> {
-        self.search(state, group, hash, |_| Ok(()))
+        self.search(state, group, hash, None, |_| Ok(()))
     }
 
     /// [`blocks_of_hash`](Self::blocks_of_hash), which asks `is_sound` about the row of
-    /// each number before it looks at it.
+    /// each number before it looks at it, and at few rows but those `within`, if that is
+    /// known.
     ///
     /// # Errors
     /// `Corrupt` if rows are missing. Those of `is_sound`.
@@ -330,6 +346,7 @@ impl<'a> Index<'a> {
         state: u16,
         group: KeyGroup,
         hash: u64,
+        within: Option<Within>,
         mut is_sound: impl FnMut(usize) -> Result<()>,
     ) -> Result<Range<usize>> {
         let wanted = place(group, hash_prefix(hash));
@@ -341,9 +358,11 @@ impl<'a> Index<'a> {
         let mut place_of = |number: usize| sound_row(number).map(Row::place);
         // Records at `wanted` may begin in the block before the first that
         // starts at or behind it, and go on through all that start at it.
-        let (mut low, mut high) = (start, end);
-        let mut at_high = None;
-        if high - low > FEW_ROWS {
+        let (mut low, mut high, mut at_high) = match &within {
+            Some(Within { rows, place_behind }) => (rows.start, rows.end, *place_behind),
+            None => (start, end, None),
+        };
+        if within.is_none() && high - low > FEW_ROWS {
             let guess = self.guess(wanted, low, high, &mut place_of)?;
             // Both ends of where it should be, unless they are the ends of all.
             let near = guess.saturating_sub(NEAR_ROWS).max(low);
@@ -394,12 +413,8 @@ impl<'a> Index<'a> {
         high: usize,
         place_of: &mut impl FnMut(usize) -> Result<u64>,
     ) -> Result<usize> {
-        let first = place(self.groups.first(), 0);
-        let places = place(self.groups.last(), u32::MAX) - first;
-        // A guess may be as inexact as it likes, and this never overflows.
-        let rows_a_place = (high - low) as f64 / places as f64;
-        let scaled = |places: u64| (places as f64 * rows_a_place) as usize;
-        let guess = low + scaled(wanted.saturating_sub(first)).min(high - low - 1);
+        let scaled = |places: u64| (places as f64 * self.rows_a_place(high - low)) as usize;
+        let guess = self.first_guess(wanted, low, high);
         let found = place_of(guess)?;
         let better = if found < wanted {
             guess + scaled(wanted - found)
@@ -407,6 +422,34 @@ impl<'a> Index<'a> {
             guess.saturating_sub(scaled(found - wanted))
         };
         Ok(better.clamp(low, high - 1))
+    }
+
+    /// How many of so many rows there are to a place. A guess may be as inexact as it
+    /// likes, and this never overflows.
+    #[inline]
+    fn rows_a_place(&self, rows: usize) -> f64 {
+        let places = place(self.groups.last(), u32::MAX) - place(self.groups.first(), 0);
+        rows as f64 / places as f64
+    }
+
+    #[inline]
+    fn first_guess(&self, wanted: u64, low: usize, high: usize) -> usize {
+        let places = wanted.saturating_sub(place(self.groups.first(), 0));
+        let guess = (places as f64 * self.rows_a_place(high - low)) as usize;
+        low + guess.min(high - low - 1)
+    }
+
+    /// About where the first row of a state is that does not come before a place: off by
+    /// some hundred rows of a million. `None` if the state has no rows. Looks at none.
+    #[inline]
+    pub fn likely_row(&self, state: u16, wanted: u64) -> Option<usize> {
+        let Range { start, end } = self.blocks_of_state(state);
+        (start < end).then(|| self.first_guess(wanted, start, end))
+    }
+
+    /// The place of the row of this number, as it stands there.
+    pub fn place_at(&self, number: usize) -> Option<u64> {
+        self.row(number).map(Row::place)
     }
 
     /// The contiguous run of blocks that hold records of these groups.

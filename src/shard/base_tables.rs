@@ -80,6 +80,16 @@ impl StateBase {
         self.migration = Some(migration);
     }
 
+    /// Asks for what has to be searched to find out what a look at a key will read. Waits
+    /// for nothing.
+    pub(super) fn will_search(&self, at: PlacedKey<'_>) {
+        let mut tables = self.of_group(at).peekable();
+        while let Some((table, ordinal)) = tables.next() {
+            let rank = rank(tables.peek().is_none());
+            table.reader.will_search(rank, ordinal, (at.group, at.hash));
+        }
+    }
+
     /// Asks for what a look at a key will read, in the newest table that may have it.
     pub(super) fn will_need(&self, at: PlacedKey<'_>) {
         let mut tables = self.of_group(at).peekable();

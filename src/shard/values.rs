@@ -322,15 +322,22 @@ impl ShardCore {
         key_of: &impl Fn(&K) -> KeyRef<'_>,
         mut work: impl FnMut(&mut Self, usize, &[K]) -> Result<()>,
     ) -> Result<()> {
+        let mut missing = Vec::with_capacity(keys.len().min(ASKED_AHEAD));
         for (number, asked) in keys.chunks(ASKED_AHEAD).enumerate() {
             let max_parallelism = self.max_parallelism;
             let slot = self.slot(state)?;
+            missing.clear();
             for key in asked {
                 let (group, key, namespace) = key_of(key).parts();
                 let group = group.unwrap_or_else(|| group_of_hash(hash_key(key), max_parallelism));
                 if !slot.memtable.knows(&slot.memtable.probe(group, key, namespace)) {
-                    slot.base.will_need(PlacedKey::in_group(group, key, namespace));
+                    let at = PlacedKey::in_group(group, key, namespace);
+                    slot.base.will_search(at);
+                    missing.push(at);
                 }
+            }
+            for at in &missing {
+                slot.base.will_need(*at);
             }
             for (batch, keys) in asked.chunks(BATCH).enumerate() {
                 work(self, number * ASKED_AHEAD + batch * BATCH, keys)?;

@@ -187,8 +187,21 @@ fn every_place_is_found_in_few_looks_however_hashes_are_spread() {
                 seen += 1;
                 Ok(())
             };
-            let found = index.search(entry.state, group, hash, look).unwrap();
+            let found = index.search(entry.state, group, hash, None, look).unwrap();
             assert_eq!(found, by_hand(&rows, entry.state, group, hash), "{name}, question {i}");
+            // Between any two rows that lie around it, it is the same.
+            let wanted = place_of(group, hash);
+            let of_state = index.blocks_of_state(entry.state);
+            let first = of_state.start
+                + of_state.clone().filter(|&row| index.place_at(row).unwrap() < wanted).count();
+            let low = first - (random(i + 11) as usize % 40).min(first - of_state.start);
+            let high = first + (random(i + 13) as usize % 40).min(of_state.end - first);
+            let behind = index.place_at(high).filter(|_| high < of_state.end);
+            let within = Within { rows: low..high, place_behind: behind };
+            if i % 16 == 0 {
+                let near = index.search(entry.state, group, hash, Some(within), |_| Ok(()));
+                assert_eq!(near.unwrap(), found, "{name}, question {i}, {low} to {high}");
+            }
             let equal = (found.len() as u32 + 1).ilog2() * 2 + 2;
             let least = rows.entries.len().ilog2() + 1;
             assert!(seen <= least + 4 + equal, "{name}: {seen} looks");

@@ -263,11 +263,18 @@ impl TableReader {
     /// have the record, it costs as much as the block that it might spare.
     #[inline]
     fn may_hold(&self, rank: Rank, ordinal: u16, (group, hash): (KeyGroup, u64)) -> Result<bool> {
-        let is_at_hand = self.held.is_some() || !self.by_calls;
-        if rank == Rank::Oldest && !is_at_hand && self.placement(ordinal) == Placement::Single {
-            return Ok(self.meta.groups.contains(group));
+        let is_of_group = self.meta.groups.contains(group);
+        if !self.is_filter_asked(rank, ordinal) {
+            return Ok(is_of_group);
         }
-        Ok(self.meta.groups.contains(group) && self.filter_passes(ordinal, group, hash)?)
+        Ok(is_of_group && self.filter_passes(ordinal, group, hash)?)
+    }
+
+    /// Whether the filter is worth a look.
+    #[inline]
+    pub(super) fn is_filter_asked(&self, rank: Rank, ordinal: u16) -> bool {
+        let is_at_hand = self.held.is_some() || !self.by_calls;
+        rank != Rank::Oldest || is_at_hand || self.placement(ordinal) != Placement::Single
     }
 
     /// Whether the filter does not exclude the hash: one that places a record

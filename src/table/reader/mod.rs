@@ -227,7 +227,7 @@ impl TableReader {
             let found = pages.check_payload(&tail[sums]);
             found.map_err(|error| in_part(error, file, PartKind::PageSums))?;
         }
-        let checked = is_later.then(|| CheckedPages::none_of(pages.len()));
+        let checked = is_later.then(|| CheckedPages::none_of(&footer));
         let [filter, index] = if is_later {
             [footer.filter(), footer.index()].map(payload_of)
         } else {
@@ -416,7 +416,9 @@ impl TableReader {
         group: KeyGroup,
         hash: u64,
     ) -> Result<Range<usize>> {
-        let blocks = self.rows().search(ordinal, group, hash, |row| self.ensure_row(row));
+        let checked = self.checked.as_ref();
+        let within = checked.and_then(|checked| self.rows_near(checked, ordinal, group, hash));
+        let blocks = self.rows().search(ordinal, group, hash, within, |row| self.ensure_row(row));
         blocks.map_err(|error| in_part(error, self.file(), PartKind::Index))
     }
 

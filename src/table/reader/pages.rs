@@ -4,25 +4,45 @@
 //! Who looks at bytes of them says so before. Of each page that is remembered in one bit,
 //! which is asked in a nanosecond or two. Two threads may check the same page at the same
 //! time; both come to the same.
+//!
+//! Of a page of the index its first place is remembered, too. Where memory is short pages
+//! come and go, and a search that guesses where a hash should be may touch two or three; by
+//! what is remembered it finds the one page, and who looks many keys up can ask for that
+//! page beforehand ([`TableReader::will_search`]).
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{TableReader, payload_of};
-use crate::base::{Error, Result};
+use super::{Rank, TableReader, payload_of};
+use crate::base::{Error, KeyGroup, Result};
+use crate::format::filter::{Filter, filter_hash};
 use crate::format::frame::PAGE_BYTES;
+use crate::format::index::{Index, ROW_BYTES, Within, place_of};
 use crate::format::page_sums::SummedPages;
+use crate::format::table::Footer;
 
 const BITS: usize = u64::BITS as usize;
 
-/// Which pages of a table's filter and index have been checked.
+/// An index on fewer pages is searched without what is remembered of them.
+const FEW_PAGES: usize = 4;
+
+/// How many pages are looked through to either side of where a place should be.
+const NEAR_PAGES: usize = 8;
+
+/// Which pages of a table's filter and index have been checked, a bit each; and then, of
+/// the pages of the index if they are not few, one more than the place of the first row
+/// that begins there, or 0.
 #[derive(Debug)]
 pub(super) struct CheckedPages(Box<[AtomicU64]>);
 
 impl CheckedPages {
-    /// None of so many.
-    pub(super) fn none_of(pages: usize) -> Self {
-        Self((0..pages.div_ceil(BITS)).map(|_| AtomicU64::new(0)).collect())
+    /// None of those of a table.
+    pub(super) fn none_of(footer: &Footer) -> Self {
+        let pages = SummedPages::new(footer.file, footer.searched());
+        let of_index = pages.len() - pages.number_of(footer.index_at);
+        let places = if of_index < FEW_PAGES { 0 } else { of_index };
+        let words = pages.len().div_ceil(BITS) + places;
+        Self((0..words).map(|_| AtomicU64::new(0)).collect())
     }
 
     /// Bytes of memory beside its own.
@@ -42,6 +62,19 @@ impl CheckedPages {
         if let Some(word) = self.0.get(number / BITS) {
             word.fetch_or(1 << (number % BITS), Ordering::Relaxed);
         }
+    }
+}
+
+impl CheckedPages {
+    /// The word of the first place of a page of a table with these pages.
+    #[inline]
+    fn place_word(
+        &self,
+        pages: &SummedPages,
+        first_of_index: usize,
+        number: usize,
+    ) -> Option<&AtomicU64> {
+        self.0.get(pages.len().div_ceil(BITS)..)?.get(number.checked_sub(first_of_index)?)
     }
 }
 
@@ -85,6 +118,93 @@ impl TableReader {
         }
     }
 
+    /// Asks the system for the page that a look-up will search first, if it may have to be
+    /// read: of the filter, or, where that is not asked, of the index.
+    pub(crate) fn will_search(&self, rank: Rank, ordinal: u16, (group, hash): (KeyGroup, u64)) {
+        let Some(checked) = &self.checked else { return };
+        let page = if self.is_filter_asked(rank, ordinal) {
+            let state = self.properties.states.get(usize::from(ordinal));
+            if state.is_none_or(|state| !state.filtered) {
+                return;
+            }
+            let filter = Filter::decode(self.part(&self.filter)).unwrap_or_default();
+            self.filter.start + filter.range_of(filter_hash(ordinal, group, hash)).start
+        } else {
+            let within = self.rows_near(checked, ordinal, group, hash);
+            let likely = within.map(|within| within.rows.start);
+            let row = likely.or_else(|| self.rows().likely_row(ordinal, place_of(group, hash)));
+            let Some(row) = row else { return };
+            self.index.start + Index::range_of_row(row).start
+        };
+        let pages = self.summed_pages();
+        let number = pages.number_of(page as u64);
+        // Where memory is not short it stays once it was read.
+        if self.by_calls || !checked.contains(number) {
+            let page = pages.range_of(number);
+            self.source.will_need(page.start, page.end - page.start);
+        }
+    }
+
+    /// The rows among which those of a hash are: of one page or two, if the pages around
+    /// were looked at before.
+    pub(super) fn rows_near(
+        &self,
+        checked: &CheckedPages,
+        ordinal: u16,
+        group: KeyGroup,
+        hash: u64,
+    ) -> Option<Within> {
+        let (rows, wanted) = (self.rows(), place_of(group, hash));
+        let Range { start, end } = rows.blocks_of_state(ordinal);
+        let pages = self.summed_pages();
+        let first_of_index = pages.number_of(self.footer.index_at);
+        let page_of =
+            |row| pages.number_of((self.index.start + Index::range_of_row(row).start) as u64);
+        let first_row_of = |number| {
+            let at = pages.range_of(number).start as usize;
+            at.saturating_sub(self.index.start).div_ceil(ROW_BYTES)
+        };
+        let place_of_page = |number| {
+            let word = checked.place_word(&pages, first_of_index, number)?;
+            word.load(Ordering::Relaxed).checked_sub(1)
+        };
+        let likely = page_of(rows.likely_row(ordinal, wanted)?);
+        // The nearest page that begins before the place, and the nearest that does not.
+        let (mut low, mut behind) = (None, None);
+        for number in (likely.saturating_sub(NEAR_PAGES)..=likely).rev() {
+            if number < first_of_index || first_row_of(number) <= start {
+                low = Some(start);
+                break;
+            }
+            match place_of_page(number) {
+                Some(place) if place < wanted => {
+                    low = Some(first_row_of(number) + 1);
+                    break;
+                }
+                Some(place) => behind = Some((first_row_of(number), Some(place))),
+                None => {}
+            }
+        }
+        let mut low = low?;
+        let mut number = likely + 1;
+        while behind.is_none() {
+            if number >= pages.len() || first_row_of(number) >= end {
+                behind = Some((end, None));
+            } else if number > likely + NEAR_PAGES {
+                return None;
+            } else {
+                match place_of_page(number) {
+                    Some(place) if place < wanted => low = first_row_of(number) + 1,
+                    Some(place) => behind = Some((first_row_of(number), Some(place))),
+                    None => {}
+                }
+            }
+            number += 1;
+        }
+        let (high, place_behind) = behind?;
+        Some(Within { rows: low..high, place_behind })
+    }
+
     /// Reads and checks a page.
     #[cold]
     fn check_page(&self, checked: &CheckedPages, number: usize) -> Result<()> {
@@ -101,6 +221,16 @@ impl TableReader {
         let sums = self.footer.sums().and_then(|sums| file.get(payload_of(sums)));
         pages.check(number, page, sums.unwrap_or_default())?;
         checked.add(number);
+        let first_of_index = pages.number_of(self.footer.index_at);
+        if let Some(word) = checked.place_word(&pages, first_of_index, number) {
+            let at = (range.start as usize).saturating_sub(self.index.start);
+            let row = at.div_ceil(ROW_BYTES);
+            // Its first half has to be on this page.
+            let is_here = self.index.start + row * ROW_BYTES + ROW_BYTES / 2 <= range.end as usize;
+            if let Some(place) = self.rows().place_at(row).filter(|_| is_here) {
+                word.store(place + 1, Ordering::Relaxed);
+            }
+        }
         if let Some(origin) = &self.origin {
             origin.note_read(bytes);
         }
@@ -124,7 +254,7 @@ mod tests {
     use crate::table::origin::{Origin, Spare};
     use crate::table::{Found, PlacedKey, TableOptions, TableWriter};
 
-    const KEYS: u32 = 3_000;
+    const KEYS: u32 = 60_000;
 
     #[derive(Clone, Default)]
     struct Written(Arc<Mutex<Vec<u8>>>);
@@ -259,5 +389,39 @@ mod tests {
                 was_asked("a scan");
             }
         }
+    }
+
+    #[test]
+    fn what_was_seen_of_an_index_leads_to_one_page_of_it_and_to_the_same_blocks() {
+        let (bytes, meta) = written();
+        let table = TableReader::open(Arc::new(Mapped(bytes)), &meta).unwrap();
+        let checked = table.checked.as_ref().unwrap();
+        let rows_of_page = PAGE_BYTES / ROW_BYTES;
+        assert!(table.index.len() > 6 * PAGE_BYTES, "{} bytes of index", table.index.len());
+        let mut hashes: Vec<_> =
+            in_order().into_iter().map(|(group, hash, _)| (group, hash)).collect();
+        // And those of nobody, at the ends of groups among them.
+        for group in 0..128 {
+            hashes.extend([0, 1, u64::MAX / 3, u64::MAX].map(|hash| (KeyGroup(group), hash)));
+        }
+        let mut known = Vec::new();
+        for round in 0..2 {
+            let mut led_to = 0;
+            for (ordinal, &(group, hash)) in
+                (0..2).flat_map(|ordinal| hashes.iter().map(move |at| (ordinal, at)))
+            {
+                let within = table.rows_near(checked, ordinal, group, hash);
+                if let Some(Within { rows, .. }) = &within {
+                    led_to += 1;
+                    assert!(round == 0 || rows.len() <= rows_of_page, "{rows:?}");
+                }
+                let alone = table.rows().search(ordinal, group, hash, None, |_| Ok(())).unwrap();
+                let led = table.rows().search(ordinal, group, hash, within, |_| Ok(())).unwrap();
+                assert_eq!(led, alone, "round {round}, state {ordinal}, {group}, {hash:016x}");
+                assert_eq!(table.blocks_of_hash(ordinal, group, hash).unwrap(), alone);
+            }
+            known.push(led_to);
+        }
+        assert!(known[0] > 0 && known[1] == 2 * hashes.len(), "{known:?}");
     }
 }
