@@ -215,7 +215,8 @@ impl Coordinator {
     }
 
     /// Writes metadata of this job for a checkpoint that it did not take. Its number is
-    /// a new one, not below that of the other job: no snapshot in it is later.
+    /// a new one, above that of the other job: no snapshot in it is later, and whoever knows
+    /// the number that it had can tell that it has come from elsewhere.
     fn own_metadata(
         &mut self,
         theirs: Checkpoint,
@@ -228,7 +229,7 @@ impl Coordinator {
                 .expected(format_args!("at most {MAX_FOREIGN_ID}"))
                 .remedy("take another copy of it"));
         }
-        let id = SnapshotId(self.next_id.0.max(theirs.id.0));
+        let id = SnapshotId(self.next_id.0.max(theirs.id.0 + 1));
         self.next_id = SnapshotId(id.0 + 1);
         let epoch = self.epoch();
         let ours = Checkpoint { id, epoch, job: self.seen.job.clone(), kind, ..theirs };
