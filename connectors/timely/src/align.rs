@@ -56,15 +56,14 @@ impl<R> Alignment<R> {
     /// The next barrier, if the frontier has passed it: everything before it has been
     /// worked on.
     pub(crate) fn next_barrier(&mut self, frontier: Time) -> Option<Trigger> {
-        let barrier = *self.barriers.front().filter(|barrier| barrier.id <= frontier.epoch)?;
-        self.barriers.pop_front();
-        Some(barrier)
+        let is_passed = self.barriers.front().is_some_and(|barrier| barrier.id <= frontier.epoch);
+        if is_passed { self.barriers.pop_front() } else { None }
     }
 
-    /// Goes on past a barrier; gives back what has waited for it.
-    pub(crate) fn pass(&mut self, barrier: Trigger) -> Vec<Batch<R>> {
-        self.epoch = barrier.id;
-        self.waiting.remove(&barrier.id).unwrap_or_default()
+    /// Goes on past the barrier of this number; gives back what has waited for it.
+    pub(crate) fn pass(&mut self, barrier: u64) -> Vec<Batch<R>> {
+        self.epoch = barrier;
+        self.waiting.remove(&barrier).unwrap_or_default()
     }
 }
 
@@ -74,7 +73,7 @@ mod tests {
     use crate::control::mail::Stop;
 
     fn barrier(id: u64) -> Trigger {
-        Trigger { id, life: 1, stop: Stop::No, is_full: false }
+        Trigger { id, life: 1, stop: Stop::No, is_full: false, place: None }
     }
 
     #[test]
@@ -87,7 +86,7 @@ mod tests {
         assert!(alignment.next_barrier(Time::new(0, 50)).is_none(), "more may come before it");
         assert_eq!(alignment.watermark(Time::new(0, 50)), 20);
         assert_eq!(alignment.next_barrier(Time::new(3, 50)), Some(barrier(3)));
-        let waiting = alignment.pass(barrier(3));
+        let waiting = alignment.pass(3);
         assert_eq!(waiting.len(), 1);
         assert_eq!((waiting[0].event, &*waiting[0].records), (20, &["after"][..]));
         assert_eq!(alignment.watermark(Time::new(3, 50)), 50);
@@ -103,7 +102,7 @@ mod tests {
         alignment.expect(barrier(8));
         for id in [7, 8] {
             assert_eq!(alignment.next_barrier(Time::new(8, 5)), Some(barrier(id)));
-            let waiting = alignment.pass(barrier(id));
+            let waiting = alignment.pass(id);
             assert_eq!(waiting.iter().flat_map(|b| &b.records).collect::<Vec<_>>(), [&id]);
         }
         assert!(alignment.next_barrier(Time::new(8, 5)).is_none());

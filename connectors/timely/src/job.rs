@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use alluvium::coordinator::{CheckpointSettings, ClaimMode, Coordinator, RestoreFrom, StopMode};
+use alluvium::coordinator::{CheckpointSettings, ClaimMode, Coordinator, RestoreFrom};
 use alluvium::env::{Env, RealEnv};
 use alluvium::format::{Checkpoint, ShardCosts};
 use alluvium::object::{LocalStore, ObjectStore};
@@ -18,8 +18,10 @@ use timely::{CommunicationConfig, Config};
 use crate::control::mail::{Order, Report};
 use crate::control::{Control, Over, ToMaster};
 use crate::flow::Flow;
+use crate::handle::JobHandle;
 use crate::master::{Master, Request};
-use crate::metadata::Metadata;
+use crate::metadata::{Metadata, Origin};
+use crate::place::Open;
 use crate::process::{Configure, Process, Shape};
 use crate::time::Time;
 
@@ -80,58 +82,6 @@ pub enum JobEvent {
     },
 }
 
-/// What [`JobHandle`] asks the coordinator for.
-pub(crate) enum Ask {
-    Checkpoint,
-    Savepoint(String),
-    Stop(String, StopMode),
-}
-
-/// Asks a running job for things, from any thread of the process of the first worker. Not
-/// to be used from within the job's own functions: an answer needs the workers.
-#[derive(Clone, Debug)]
-pub struct JobHandle {
-    asks: Sender<Request>,
-}
-
-impl JobHandle {
-    /// Takes a checkpoint now and waits until it is complete.
-    ///
-    /// # Errors
-    /// `Unavailable` if it was given up; `Closed` if the job is over or its coordinator
-    /// in another process.
-    pub fn checkpoint(&self) -> Result<SnapshotId> {
-        self.ask(Ask::Checkpoint)
-    }
-
-    /// Takes a savepoint of this name and waits until it is complete.
-    ///
-    /// # Errors
-    /// As [`checkpoint`](Self::checkpoint); `Invalid` if the name is taken or no name.
-    pub fn savepoint(&self, name: &str) -> Result<SnapshotId> {
-        self.ask(Ask::Savepoint(name.to_owned()))
-    }
-
-    /// Ends the job with a savepoint of this name and waits until it is complete.
-    ///
-    /// # Errors
-    /// As [`savepoint`](Self::savepoint). After one the job goes on, unless it was to be
-    /// [drained](StopMode::Drain): then it fails, since event time has come to its end.
-    pub fn stop(&self, name: &str, mode: StopMode) -> Result<SnapshotId> {
-        self.ask(Ask::Stop(name.to_owned(), mode))
-    }
-
-    fn ask(&self, ask: Ask) -> Result<SnapshotId> {
-        let closed = || {
-            Error::closed("the job's coordinator does not run here")
-                .remedy("ask in the process of the first worker, while the job runs")
-        };
-        let (answer, answers) = channel();
-        self.asks.send((ask, answer)).map_err(|_| closed())?;
-        answers.recv().map_err(|_| closed())?
-    }
-}
-
 /// A dataflow with keyed state and checkpoints; see the [crate's documentation](crate).
 ///
 /// All processes of a job are given the same settings.
@@ -149,6 +99,7 @@ pub struct Job {
     lead: u64,
     peer_timeout: Option<Duration>,
     configure: Box<Configure>,
+    places: Option<Arc<Open>>,
     observer: Box<dyn Fn(&JobEvent) + Send>,
     asks: (Sender<Request>, Receiver<Request>),
 }
@@ -175,6 +126,7 @@ impl Job {
             lead: DEFAULT_LEAD,
             peer_timeout: Some(DEFAULT_PEER_TIMEOUT),
             configure: Box::new(|backend| backend),
+            places: None,
             observer: Box::new(|_| {}),
             asks: channel(),
         }
@@ -269,6 +221,28 @@ impl Job {
         self
     }
 
+    /// How every process of the job opens a place that somebody asks a savepoint into, by
+    /// its URL: whoever can write requests into the job's store (as
+    /// `alluvium savepoint STORE NAME --into PLACE` does), and
+    /// [`JobHandle::savepoint_into`]. Default: such savepoints are refused.
+    ///
+    /// [`open_url`](alluvium::object::open_url) will do where everybody who can write into
+    /// the store may also choose where the job writes, with the rights of its processes;
+    /// else refuse here what is not allowed. All processes must open the same place by the
+    /// same text: a directory is one only if it is of a shared file system, or all processes
+    /// are on one machine. In the first process it is called on the coordinator's thread,
+    /// which takes no checkpoints meanwhile; in all of them on a background thread of the
+    /// backend, whose snapshots wait. So what is opened should have timeouts. Of requests,
+    /// those are refused before that are refused everywhere; see
+    /// [`CoordinatorBuilder::places`](alluvium::coordinator::CoordinatorBuilder::places).
+    pub fn places(
+        mut self,
+        open: impl Fn(&str) -> Result<Arc<dyn ObjectStore>> + Send + Sync + 'static,
+    ) -> Self {
+        self.places = Some(Arc::new(open));
+        self
+    }
+
     /// Is told what happens to the job, in the process of the first worker, on the
     /// thread that completes checkpoints.
     pub fn observer(mut self, observer: impl Fn(&JobEvent) + Send + 'static) -> Self {
@@ -311,7 +285,8 @@ impl Job {
             self.lead,
             shape,
         );
-        let process = Arc::new(process.watching(self.peer_timeout));
+        let process = process.watching(self.peer_timeout).opening(self.places.clone());
+        let process = Arc::new(process);
         let mut master = None;
         let mut thread = None;
         if index == 0 {
@@ -319,16 +294,21 @@ impl Job {
             let mut coordinator = Coordinator::builder(Arc::clone(&self.store), &self.name)
                 .settings(self.settings)
                 .owner(format!("process {}", std::process::id()))
-                .env(Arc::clone(&self.env))
-                .open()?;
+                .env(Arc::clone(&self.env));
+            if let Some(open) = self.places.clone() {
+                coordinator = coordinator.places(move |place| open(place));
+            }
+            let mut coordinator = coordinator.open()?;
             let restored = coordinator.restore(&self.restore, self.claim)?;
             let (order, orders) = channel::<Order>();
             let (report, reports) = channel::<Report>();
             let (attach, attached) = channel();
             master = Some(ToMaster { orders, reports: report, attach });
             let body = Master {
+                origin: Origin::new(&self.name, &self.store.identity(), coordinator.epoch()),
                 coordinator,
                 restored,
+                places: self.places,
                 workers: workers as u64,
                 max_parallelism: self.max_parallelism,
                 allow_dropped_state: self.allow_dropped_state,

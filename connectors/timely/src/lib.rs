@@ -62,7 +62,7 @@
 //!
 //! - [`Job`]: name, store and settings, and [`run`](Job::run) with timely's own
 //!   configuration. [`JobHandle`] asks for savepoints or stops it, [`JobEvent`]s tell what
-//!   happens.
+//!   happens. With [`Job::places`] savepoints can be put straight into other places, too.
 //! - [`Flow`]: what a dataflow is built with. [`Flow::source`] reads, [`Flow::keyed`] keeps
 //!   state for keys, [`Flow::keyed_two`] joins, [`Flow::files`] writes. In between stand
 //!   timely's own operators.
@@ -122,6 +122,12 @@
 //!
 //! **Sinks.** See [`sink`]: files count when the checkpoint is complete that their records
 //! are before, and a restored job commits first what its checkpoint names.
+//!
+//! **Places.** A savepoint [into another place](JobHandle::savepoint_into) is a barrier that
+//! names a place. Workers freeze their shards as ever and answer with a sink that opens the
+//! place when a background thread first has something for it, so nobody waits for it; a
+//! place that cannot be opened or written is a snapshot that is declined. There is nothing to
+//! be said to shards afterwards.
 //!
 //! **Failure.** A snapshot that cannot be stored, or takes longer than the timeout,
 //! is declined or given up, and the job goes on; what it held is in the next one. An error
@@ -197,10 +203,12 @@
 mod align;
 mod control;
 mod flow;
+mod handle;
 mod job;
 mod keyed;
 mod master;
 mod metadata;
+mod place;
 mod process;
 pub mod sink;
 pub mod source;
@@ -209,7 +217,8 @@ mod time;
 use serde::{Deserialize, Serialize};
 
 pub use crate::flow::Flow;
-pub use crate::job::{Job, JobEvent, JobHandle, Outcome};
+pub use crate::handle::JobHandle;
+pub use crate::job::{Job, JobEvent, Outcome};
 pub use crate::keyed::{Context, Fire, Keyed, Stateful};
 pub use crate::metadata::source_positions;
 pub use crate::sink::FileSink;

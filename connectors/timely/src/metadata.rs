@@ -1,8 +1,11 @@
 //! What the job keeps with a checkpoint beside its shards: how far its sources had been
-//! read, and which files its sinks are to commit.
+//! read, which files its sinks are to commit, and where and when it was taken. The latter
+//! stays as it was when a savepoint comes into a job from elsewhere, and so has a new number
+//! there: the files of sinks have the old ones.
 //!
 //! ```text
-//! | version u8: 1 | sources | source ... | sinks | sink ... |
+//! | version u8: 2 | origin | sources | source ... | sinks | sink ... |
+//! origin:  | job | store | life u64 | id u64 |          version 1 has none
 //! source:  | name | fingerprint u64 | splits | split ... |       split n is the nth
 //! split:   | at u64 | latest u64 | ended u8: 0 or 1 |
 //! sink:    | name | parts | part ... |
@@ -21,7 +24,9 @@ use alluvium::{Error, Result};
 
 use crate::control::mail::{Part, Position};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// As it is without an origin.
+const VERSION_1: u8 = 1;
 
 /// Longest name of a source or a sink, in bytes.
 pub(crate) const MAX_NAME_BYTES: usize = 256;
@@ -29,6 +34,8 @@ pub(crate) const MAX_NAME_BYTES: usize = 256;
 pub(crate) const MAX_SPLITS: usize = 1 << 16;
 const MAX_COUNT: usize = 1 << 20;
 const SPLIT_BYTES: usize = 17;
+/// Most bytes that are kept of the name of a job, or the identity of its store.
+const MAX_ORIGIN_BYTES: usize = 1024;
 
 /// How far the sources of a job had been read when a checkpoint was taken: the
 /// [positions](crate::Reader::position) of their splits, by the name of the source.
@@ -45,6 +52,41 @@ pub fn source_positions(checkpoint: &Checkpoint) -> Result<BTreeMap<String, Vec<
     Ok(sources.into_iter().map(|(name, source)| (name, positions(source))).collect())
 }
 
+/// Where and when a checkpoint was taken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Origin {
+    pub(crate) job: String,
+    /// The identity of the job's store.
+    pub(crate) store: String,
+    /// Which life of the job's coordinator it was.
+    pub(crate) life: u64,
+    /// The number that it had there.
+    pub(crate) id: u64,
+}
+
+impl Origin {
+    /// What the checkpoints of one life have in common.
+    pub(crate) fn new(job: &str, store: &str, life: u64) -> Self {
+        let kept = |text: &str| {
+            let end = (0..=text.len().min(MAX_ORIGIN_BYTES)).rfind(|at| text.is_char_boundary(*at));
+            text[..end.unwrap_or(0)].to_owned()
+        };
+        Self { job: kept(job), store: kept(store), life, id: 0 }
+    }
+
+    /// Whether another job took it, or one in another store.
+    pub(crate) fn is_of_another_job(&self, own: &Self) -> bool {
+        (&self.job, &self.store) != (&own.job, &own.store)
+    }
+
+    /// Whether a checkpoint that says this of itself has come from elsewhere since.
+    pub(crate) fn is_adopted(&self, checkpoint: &Checkpoint) -> bool {
+        let mut shards = checkpoint.shards.iter();
+        (self.life, self.id) != (checkpoint.epoch, checkpoint.id.0)
+            || shards.any(|shard| shard.handle.snapshot() != checkpoint.id)
+    }
+}
+
 /// One source.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct SourceMeta {
@@ -57,6 +99,8 @@ pub(crate) struct SourceMeta {
 /// See the [module documentation](self).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Metadata {
+    /// Nothing if it is of version 1.
+    pub(crate) origin: Option<Origin>,
     /// By name.
     pub(crate) sources: BTreeMap<String, SourceMeta>,
     /// By name.
@@ -65,7 +109,17 @@ pub(crate) struct Metadata {
 
 impl Metadata {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![VERSION];
+        let mut out = Vec::new();
+        match &self.origin {
+            None => out.push(VERSION_1),
+            Some(Origin { job, store, life, id }) => {
+                out.push(VERSION);
+                put_str(&mut out, job);
+                put_str(&mut out, store);
+                out.extend_from_slice(&life.to_le_bytes());
+                out.extend_from_slice(&id.to_le_bytes());
+            }
+        }
         varint::put_u64(&mut out, self.sources.len() as u64);
         for (name, SourceMeta { fingerprint, splits }) in &self.sources {
             put_str(&mut out, name);
@@ -95,15 +149,23 @@ impl Metadata {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
         let mut reader = Reader::new("the job's part of a checkpoint", bytes);
         let version = reader.u8("version")?;
-        if version != VERSION {
+        if ![VERSION_1, VERSION].contains(&version) {
             return Err(Error::incompatible(
                 "the job's part of a checkpoint is of another version",
             )
-            .expected(VERSION)
+            .expected(format_args!("{VERSION_1} or {VERSION}"))
             .found(version)
             .remedy("was the checkpoint taken by a job of another runtime?"));
         }
         let mut metadata = Self::default();
+        if version == VERSION {
+            metadata.origin = Some(Origin {
+                job: reader.str("job", MAX_ORIGIN_BYTES)?.to_owned(),
+                store: reader.str("store", MAX_ORIGIN_BYTES)?.to_owned(),
+                life: reader.u64("life")?,
+                id: reader.u64("number")?,
+            });
+        }
         for _ in 0..reader.count("sources", MAX_COUNT, 2)? {
             let name = reader.str("name of a source", MAX_NAME_BYTES)?.to_owned();
             let fingerprint = reader.u64("fingerprint")?;
@@ -158,6 +220,7 @@ mod tests {
         ];
         let part = Part { pending: "pending-1".to_owned(), committed: "part-7".to_owned() };
         Metadata {
+            origin: Some(Origin { life: 3, id: 7, ..Origin::new("job", "local:/store", 0) }),
             sources: BTreeMap::from([
                 ("lines".to_owned(), SourceMeta { fingerprint: 1 << 40, splits }),
                 ("none".to_owned(), SourceMeta::default()),
@@ -168,7 +231,8 @@ mod tests {
 
     #[test]
     fn what_was_encoded_is_decoded() {
-        for metadata in [Metadata::default(), example()] {
+        let of_version_1 = Metadata { origin: None, ..example() };
+        for metadata in [Metadata::default(), of_version_1, example()] {
             assert_eq!(Metadata::decode(&metadata.encode()).unwrap(), metadata);
         }
     }

@@ -1,7 +1,8 @@
 //! What the workers of one process share: its backend, and whether it has failed.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use alluvium::env::Env;
@@ -13,6 +14,7 @@ use alluvium::{
 
 use crate::control::mail::{Failure, Start};
 use crate::control::watch::Watch;
+use crate::place::{Open, PlaceSink};
 
 /// Changes a backend's settings before it is opened.
 pub(crate) type Configure = dyn Fn(BackendBuilder) -> BackendBuilder + Send + Sync;
@@ -41,6 +43,10 @@ pub(crate) struct Process {
     /// How often this process says that it is there; nothing if nobody listens.
     pub(crate) beat_interval: Option<Duration>,
     watch: Mutex<Option<Watch>>,
+    /// How it opens places.
+    places: Option<Arc<Open>>,
+    /// Those that savepoints are on their way into, by the numbers of these.
+    placed: Mutex<BTreeMap<u64, Weak<PlaceSink>>>,
     backend: Mutex<Option<Backend>>,
     /// Why the first of its workers has failed.
     failed: Mutex<Option<Failure>>,
@@ -58,6 +64,7 @@ impl Process {
     ) -> Self {
         let (backend, failed) = (Mutex::default(), Mutex::default());
         let (beat_interval, watch) = (None, Mutex::default());
+        let (places, placed) = (None, Mutex::default());
         Self {
             env,
             store,
@@ -68,6 +75,8 @@ impl Process {
             shape,
             beat_interval,
             watch,
+            places,
+            placed,
             backend,
             failed,
         }
@@ -83,6 +92,25 @@ impl Process {
             self.watch = Mutex::new(Some(watch));
         }
         self
+    }
+
+    /// Opens places in this way.
+    pub(crate) fn opening(mut self, places: Option<Arc<Open>>) -> Self {
+        self.places = places;
+        self
+    }
+
+    /// Where the shards of this process put their snapshots for a savepoint of this number
+    /// that goes into another place. Nothing is opened by this.
+    pub(crate) fn place(&self, id: u64, place: &str) -> Arc<PlaceSink> {
+        let mut placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sink) = placed.get(&id).and_then(Weak::upgrade) {
+            return sink;
+        }
+        placed.retain(|_, sink| sink.strong_count() > 0);
+        let sink = Arc::new(PlaceSink::new(place, self.places.clone()));
+        placed.insert(id, Arc::downgrade(&sink));
+        sink
     }
 
     /// Another process was heard of.

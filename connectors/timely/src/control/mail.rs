@@ -29,7 +29,7 @@ pub(crate) enum Stop {
 }
 
 /// The barrier of one checkpoint.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Trigger {
     /// Number of the checkpoint.
     pub(crate) id: u64,
@@ -38,6 +38,8 @@ pub(crate) struct Trigger {
     pub(crate) stop: Stop,
     /// Whether its snapshots share no file with those before.
     pub(crate) is_full: bool,
+    /// Where its snapshots go, if that is not the job's store.
+    pub(crate) place: Option<String>,
 }
 
 /// What the master says. Every worker hears the same, in the same order.

@@ -33,7 +33,7 @@ use crate::process::{Process, Shape};
 pub(crate) const MASTER: u64 = 0;
 
 /// An order, as a member gets it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Notice {
     Trigger(Trigger),
     AllPassed(u64),
@@ -183,12 +183,13 @@ impl Control {
         match order {
             Order::Start(start) => *self.start.borrow_mut() = Some(start),
             Order::Trigger(trigger) => {
-                self.tell(Notice::Trigger(trigger));
-                self.report_passed(trigger.id);
+                let id = trigger.id;
+                self.tell(&Notice::Trigger(trigger));
+                self.report_passed(id);
             }
-            Order::AllPassed(id) => self.tell(Notice::AllPassed(id)),
-            Order::Completed(id) => self.tell(Notice::Completed(id)),
-            Order::Aborted(id) => self.tell(Notice::Aborted(id)),
+            Order::AllPassed(id) => self.tell(&Notice::AllPassed(id)),
+            Order::Completed(id) => self.tell(&Notice::Completed(id)),
+            Order::Aborted(id) => self.tell(&Notice::Aborted(id)),
             Order::Settle => self.is_settling.set(true),
             Order::Finish { checkpoint, savepoint } => {
                 let mut over = self.over.borrow_mut();
@@ -198,9 +199,9 @@ impl Control {
         }
     }
 
-    fn tell(&self, notice: Notice) {
+    fn tell(&self, notice: &Notice) {
         for member in &*self.members.borrow() {
-            member.inbox.borrow_mut().push_back(notice);
+            member.inbox.borrow_mut().push_back(notice.clone());
             member.activator.activate();
         }
     }

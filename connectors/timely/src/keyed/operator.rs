@@ -274,14 +274,15 @@ where
         loop {
             self.advance(self.alignment.watermark(frontier), session)?;
             let Some(barrier) = self.alignment.next_barrier(frontier) else { break };
+            let (id, stop) = (barrier.id, barrier.stop);
             self.under_way.begin(&mut self.parts.store, barrier, &self.parts.control)?;
-            let waiting = self.alignment.pass(barrier);
-            self.parts.control.passed(barrier.id);
-            if barrier.stop != Stop::No {
-                self.stopped = Some(barrier.id);
+            let waiting = self.alignment.pass(id);
+            self.parts.control.passed(id);
+            if stop != Stop::No {
+                self.stopped = Some(id);
             }
             let event = self.capability.time().event;
-            self.capability.downgrade(&Time::new(barrier.id, event));
+            self.capability.downgrade(&Time::new(id, event));
             for batch in waiting {
                 self.work(batch, session)?;
             }

@@ -2,10 +2,13 @@
 //! what came of them. Nothing here waits.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use alluvium::format::ShardAck;
-use alluvium::{Result, Shard, SnapshotId, SnapshotMode, SnapshotTicket};
+use alluvium::{
+    Error, ErrorKind, Result, Shard, SnapshotId, SnapshotMode, SnapshotSink, SnapshotTicket,
+};
 
 use crate::control::Control;
 use crate::control::mail::{Report, Trigger};
@@ -17,9 +20,17 @@ pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(2);
 /// those that every operation brings.
 const WARMED_AT_A_TIME: usize = 4096;
 
+/// Where a snapshot goes.
+enum To {
+    /// Into the job's store.
+    Own(SnapshotMode),
+    /// Into another place.
+    Elsewhere(Arc<dyn SnapshotSink>),
+}
+
 /// What a store has to do with checkpoints.
 pub(super) struct Snapshots<S> {
-    snapshot: fn(&mut S, SnapshotMode, SnapshotId) -> Result<SnapshotTicket>,
+    snapshot: fn(&mut S, To, SnapshotId) -> Result<SnapshotTicket>,
     complete: fn(&mut S, SnapshotId),
     is_independent: fn(&mut S) -> Result<bool>,
     aborted: fn(&mut S, SnapshotId),
@@ -28,7 +39,10 @@ pub(super) struct Snapshots<S> {
 
 impl Snapshots<Shard> {
     pub(super) const OF_SHARD: Self = Self {
-        snapshot: |shard, mode, id| shard.snapshot_as(mode, id, b""),
+        snapshot: |shard, to, id| match to {
+            To::Own(mode) => shard.snapshot_as(mode, id, b""),
+            To::Elsewhere(sink) => shard.snapshot_to(sink, id, b""),
+        },
         complete: Shard::notify_complete,
         // With a budget what it was restored from is part of the snapshot now.
         is_independent: |shard| {
@@ -62,14 +76,18 @@ impl<S> UnderWay<S> {
         control: &Control,
     ) -> Result<()> {
         let Some(snapshots) = &self.snapshots else { return Ok(()) };
-        let mode = if barrier.is_full { SnapshotMode::Full } else { SnapshotMode::Incremental };
-        match (snapshots.snapshot)(store, mode, SnapshotId(barrier.id)) {
+        let to = match &barrier.place {
+            Some(place) => To::Elsewhere(control.process.place(barrier.id, place)),
+            None if barrier.is_full => To::Own(SnapshotMode::Full),
+            None => To::Own(SnapshotMode::Incremental),
+        };
+        match (snapshots.snapshot)(store, to, SnapshotId(barrier.id)) {
             Ok(ticket) => {
                 self.tickets.push_back((barrier, ticket));
                 Ok(())
             }
             Err(error) if error.is_retryable() => {
-                self.decline(barrier, &error, control);
+                self.decline(barrier.id, &error, control);
                 Ok(())
             }
             Err(error) => Err(error),
@@ -85,7 +103,9 @@ impl<S> UnderWay<S> {
                     let ack = ShardAck::of(barrier.life, &report).encode()?;
                     control.report(Report::Acknowledged { id: barrier.id, ack });
                 }
-                Err(error) if error.is_retryable() => self.decline(*barrier, &error, control),
+                Err(error) if is_bearable(barrier, &error) => {
+                    self.decline(barrier.id, &error, control);
+                }
                 Err(error) => return Err(error),
             }
             self.tickets.pop_front();
@@ -93,11 +113,11 @@ impl<S> UnderWay<S> {
         Ok(false)
     }
 
-    fn decline(&self, barrier: Trigger, error: &alluvium::Error, control: &Control) {
+    fn decline(&self, id: u64, error: &Error, control: &Control) {
         control.report(Report::Declined {
             operator: self.operator.clone(),
             worker: control.index as u64,
-            id: barrier.id,
+            id,
             reason: error.to_string(),
         });
     }
@@ -129,4 +149,10 @@ impl<S> UnderWay<S> {
             (snapshots.watermark)(store, watermark);
         }
     }
+}
+
+/// Whether a snapshot that failed is only declined. Damage that a savepoint into another
+/// place meets is in that place, or for the next checkpoint that needs what is damaged.
+fn is_bearable(barrier: &Trigger, error: &Error) -> bool {
+    error.is_retryable() || (barrier.place.is_some() && error.kind() == ErrorKind::Corrupt)
 }

@@ -9,20 +9,23 @@
 mod pending;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 use alluvium::coordinator::{Coordinator, Event, Participant, StopMode};
-use alluvium::format::{Checkpoint, CheckpointKind, ShardAck, ShardPart};
+use alluvium::format::{Checkpoint, CheckpointKind, ShardAck, ShardPart, check_place};
 use alluvium::{Error, MaxParallelism, Result, SnapshotId, SnapshotMode};
 use timely::scheduling::SyncActivator;
 
 use self::pending::Pending;
 use crate::control::mail::{Failure, Order, Plan, Report, Start, Stop, Trigger};
-use crate::job::{Ask, JobEvent};
-use crate::metadata::Metadata;
+use crate::handle::Ask;
+use crate::job::JobEvent;
+use crate::metadata::{Metadata, Origin};
+use crate::place::{Open, knows_no_places};
 use crate::process::Process;
-use crate::sink::files::{self, Kept};
+use crate::sink::recover::{self, Kept, Restored};
 
 /// How often the coordinator is asked whether something is due.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -33,6 +36,10 @@ pub(crate) type Request = (Ask, Sender<Result<SnapshotId>>);
 /// See the [module documentation](self).
 pub(crate) struct Master {
     pub(crate) coordinator: Coordinator,
+    /// Of its checkpoints.
+    pub(crate) origin: Origin,
+    /// How it opens places.
+    pub(crate) places: Option<Arc<Open>>,
     pub(crate) restored: Option<Checkpoint>,
     pub(crate) workers: u64,
     pub(crate) max_parallelism: MaxParallelism,
@@ -148,25 +155,18 @@ impl Master {
                 if !self.allow_dropped_state {
                     check_all_are_there(checkpoint, &plan)?;
                 }
-                Some((checkpoint, Metadata::decode(&checkpoint.runtime)?))
+                let metadata = Metadata::decode(&checkpoint.runtime)?;
+                Some(Restored::new(checkpoint, metadata, &self.origin))
             }
         };
         let life = self.coordinator.epoch();
         let saved = self.parts_of_savepoints()?;
         let kept = saved.as_ref().map_or(Kept::All, Kept::These);
         for (name, dir) in &plan.sinks {
-            let of = |(checkpoint, meta): &'_ (&Checkpoint, Metadata)| {
-                (checkpoint.id, checkpoint.epoch, meta.sinks.get(name).cloned().unwrap_or_default())
-            };
-            let restored = restored.as_ref().map(of);
-            let restored = restored.as_ref().map(|(id, life, parts)| files::Restored {
-                id: *id,
-                life: *life,
-                parts,
-            });
-            files::recover(process.env.fs(), dir.as_ref(), life, restored.as_ref(), &kept)?;
+            let directory = recover::Directory::new(process.env.fs(), dir.as_ref(), life);
+            directory.recover(name, restored.as_ref(), &kept)?;
         }
-        let restored = restored.map(|(checkpoint, _)| checkpoint.id);
+        let restored = self.restored.as_ref().map(|checkpoint| checkpoint.id);
         let parallelism = u32::try_from(self.workers).unwrap_or(u32::MAX);
         let mut shards = Vec::new();
         for operator in &plan.operators {
@@ -255,7 +255,7 @@ impl Master {
                 running.pending.insert(barrier.id, pending);
                 let is_full = barrier.mode == SnapshotMode::Full;
                 let (id, life) = (barrier.id.0, barrier.epoch);
-                let trigger = Trigger { id, life, stop, is_full };
+                let trigger = Trigger { id, life, stop, is_full, place: barrier.place };
                 self.say(activator, Order::Trigger(trigger));
             }
             Event::Completed(id) => {
@@ -369,7 +369,7 @@ impl Master {
             && running.pending.get(&id).is_some_and(Pending::is_ready)
             && let Some(pending) = running.pending.remove(&id)
         {
-            let (metadata, acks) = pending.take();
+            let (metadata, acks) = pending.take(Origin { id: id.0, ..self.origin.clone() });
             self.coordinator.set_runtime_data(id, metadata.encode())?;
             for ack in acks {
                 self.coordinator.acknowledge(ack)?;
@@ -382,6 +382,7 @@ impl Master {
         let begun = match ask {
             Ask::Checkpoint => self.coordinator.trigger(),
             Ask::Savepoint(name) => self.coordinator.savepoint(&name),
+            Ask::SavepointInto(name, place) => self.savepoint_into(&name, &place),
             Ask::Stop(name, mode) => self.coordinator.stop(&name, mode),
         };
         match begun {
@@ -393,6 +394,15 @@ impl Master {
                 let _ = answer.send(Err(error));
             }
         }
+    }
+}
+
+impl Master {
+    fn savepoint_into(&mut self, name: &str, place: &str) -> Result<SnapshotId> {
+        check_place(place)?;
+        let Some(open) = &self.places else { return Err(knows_no_places()) };
+        let store = open(place).map_err(|error| error.at(place))?;
+        self.coordinator.savepoint_into(name, place, store)
     }
 }
 

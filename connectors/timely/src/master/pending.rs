@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use alluvium::format::ShardAck;
 
 use crate::control::mail::{Part, Plan, Position};
-use crate::metadata::{Metadata, SourceMeta};
+use crate::metadata::{Metadata, Origin, SourceMeta};
 
 /// Gathers the parts of one checkpoint until all are there.
 pub(crate) struct Pending {
@@ -51,11 +51,11 @@ impl Pending {
         self.missing == 0
     }
 
-    pub(crate) fn take(self) -> (Metadata, Vec<ShardAck>) {
+    pub(crate) fn take(self, origin: Origin) -> (Metadata, Vec<ShardAck>) {
         let source = |(name, (fingerprint, splits)): (_, (_, BTreeMap<u32, Position>))| {
             (name, SourceMeta { fingerprint, splits: splits.into_values().collect() })
         };
         let sources = self.sources.into_iter().map(source).collect();
-        (Metadata { sources, sinks: self.sinks }, self.acks)
+        (Metadata { origin: Some(origin), sources, sinks: self.sinks }, self.acks)
     }
 }

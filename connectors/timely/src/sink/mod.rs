@@ -5,6 +5,7 @@
 //! DIR/.pending-LIFE-WORKER-NUMBER    written, and not committed
 //! DIR/part-CHECKPOINT-WORKER         committed
 //! DIR/undone/LIFE-part-...           committed once, and then the job went back before it
+//! DIR/.saved-...                     of a pending file: a savepoint elsewhere names it
 //! ```
 //!
 //! 1. Each worker writes records to a pending file, on a thread of its own.
@@ -20,11 +21,31 @@
 //!    do so from one before the savepoint, the same records come again. The pending files
 //!    that a savepoint names stay as long as it does, for the day on which the job is rolled
 //!    back to it; what was set aside meanwhile then comes back, if it came before.
+//! 6. Of a savepoint [into another place](crate::Job::places) the job does not know how long
+//!    it stays. What it would commit is marked until the next checkpoint has committed it. If
+//!    the job goes on from an older one instead, its marked files are not removed but set
+//!    aside, as if they had been committed, and come back with the savepoint. They are small
+//!    change, and of use as long as the savepoint is: whoever deletes it may delete them.
+//!
+//! A savepoint elsewhere has the numbers of the job that took it, and keeps them: if it is
+//! brought back into that job (`alluvium import`), results after it are set aside as they
+//! are of a savepoint of the job itself. **Another job**, or one in another store, can go on
+//! from it as follows; everything else is refused before anything is changed.
+//!
+//! - Its sinks have new directories, and what was said before the savepoint stays in the old
+//!   ones.
+//! - The files that the savepoint would commit are copied into the new directories. The
+//!   error of the first try names them. In the old directory each has its pending name, its
+//!   committed one, or is set aside under the latter. There may be none, if nothing came
+//!   between the savepoint and the checkpoint before.
+//! - To go back to the savepoint once more, restore what was imported the first time: an
+//!   import after that has a number above those of results.
 //!
 //! So every record is in exactly one committed file, whatever happens to the processes.
 
-pub(crate) mod files;
+mod files;
 mod operator;
+pub(crate) mod recover;
 
 use std::path::PathBuf;
 

@@ -150,8 +150,9 @@ impl<R, W: FnMut(&R, &mut Vec<u8>)> Operator<R, W> {
         }
         while let Some(barrier) = self.alignment.next_barrier(frontier) {
             self.flush()?;
-            self.tell(Command::Prepare(barrier.id))?;
-            let waiting = self.alignment.pass(barrier);
+            let is_elsewhere = barrier.place.is_some();
+            self.tell(Command::Prepare { id: barrier.id, is_elsewhere })?;
+            let waiting = self.alignment.pass(barrier.id);
             self.control.passed(barrier.id);
             for batch in waiting {
                 self.work(&batch.records)?;

@@ -49,8 +49,8 @@ struct Operator<S: Source> {
     on_the_way: BTreeSet<u64>,
     /// Records read since the last barrier.
     since_barrier: u64,
-    /// The barrier with which the job is to stop: nothing is read after it.
-    stopped: Option<Trigger>,
+    /// The barrier with which the job is to stop, and how: nothing is read after it.
+    stopped: Option<(u64, Stop)>,
     has_said_the_end: bool,
     records: Vec<S::Item>,
 }
@@ -140,7 +140,7 @@ impl<S: Source> Operator<S> {
     fn run(&mut self, session: &mut Session<'_, S::Item>) -> Result<()> {
         while let Some(notice) = self.member.next() {
             match notice {
-                Notice::Trigger(barrier) => self.send_barrier(barrier),
+                Notice::Trigger(barrier) => self.send_barrier(&barrier),
                 Notice::AllPassed(id) => {
                     self.on_the_way.remove(&id);
                 }
@@ -226,9 +226,9 @@ impl<S: Source> Operator<S> {
         }
     }
 
-    fn send_barrier(&mut self, barrier: Trigger) {
+    fn send_barrier(&mut self, barrier: &Trigger) {
         if barrier.stop != Stop::No {
-            self.stopped = Some(barrier);
+            self.stopped = Some((barrier.id, barrier.stop));
         }
         if barrier.stop == Stop::Drain {
             self.advance_to(i64::MAX);
@@ -252,8 +252,8 @@ impl<S: Source> Operator<S> {
     /// The checkpoint with which the job was to stop came to nothing.
     fn go_on_after(&mut self, id: u64) -> Result<()> {
         match self.stopped {
-            Some(barrier) if barrier.id == id => {
-                if barrier.stop == Stop::Drain {
+            Some((barrier, stop)) if barrier == id => {
+                if stop == Stop::Drain {
                     return Err(Error::unavailable("the savepoint of a drained job failed")
                         .at(format_args!("checkpoint {id}"))
                         .remedy("run the job again; it goes on from its latest checkpoint"));
