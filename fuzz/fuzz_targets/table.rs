@@ -103,6 +103,8 @@ fn read(bytes: &[u8], mapped: bool) -> Option<(u64, bool)> {
     Some((records, sound))
 }
 
-fuzz_target!(|bytes: &[u8]| {
-    assert_eq!(read(bytes, false), read(bytes, true));
+fuzz_target!(|bytes: &[u8]| match (read(bytes, false), read(bytes, true)) {
+    // Of a mapped file filter and index are looked at later, and by whoever verifies.
+    (None, Some((_, sound))) => assert!(!sound, "what does not open is not sound"),
+    (read, mapped) => assert_eq!(read, mapped),
 });

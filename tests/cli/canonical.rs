@@ -18,7 +18,7 @@ use alluvium::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::job::{JOB, MAX, copy, counts, listing, open_store, shared};
+use crate::job::{JOB, MAX, copy, counts, earlier, listing, open_store, shared};
 use crate::tool::{alluvium, json, lines, on};
 
 /// Every state of the job, and its operator.
@@ -277,6 +277,53 @@ fn a_job_that_is_migrated_to_other_key_groups_and_restored_has_the_same_values()
     let last = export(&store, &dir.path().join("last"), &["--savepoint", "back"]);
     assert!(last == first, "through three numbers of key groups");
     assert_eq!(restored(dir.path(), &store, "back", 16), counts(4));
+}
+
+#[test]
+fn a_store_of_an_earlier_version_is_read_as_it_is_and_written_anew_if_told_so() {
+    let (dir, store) = earlier();
+    let all = |at: &[&str]| -> Vec<Vec<String>> {
+        STATES.iter().map(|(operator, state)| records(&store, operator, state, at)).collect()
+    };
+    let tables = |at: &[&str]| {
+        let told = json(&store, "upgrade", at);
+        let tables = told["kinds"].as_array().unwrap().iter().find(|of| of["kind"] == "tables");
+        let tables = tables.unwrap().clone();
+        assert_eq!(told["readable"], true);
+        (told["to_rewrite"].clone(), tables["versions"].clone(), tables["files"].clone())
+    };
+    // What today's code says of the same job, and of this one.
+    let (_dir, today) = copy();
+    let had = all(&["--checkpoint", "4"]);
+    for ((operator, state), had) in STATES.iter().zip(&had) {
+        assert_eq!(*had, records(&today, operator, state, &["--checkpoint", "4"]), "{state}");
+    }
+    assert_eq!(on(&store, "verify", &["--deep", "--all"]).code, 0);
+    let (older, versions, files) = tables(&["--checkpoint", "4"]);
+    assert!(files.as_u64().unwrap() > 1);
+    assert_eq!((&older, &versions), (&files, &serde_json::json!({ "1": files })));
+    let told = on(&store, "upgrade", &["--checkpoint", "4"]);
+    assert!(told.stdout.contains("an older version"), "{}", told.stdout);
+
+    let new = ["--checkpoint", "4", "--name", "new"];
+    let before = listing(&store);
+    assert_eq!(on(&store, "upgrade", &new).code, 1, "the job may run");
+    let would = on(&store, "upgrade", &[&new[..], &["--job-is-stopped"]].concat());
+    assert_eq!((would.code, listing(&store)), (0, before), "{would:?}");
+    let ran = on(&store, "upgrade", &[&new[..], &["--job-is-stopped", "--yes"]].concat());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let at = ["--savepoint", "new"];
+    let (older, versions, files) = tables(&at);
+    assert_eq!((older, versions), (serde_json::json!(0), serde_json::json!({ "2": files })));
+    assert_eq!(all(&at), had);
+    assert_eq!(on(&store, "verify", &["--deep", "--all"]).code, 0);
+    assert_eq!(restored(dir.path(), &store, "new", MAX), counts(4));
+    // There is nothing more to do, and nothing is done.
+    let before = listing(&store);
+    let again = ["--savepoint", "new", "--name", "newer", "--job-is-stopped", "--yes"];
+    let ran = on(&store, "upgrade", &again);
+    assert!(ran.code == 0 && ran.stdout.contains("nothing to do"), "{ran:?}");
+    assert_eq!(listing(&store), before);
 }
 
 #[test]

@@ -312,6 +312,14 @@ pub(crate) fn copy() -> (TempDir, PathBuf) {
     (dir, store)
 }
 
+/// A copy of the store as it was when tables were of version 1.
+pub(crate) fn earlier() -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    copy_all(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/store-v1")), &store);
+    (dir, store)
+}
+
 fn copy_all(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {

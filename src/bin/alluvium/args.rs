@@ -398,7 +398,24 @@ pub(crate) struct Upgrade {
     #[command(flatten)]
     pub(crate) at: At,
     #[command(flatten)]
+    pub(crate) rewritten: Rewritten,
+    #[command(flatten)]
     pub(crate) change: Change,
+}
+
+/// A savepoint that is made of all state of another checkpoint, written anew.
+#[derive(Args, Debug)]
+pub(crate) struct Rewritten {
+    /// The name of the new savepoint.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// The directory for a copy of the state, and what does not fit into memory: about
+    /// twice the state. Without this it is a new one in the system's directory for
+    /// temporary files.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) work: Option<String>,
+    #[command(flatten)]
+    pub(crate) writer: Writer,
 }
 
 #[derive(Args, Debug)]
@@ -415,16 +432,8 @@ pub(crate) struct Migrate {
     /// keys elsewhere than their hashes say.
     #[arg(long, value_name = "M", requires = "name")]
     pub(crate) max_parallelism: Option<u32>,
-    /// The name of the new savepoint.
-    #[arg(long)]
-    pub(crate) name: Option<String>,
-    /// The directory for a copy of the state, and what does not fit into memory: about
-    /// twice the state. Without this it is a new one in the system's directory for
-    /// temporary files.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) work: Option<String>,
     #[command(flatten)]
-    pub(crate) writer: Writer,
+    pub(crate) rewritten: Rewritten,
     #[command(flatten)]
     pub(crate) change: Change,
 }

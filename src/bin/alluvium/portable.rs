@@ -1,5 +1,5 @@
-//! `export --canonical`, `import --canonical`, `migrate --max-parallelism`: state out of
-//! the engine's own layout and back into it.
+//! `export --canonical`, `import --canonical`, `migrate --max-parallelism`, `upgrade --name`:
+//! state out of the engine's own layout and back into it.
 //!
 //! A savepoint that is imported is read to its end before anything is written into the
 //! store: one that is damaged or cut short leaves the job as it was, and not even taken
@@ -22,7 +22,7 @@ use alluvium::{
 };
 use serde_json::json;
 
-use crate::args::{Export, Import, Migrate};
+use crate::args::{Change, Export, Import, Migrate, Rewritten};
 use crate::canonical;
 use crate::change::would;
 use crate::failure::Failure;
@@ -137,51 +137,80 @@ pub(crate) fn migrate(
 ) -> Result<u8, Failure> {
     check_job_name("name of the savepoint", name)?;
     let max = MaxParallelism::new(groups)?;
-    let access = if args.change.yes { Access::Change } else { Access::Read };
-    let chosen = choose(&args.at, access)?;
-    let Some((view, _)) = &chosen.of_job else {
-        return Err(Error::invalid("an exported savepoint is not changed")
-            .at(&args.at.of.store)
-            .remedy("export it with --canonical, and import that with --max-parallelism")
-            .into());
-    };
     if let Some(state) = &args.state {
         return Err(Error::invalid("all states of an operator have the same key groups")
             .at(format_args!("state {state:?}"))
             .remedy("leave --state out")
             .into());
     }
+    let how = How { rewritten: &args.rewritten, change: &args.change, max: Some(max) };
+    let chosen = choose(&args.at, how.access())?;
+    rewrite(&chosen, &args.at.of.store, name, &how, out)
+}
+
+/// How all state of a checkpoint is written anew.
+pub(crate) struct How<'a> {
+    pub(crate) rewritten: &'a Rewritten,
+    pub(crate) change: &'a Change,
+    /// The key groups that each operator gets; as it has, without.
+    pub(crate) max: Option<MaxParallelism>,
+}
+
+impl How<'_> {
+    pub(crate) fn access(&self) -> Access {
+        if self.change.yes { Access::Change } else { Access::Read }
+    }
+}
+
+/// Makes savepoint `name` of a checkpoint of a job, by way of a canonical one.
+pub(crate) fn rewrite(
+    chosen: &Chosen,
+    at: &str,
+    name: &str,
+    how: &How<'_>,
+    out: &mut Out,
+) -> Result<u8, Failure> {
+    check_job_name("name of the savepoint", name)?;
+    let Some((view, _)) = &chosen.of_job else {
+        return Err(Error::invalid("an exported savepoint is not changed")
+            .at(at)
+            .remedy("export it with --canonical, and import that")
+            .into());
+    };
     let job = view.entry().job.clone();
-    if !args.writer.job_is_stopped {
-        return Err(Error::invalid("only a stopped job gets other key groups")
+    if !how.rewritten.writer.job_is_stopped {
+        return Err(Error::invalid("only the state of a stopped job is written anew")
             .at(format_args!("job {job:?}"))
             .remedy("stop the job, and say --job-is-stopped: its journal is taken over")
             .into());
     }
-    let store = open_store(&args.at.of.store, access)?;
+    let store = open_store(at, how.access())?;
     let next = check_name_is_free(&store, &job, name)?;
-    let what = format!("make savepoint {name} with {max} key groups of {}", chosen.title());
-    if !args.change.yes {
+    let groups = how.max.map_or_else(String::new, |max| format!(" with {max} key groups"));
+    if !how.change.yes {
+        let what = format!("make savepoint {name}{groups} of {}", chosen.title());
         return would(&what, true, out);
     }
-    let scratch = Scratch::of_system(args.work.as_deref())?;
+    let scratch = Scratch::of_system(how.rewritten.work.as_deref())?;
     let env = RealEnv::new();
     let path = scratch.dir().join(format!("{:016x}.canonical", env.random_u64()));
     let mut file = NewFile::create(&path)?;
-    pinned(&chosen, || write(&chosen, scratch.dir(), Compression::Lz4, &mut file))?;
+    pinned(chosen, || write(chosen, scratch.dir(), Compression::Lz4, &mut file))?;
     file.finish()?;
     let _gone = Remove(&path);
     // As many shards as before, as far as there are key groups for them.
+    let most = how.max.map_or(u32::MAX, MaxParallelism::get);
     let shards_of = |operator: &str| {
         let shards = chosen.checkpoint.handles(operator).len() as u32;
-        (operator.to_owned(), shards.clamp(1, max.get()))
+        (operator.to_owned(), shards.clamp(1, most))
     };
     let of_operators = chosen.checkpoint.operators().map(shards_of).collect();
-    let wanted = Wanted { max: Some(max), shards: 1, of_operators };
+    let wanted = Wanted { max: how.max, shards: 1, of_operators };
     let input = open_stream("", &path)?;
     let place = Place { store, job: &job, name, next };
     let reference = read(input, wanted, place, scratch.dir())?;
-    out::note(format!("restore the job from savepoint {name}, with max_parallelism {max}"));
+    let with = how.max.map_or_else(String::new, |max| format!(", with max_parallelism {max}"));
+    out::note(format!("restore the job from savepoint {name}{with}"));
     imported(&job, name, reference.id, out)
 }
 

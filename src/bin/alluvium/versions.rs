@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::args::{Migrate, Upgrade};
 use crate::failure::{Failure, code_of};
 use crate::out::{self, Out, Table};
+use crate::portable::{How, rewrite};
 use crate::store::{Access, choose};
 
 /// What there is of one kind of file.
@@ -42,7 +43,11 @@ impl Kind {
 }
 
 pub(crate) fn upgrade(args: &Upgrade, out: &mut Out) -> Result<u8, Failure> {
-    let chosen = choose(&args.at, Access::Read)?;
+    let access = match &args.rewritten.name {
+        Some(_) if args.change.yes => Access::Change,
+        _ => Access::Read,
+    };
+    let chosen = choose(&args.at, access)?;
     let (checkpoint, source) = (&chosen.checkpoint, &*chosen.source);
     let mut kinds: BTreeMap<&str, Kind> = BTreeMap::new();
     // What this version writes is the newest that there is.
@@ -87,6 +92,10 @@ pub(crate) fn upgrade(args: &Upgrade, out: &mut Out) -> Result<u8, Failure> {
     let code = kinds.values().flat_map(|kind| &kind.problems).map(|(_, error)| code_of(error));
     let code = code.max().unwrap_or(0);
     let older: u64 = kinds.values().map(Kind::older).sum();
+    if let (0, 1.., Some(name)) = (code, older, &args.rewritten.name) {
+        let how = How { rewritten: &args.rewritten, change: &args.change, max: None };
+        return rewrite(&chosen, &args.at.of.store, name, &how, out);
+    }
     if out.is_json() {
         let kinds: Vec<Value> = kinds.iter().map(kind_json).collect();
         out.json(&json!({
@@ -120,12 +129,12 @@ pub(crate) fn upgrade(args: &Upgrade, out: &mut Out) -> Result<u8, Failure> {
     }
     match (code, older) {
         (0, 0) => out.line("everything has the newest version: there is nothing to do")?,
-        (0, _) => {
-            // No version before the newest is known to this one, so none was read.
-            return Err(
-                Error::internal("an older version was read, and cannot be rewritten").into()
-            );
-        }
+        (0, _) => out.line(format!(
+            "{} have an older version, which is read as it is; the job writes what it merges in the \
+             newest. To write all of it now, as a savepoint, with the job stopped: --name NAME \
+             --job-is-stopped",
+            out::count(older)
+        ))?,
         _ => out.line("what cannot be read here cannot be upgraded here")?,
     }
     if args.change.yes && older == 0 {
@@ -183,7 +192,7 @@ pub(crate) fn migrate(args: &Migrate, out: &mut Out) -> Result<u8, Failure> {
             )
             .into());
     }
-    if let (Some(groups), Some(name)) = (args.max_parallelism, &args.name) {
+    if let (Some(groups), Some(name)) = (args.max_parallelism, &args.rewritten.name) {
         return crate::portable::migrate(args, groups, name, out);
     }
     Err(Error::invalid("it is not said what to migrate")

@@ -437,6 +437,17 @@ impl TableReader {
         let all = self.filter.start..self.index.end;
         self.ask_for_searched(all.clone());
         self.ensure_sound(all)?;
+        // What is held was checked as it was read.
+        if self.held.is_none() {
+            let footer = &self.footer;
+            for (kind, range) in
+                [(PartKind::Filter, footer.filter()), (PartKind::Index, footer.index())]
+            {
+                let mut unused = Vec::new();
+                let frame = bytes_of(self.source(), range.clone(), &mut unused)?;
+                decode_frame(frame, self.file(), kind, range.start, &mut Vec::new())?;
+            }
+        }
         check_index(&self.rows(), &self.properties)
             .map_err(|error| in_part(error, self.file(), PartKind::Index))
     }
