@@ -35,8 +35,9 @@ use crate::format::table::{FOOTER_BYTES, Footer, HEADER_BYTES};
 
 /// An open table. Immutable and shared: `&self` from any thread.
 ///
-/// Of a mapped file it holds some hundred bytes and the properties; of any other
-/// the index (16 bytes a block) and the filter (1 byte a record by default), too.
+/// Of a mapped file it holds some hundred bytes, the properties, and a few bytes for each
+/// page of filter and index; of any other the index (16 bytes a block) and the filter (1
+/// byte a record by default), too.
 /// [`memory_bytes`](Self::memory_bytes) says how much that is.
 #[derive(Debug)]
 pub struct TableReader {

@@ -202,7 +202,9 @@ impl TableReader {
             number += 1;
         }
         let (high, place_behind) = behind?;
-        Some(Within { rows: low..high, place_behind })
+        // Among more a guess is better than halves.
+        (high - low <= 2 * PAGE_BYTES / ROW_BYTES)
+            .then_some(Within { rows: low..high, place_behind })
     }
 
     /// Reads and checks a page.
