@@ -2,7 +2,7 @@
 //! at: opening a table reads neither.
 //!
 //! Who looks at bytes of them says so before. Of each page that is remembered in one bit,
-//! which is asked in a nanosecond or two. Two threads may check the same page at the same
+//! so that asking again costs one load. Two threads may check the same page at the same
 //! time; both come to the same.
 //!
 //! Of a page of the index its first place is remembered, too. Where memory is short pages
