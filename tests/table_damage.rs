@@ -12,9 +12,9 @@ use alluvium::base::checksum::of_part;
 use alluvium::base::{Error, ErrorKind, FileId, MaxParallelism, Result};
 use alluvium::codec::KeyRef;
 use alluvium::format::collection::EntryName;
-use alluvium::format::frame::{FRAME_HEADER_BYTES, PartKind};
+use alluvium::format::frame::{FRAME_HEADER_BYTES, FrameEncoder, PartKind};
 use alluvium::format::page_sums::PageSumsBuilder;
-use alluvium::format::table::{FOOTER_BYTES, HEADER_BYTES};
+use alluvium::format::table::{FOOTER_BYTES, Footer, HEADER_BYTES};
 use alluvium::format::{Compression, Placement, TableMeta};
 use alluvium::table::{Found, PlacedKey, TableOptions, TableReader, TableWriter};
 use table_support::*;
@@ -292,6 +292,34 @@ fn forged_parts_with_sound_checksums_never_panic_nor_give_wrong_answers_silently
                     }
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn a_table_with_a_page_sum_too_few_or_too_many_does_not_open() {
+    let (bytes, meta) = tiny_model().write(FILE, PLAIN).unwrap();
+    let footer = *open(&bytes, true, &meta).unwrap().footer();
+    let sums = footer.sums().unwrap();
+    let [sums, properties] = [sums, footer.properties()]
+        .map(|part| part.start as usize + FRAME_HEADER_BYTES..part.end as usize);
+    for sum in [&[][..], &[7; 16][..]] {
+        // Whatever follows the index, at its new place and with right checksums.
+        let mut bad = bytes[..sums.start - FRAME_HEADER_BYTES].to_vec();
+        let mut frames = FrameEncoder::new(FILE, Compression::None);
+        let mut append = |bad: &mut Vec<u8>, kind, payload: &[u8]| {
+            let at = bad.len() as u64;
+            frames.encode(bad, kind, at, payload).unwrap();
+            at
+        };
+        append(&mut bad, PartKind::PageSums, sum);
+        let properties_at = append(&mut bad, PartKind::Properties, &bytes[properties.clone()]);
+        let footer_at = bad.len() as u64;
+        bad.extend_from_slice(&Footer { properties_at, footer_at, ..footer }.encode());
+        for mapped in [true, false] {
+            let error = TableReader::open_any(source(&bad, mapped)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+            assert!(error.to_string().contains("page sums"), "{error}");
         }
     }
 }

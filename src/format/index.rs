@@ -92,7 +92,7 @@ const fn place(group: KeyGroup, hash_prefix: u32) -> u64 {
 pub struct Within {
     /// All before these come before the place. If there is a row behind them, it does not.
     pub rows: Range<usize>,
-    /// The place of the row behind them, if that is another's bound.
+    /// The place of the row behind them; of none, if they end where the state does.
     pub place_behind: Option<u64>,
 }
 

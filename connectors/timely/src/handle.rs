@@ -48,10 +48,10 @@ impl JobHandle {
     /// [sinks](crate::sink) is said there.
     ///
     /// `place` is the URL of an empty folder, or one that is not there yet, as
-    /// [`Job::places`](crate::Job::places) has it opened, and not within the job's own store. Each process
-    /// opens it, on its background threads, and so does the job's coordinator. If one
-    /// cannot, or fails while it writes, the savepoint is given up and the job goes on; what
-    /// is there by then is the caller's
+    /// [`Job::places`](crate::Job::places) has it opened, and not within the job's own
+    /// store. Each process opens it, on its background threads, and so does the job's
+    /// coordinator. If one cannot, or fails while it writes, the savepoint is given up and
+    /// the job goes on; what is there by then is the caller's
     /// ([`dispose_leftovers`](alluvium::savepoint::NativeSavepoint::dispose_leftovers)).
     /// Costs an upload of all state.
     ///

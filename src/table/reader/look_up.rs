@@ -303,29 +303,16 @@ impl TableReader {
 #[cfg(test)]
 mod tests {
     use std::io;
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
-    use std::sync::{Arc, Mutex};
 
+    use super::super::written::Written;
     use super::*;
     use crate::base::{FileId, MaxParallelism};
     use crate::codec::KeyRef;
+    use crate::env::ReadAt;
     use crate::env::ledger::MemoryLedger;
-    use crate::env::{ReadAt, WriteFile};
     use crate::table::{TableOptions, TableWriter};
-
-    #[derive(Clone, Default)]
-    struct Written(Arc<Mutex<Vec<u8>>>);
-
-    impl WriteFile for Written {
-        fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(())
-        }
-
-        fn sync(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     /// A mapped file whose filter, once told so, excludes everything: who finds something
     /// has not asked it.
@@ -365,7 +352,7 @@ mod tests {
         writer.begin_state("state").unwrap();
         writer.add(group, hash, b"key", b"", Some(b"value")).unwrap();
         let meta = writer.finish().unwrap();
-        let sound = out.0.lock().unwrap().clone();
+        let sound = out.bytes();
 
         let source = |excluding| {
             Arc::new(Excluding {

@@ -63,9 +63,7 @@ impl CheckedPages {
             word.fetch_or(1 << (number % BITS), Ordering::Relaxed);
         }
     }
-}
 
-impl CheckedPages {
     /// The word of the first place of a page of a table with these pages.
     #[inline]
     fn place_word(
@@ -243,13 +241,14 @@ impl TableReader {
 #[cfg(test)]
 mod tests {
     use std::io;
+    use std::sync::Arc;
     use std::sync::atomic::AtomicU32;
-    use std::sync::{Arc, Mutex};
 
+    use super::super::written::Written;
     use super::*;
     use crate::base::{FileId, KeyGroup, MaxParallelism};
     use crate::codec::KeyRef;
-    use crate::env::{ReadAt, WriteFile};
+    use crate::env::ReadAt;
     use crate::format::Placement;
     use crate::format::collection::EntryName;
     use crate::format::table::TableMeta;
@@ -257,20 +256,6 @@ mod tests {
     use crate::table::{Found, PlacedKey, TableOptions, TableWriter};
 
     const KEYS: u32 = 60_000;
-
-    #[derive(Clone, Default)]
-    struct Written(Arc<Mutex<Vec<u8>>>);
-
-    impl WriteFile for Written {
-        fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(())
-        }
-
-        fn sync(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     #[derive(Debug)]
     struct Mapped(Vec<u8>);
@@ -335,8 +320,7 @@ mod tests {
             }
         }
         let meta = writer.finish().unwrap();
-        let bytes = out.0.lock().unwrap().clone();
-        (bytes, meta)
+        (out.bytes(), meta)
     }
 
     #[test]

@@ -395,9 +395,7 @@ impl Master {
             }
         }
     }
-}
 
-impl Master {
     fn savepoint_into(&mut self, name: &str, place: &str) -> Result<SnapshotId> {
         check_place(place)?;
         let Some(open) = &self.places else { return Err(knows_no_places()) };

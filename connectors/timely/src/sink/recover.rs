@@ -182,6 +182,7 @@ impl<'a> Directory<'a> {
         }
         Ok(())
     }
+
     fn make_undone(&self, is_there: &mut bool) -> Result<()> {
         if !*is_there {
             let made = self.fs.create_dir_all(&self.dir.join(UNDONE));
