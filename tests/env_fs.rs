@@ -12,7 +12,13 @@ use alluvium::env::{Env, Fs, RealEnv, SimEnv};
 
 /// Runs a claim against every implementation, each in an empty directory.
 fn on_every_file_system(claim: impl Fn(&dyn Env, &Path)) {
-    let envs: [Arc<dyn Env>; 2] = [Arc::new(RealEnv::new()), Arc::new(RealEnv::with_pread())];
+    let [mapping, reading] = [RealEnv::new, RealEnv::with_pread];
+    let envs: [Arc<dyn Env>; 4] = [
+        Arc::new(mapping()),
+        Arc::new(mapping().without_polling()),
+        Arc::new(reading()),
+        Arc::new(reading().without_polling()),
+    ];
     for env in envs {
         let dir = tempfile::tempdir().unwrap();
         claim(&*env, dir.path());
@@ -77,14 +83,23 @@ fn every_range_is_read_exactly_and_never_past_the_end() {
             let mut buf = vec![0; len];
             file.read_at(offset as u64, &mut buf).unwrap();
             assert_eq!(buf, bytes[offset..offset + len]);
+            let mut piece = vec![0; len];
+            file.read_piece(offset as u64, &mut piece).unwrap();
+            assert_eq!(piece, buf);
+            file.await_page(offset as u64);
             file.make_resident(offset as u64, len as u64).unwrap();
             file.will_need(offset as u64, len as u64);
         }
         for (offset, len) in [(10_000, 1), (10_001, 0), (0, 10_001), (u64::MAX, 1), (u64::MAX, 0)] {
-            let error = file.read_at(offset, &mut vec![0; len]).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::UnexpectedEof, "{len} bytes at {offset}");
+            for error in [
+                file.read_at(offset, &mut vec![0; len]).unwrap_err(),
+                file.read_piece(offset, &mut vec![0; len]).unwrap_err(),
+            ] {
+                assert_eq!(error.kind(), ErrorKind::UnexpectedEof, "{len} bytes at {offset}");
+            }
         }
         file.will_need(u64::MAX, u64::MAX);
+        file.await_page(u64::MAX);
     });
 }
 

@@ -39,6 +39,7 @@ use std::os::unix::fs::FileExt;
 use memmap2::{Advice, Mmap, MmapOptions, MmapRaw};
 
 use super::ReadAt;
+use super::polled::PolledFile;
 
 pub use self::page_vec::PageVec;
 
@@ -57,7 +58,7 @@ pub(super) struct FileMap {
     /// `None` for an empty file: there is nothing to map.
     map: Option<Mmap>,
     /// For who does not want to go through the map.
-    file: File,
+    file: PolledFile,
 }
 
 impl FileMap {
@@ -65,18 +66,18 @@ impl FileMap {
     ///
     /// The caller upholds invariant 1 by calling this only where
     /// [`RealEnv`](super::RealEnv) was made for mapping.
-    pub(super) fn new(file: File) -> io::Result<Self> {
+    pub(super) fn new(file: File, polls: bool) -> io::Result<Self> {
         let bytes = usize::try_from(file.metadata()?.len()).map_err(|_| {
             io::Error::new(io::ErrorKind::OutOfMemory, "file is larger than the address space")
         })?;
         if bytes == 0 {
-            return Ok(Self { map: None, file });
+            return Ok(Self { map: None, file: PolledFile::new(file, polls) });
         }
         // SAFETY: the map is shared and read-only, of a file that nobody
         // changes while it lives (invariant 1), and no longer than the file
         // (invariant 2), so its bytes are initialised and stay what they are.
         let map = unsafe { MmapOptions::new().len(bytes).map(&file)? };
-        Ok(Self { map: Some(map), file })
+        Ok(Self { map: Some(map), file: PolledFile::new(file, polls) })
     }
 
     fn slice(&self) -> &[u8] {
@@ -124,7 +125,18 @@ impl ReadAt for FileMap {
     fn read_through(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let bytes = buf.len() as u64;
         self.range(offset, bytes)?;
-        self.file.read_exact_at(buf, offset)
+        self.file.file().read_exact_at(buf, offset)
+    }
+
+    fn read_piece(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.range(offset, buf.len() as u64)?;
+        self.file.read_piece(offset, buf)
+    }
+
+    fn await_page(&self, offset: u64) {
+        if offset < self.len() {
+            self.file.await_page(offset);
+        }
     }
 
     fn as_slice(&self) -> Option<&[u8]> {
@@ -454,7 +466,7 @@ mod tests {
         // nothing but the guarded functions.
         let file = tempfile::tempfile().unwrap();
         file.set_len(3 * 4096).unwrap();
-        let map = FileMap::new(file.try_clone().unwrap()).unwrap();
+        let map = FileMap::new(file.try_clone().unwrap(), true).unwrap();
         let mut buf = [1u8; 16];
         map.read_at(2 * 4096, &mut buf).unwrap();
         assert_eq!(buf, [0; 16]);

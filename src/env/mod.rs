@@ -20,6 +20,7 @@ pub mod mmap;
 mod nap;
 pub mod pages;
 pub(crate) mod parallel;
+mod polled;
 pub mod real;
 pub mod sim;
 pub(crate) mod sync;
@@ -174,6 +175,23 @@ pub trait ReadAt: Send + Sync + fmt::Debug {
     /// As of `read_at`.
     fn read_through(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         self.read_at(offset, buf)
+    }
+
+    /// As [`read_through`](Self::read_through), for a piece of a few KiB that a thread waits
+    /// for which has nothing else to do. It may look for the piece again and again instead
+    /// of sleeping until it is there, and so use a processor meanwhile.
+    ///
+    /// # Errors
+    /// As of `read_at`.
+    fn read_piece(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.read_through(offset, buf)
+    }
+
+    /// Waits in the same way until the page that has this offset can be touched through
+    /// [`as_slice`](Self::as_slice) without waiting for the disk. Does not wait for long,
+    /// and may not wait at all; cannot fail.
+    fn await_page(&self, offset: u64) {
+        let _ = offset;
     }
 
     /// Hints that from now on pieces of a range will be read here and there, and

@@ -6,8 +6,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::collection::Bounds;
-use super::reader::{TableReader, TableReads, bytes_of, in_block, read_through};
+use super::reader::{TableReader, TableReads, bytes_of, ensure_inside, in_block, read_all_through};
 use crate::base::{Error, KeyGroup, KeyGroupRange, Result};
+use crate::env::mmap::PageVec;
 use crate::format::block::{BlockCursor, BlockLayout, DataBlock};
 use crate::format::index::BlockEntry;
 
@@ -50,7 +51,7 @@ pub struct TableScan {
     blocks: Option<Range<usize>>,
     current: Option<Current>,
     /// Stored bytes of the file from `ahead_at` on.
-    ahead: Vec<u8>,
+    ahead: PageVec<u8>,
     ahead_at: u64,
     raw: Vec<u8>,
     failed: bool,
@@ -126,7 +127,7 @@ impl TableScan {
             end_state: states.end,
             blocks: states.is_empty().then_some(0..0),
             current: None,
-            ahead: Vec::new(),
+            ahead: PageVec::new(),
             ahead_at: 0,
             raw: Vec::new(),
             failed: false,
@@ -173,7 +174,7 @@ impl TableScan {
         if !self.find_next()? {
             self.current = None;
             // Of many scans that are merged, most end long before the last.
-            (self.ahead, self.raw) = (Vec::new(), Vec::new());
+            (self.ahead, self.raw) = (PageVec::new(), Vec::new());
             self.failed = false;
             return Ok(None);
         }
@@ -285,8 +286,9 @@ impl TableScan {
         // What is read once and in order does not go through the map, which would
         // take it page by page and hold it longer.
         let mapped = self.bounds.is_some() && table.source().as_slice().is_some();
+        let mut unused = Vec::new();
         let frame = if mapped {
-            let frame = bytes_of(table.source(), entry.offset..entry.end, &mut self.ahead)?;
+            let frame = bytes_of(table.source(), entry.offset..entry.end, &mut unused)?;
             self.table.origin().inspect(|origin| origin.note_read(entry.frame_bytes()));
             frame
         } else {
@@ -338,8 +340,11 @@ impl TableScan {
         }
         // Forget first: a failed read leaves anything in the buffer.
         self.ahead_at = entry.offset;
-        self.ahead.shrink_to(4 * READ_AHEAD_BYTES as usize);
-        let read = read_through(self.table.source(), entry.offset..end, &mut self.ahead);
+        let source = self.table.source();
+        let read = ensure_inside(source, &(entry.offset..end)).and_then(|()| {
+            self.ahead.resize_for_overwriting((end - entry.offset) as usize);
+            read_all_through(source, entry.offset, &mut self.ahead)
+        });
         if let Err(error) = read {
             self.ahead.clear();
             return Err(in_block(error, self.table.file(), entry));

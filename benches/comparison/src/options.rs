@@ -121,6 +121,10 @@ pub(crate) struct Cli {
     #[arg(long, global = true, default_value_t = 1)]
     pub(crate) background_threads: usize,
 
+    /// Has Alluvium sleep until what it needs of the disk is there, instead of looking again.
+    #[arg(long, global = true)]
+    pub(crate) without_polling: bool,
+
     /// Seed of everything random.
     #[arg(long, global = true, default_value_t = 1)]
     pub(crate) seed: u64,
@@ -226,6 +230,7 @@ impl Cli {
             copied: self.copied,
             compression: self.compression,
             background_threads: self.background_threads,
+            without_polling: self.without_polling,
             budget_bytes: None,
         }
     }

@@ -87,12 +87,29 @@ impl<T: Copy> PageVec<T> {
         }
     }
 
+    /// Gives up what it holds.
+    pub fn clear(&mut self) {
+        self.len = 0;
+    }
+
     #[cold]
     fn grow(&mut self, least: usize) {
         let first = FIRST_BYTES.div_ceil(size_of::<T>());
         let mut larger = Self::with_capacity(least.max(2 * self.capacity()).max(first));
         larger.extend_from_slice(self);
         *self = larger;
+    }
+}
+
+impl PageVec<u8> {
+    /// Has so many bytes from now on, with whatever in them, to be overwritten. More room
+    /// than four times as much is given back.
+    pub fn resize_for_overwriting(&mut self, len: usize) {
+        if self.capacity() < len || self.capacity() / 4 > len.next_multiple_of(FIRST_BYTES) {
+            self.pages = None;
+            *self = Self::with_capacity(len);
+        }
+        self.len = len;
     }
 }
 
@@ -109,9 +126,9 @@ impl<T> Deref for PageVec<T> {
     fn deref(&self) -> &[T] {
         match &self.pages {
             None => &[],
-            // SAFETY: the first `len` elements were written, are inside the pages and
-            // aligned; nobody else has their pointer, and whoever writes them borrows
-            // `self` mutably.
+            // SAFETY: the first `len` elements were written, or are bytes, as which pages
+            // are zeroed; they are inside the pages and aligned; nobody else has their
+            // pointer, and whoever writes them borrows `self` mutably.
             Some(pages) => unsafe { slice::from_raw_parts(pages.as_ptr().cast(), self.len) },
         }
     }
@@ -164,6 +181,19 @@ mod tests {
             assert_eq!(&*pages, &*heap);
             assert!(pages.capacity() >= pages.len());
         }
+    }
+
+    #[test]
+    fn bytes_to_be_overwritten_are_as_many_as_asked_for_and_keep_little_room() {
+        let mut bytes = PageVec::new();
+        for len in [5, FIRST_BYTES, 3, 70_000, 1 << 20, 300_000, 10] {
+            bytes.resize_for_overwriting(len);
+            bytes.fill(7);
+            assert_eq!(bytes.len(), len);
+            assert!(bytes.capacity() <= 4 * len.max(FIRST_BYTES) + 3 * FIRST_BYTES);
+        }
+        bytes.clear();
+        assert!(bytes.is_empty());
     }
 
     #[test]

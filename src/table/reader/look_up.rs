@@ -218,6 +218,7 @@ impl TableReader {
         out: &mut Vec<u8>,
         reads: &mut TableReads,
     ) -> Result<Found> {
+        self.await_searched(rank, ordinal, (group, hash));
         let blocks = match self.blocks_that_may_hold(rank, ordinal, (group, hash)) {
             Ok(blocks) => blocks,
             // Somebody else may have filter and index.

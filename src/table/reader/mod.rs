@@ -52,7 +52,7 @@ pub struct TableReader {
     block_starts: Box<[u32]>,
     /// Filter and index, unless the file is mapped.
     held: Option<PageBuf>,
-    /// Whether blocks are read by calls although the file is mapped.
+    /// Whether blocks are read by calls: as the file is not mapped, or although it is.
     by_calls: bool,
     /// Where the payloads of both are: in `held`, or in the mapped file.
     filter: Range<usize>,
@@ -390,11 +390,12 @@ impl TableReader {
             let Scratch { stored, raw, .. } = scratch;
             let range = entry.offset..entry.end;
             let frame = if self.by_calls {
-                read_through(self.source(), range, stored).map(|()| &**stored)
+                read_piece(self.source(), range, stored).map(|()| &**stored)
             } else {
                 // A touch alone would bring 128 KiB around it, and more for the next
                 // page.
                 self.source.will_need(entry.offset, entry.frame_bytes());
+                self.source.await_page(entry.offset);
                 bytes_of(self.source(), range, stored)
             };
             let frame = frame.map_err(|error| in_block(error, self.file(), &entry))?;
@@ -483,13 +484,41 @@ pub(super) fn read_through(
     range: Range<u64>,
     buffer: &mut Vec<u8>,
 ) -> Result<()> {
-    if range.start > range.end || range.end > source.len() {
-        return Err(ends_early(source, &range));
-    }
+    let buffer = sized(source, &range, buffer)?;
+    read_all_through(source, range.start, buffer)
+}
+
+/// As [`read_through`], of as many bytes as the buffer has.
+pub(super) fn read_all_through(source: &dyn ReadAt, offset: u64, buffer: &mut [u8]) -> Result<()> {
+    let read = source.read_through(offset, buffer);
+    read.map_err(|why| cannot_read(source, offset, buffer.len(), why))
+}
+
+/// As [`read_through`], for a piece that is waited for.
+fn read_piece(source: &dyn ReadAt, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<()> {
+    let buffer = sized(source, &range, buffer)?;
+    let read = source.read_piece(range.start, buffer);
+    read.map_err(|why| cannot_read(source, range.start, buffer.len(), why))
+}
+
+/// The buffer with as many bytes as the range has, which has to lie in the file.
+fn sized<'a>(
+    source: &dyn ReadAt,
+    range: &Range<u64>,
+    buffer: &'a mut Vec<u8>,
+) -> Result<&'a mut [u8]> {
+    ensure_inside(source, range)?;
     // What is there already is overwritten, so only growth is zeroed.
     buffer.resize((range.end - range.start) as usize, 0);
-    let read = source.read_through(range.start, buffer);
-    read.map_err(|why| cannot_read(source, range.start, buffer.len(), why))
+    Ok(buffer)
+}
+
+/// Whether a range lies in the file.
+pub(super) fn ensure_inside(source: &dyn ReadAt, range: &Range<u64>) -> Result<()> {
+    if range.start > range.end || range.end > source.len() {
+        return Err(ends_early(source, range));
+    }
+    Ok(())
 }
 
 #[cold]
@@ -506,16 +535,11 @@ pub(super) fn bytes_of<'a>(
     range: Range<u64>,
     buffer: &'a mut Vec<u8>,
 ) -> Result<&'a [u8]> {
-    if range.start > range.end || range.end > source.len() {
-        return Err(ends_early(source, &range));
-    }
     if let Some(file) = source.as_slice() {
-        let bytes = file.get(range.start as usize..range.end as usize);
-        return bytes.ok_or_else(|| ends_early(source, &range));
+        ensure_inside(source, &range)?;
+        return Ok(&file[range.start as usize..range.end as usize]);
     }
-    let len = (range.end - range.start) as usize;
-    // What is there already is overwritten, so only growth is zeroed.
-    buffer.resize(len, 0);
+    let buffer = sized(source, &range, buffer)?;
     read_exact(source, range.start, buffer)?;
     Ok(buffer)
 }

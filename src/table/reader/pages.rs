@@ -117,13 +117,34 @@ impl TableReader {
     }
 
     /// Asks the system for the page that a look-up will search first, if it may have to be
-    /// read: of the filter, or, where that is not asked, of the index.
-    pub(crate) fn will_search(&self, rank: Rank, ordinal: u16, (group, hash): (KeyGroup, u64)) {
-        let Some(checked) = &self.checked else { return };
+    /// read.
+    pub(crate) fn will_search(&self, rank: Rank, ordinal: u16, at: (KeyGroup, u64)) {
+        if let Some(page) = self.searched_first(rank, ordinal, at) {
+            self.source.will_need(page.start, page.end - page.start);
+        }
+    }
+
+    /// Waits for that page, if it may have to be read.
+    pub(super) fn await_searched(&self, rank: Rank, ordinal: u16, at: (KeyGroup, u64)) {
+        if let Some(page) = self.searched_first(rank, ordinal, at) {
+            self.source.await_page(page.start);
+        }
+    }
+
+    /// The page that a look-up will search first, if it may have to be read: of the filter,
+    /// or, where that is not asked, of the index.
+    #[inline]
+    fn searched_first(
+        &self,
+        rank: Rank,
+        ordinal: u16,
+        (group, hash): (KeyGroup, u64),
+    ) -> Option<Range<u64>> {
+        let checked = self.checked.as_ref()?;
         let page = if self.is_filter_asked(rank, ordinal) {
             let state = self.properties.states.get(usize::from(ordinal));
             if state.is_none_or(|state| !state.filtered) {
-                return;
+                return None;
             }
             let filter = Filter::decode(self.part(&self.filter)).unwrap_or_default();
             self.filter.start + filter.range_of(filter_hash(ordinal, group, hash)).start
@@ -131,16 +152,12 @@ impl TableReader {
             let within = self.rows_near(checked, ordinal, group, hash);
             let likely = within.map(|within| within.rows.start);
             let row = likely.or_else(|| self.rows().likely_row(ordinal, place_of(group, hash)));
-            let Some(row) = row else { return };
-            self.index.start + Index::range_of_row(row).start
+            self.index.start + Index::range_of_row(row?).start
         };
         let pages = self.summed_pages();
         let number = pages.number_of(page as u64);
         // Where memory is not short it stays once it was read.
-        if self.by_calls || !checked.contains(number) {
-            let page = pages.range_of(number);
-            self.source.will_need(page.start, page.end - page.start);
-        }
+        (self.by_calls || !checked.contains(number)).then(|| pages.range_of(number))
     }
 
     /// The rows among which those of a hash are: of one page or two, if the pages around
@@ -240,40 +257,21 @@ impl TableReader {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
     use std::sync::Arc;
     use std::sync::atomic::AtomicU32;
 
-    use super::super::written::Written;
+    use super::super::written::{Mapped, Written};
     use super::*;
     use crate::base::{FileId, KeyGroup, MaxParallelism};
     use crate::codec::KeyRef;
-    use crate::env::ReadAt;
+    use crate::env::ledger::MemoryLedger;
     use crate::format::Placement;
     use crate::format::collection::EntryName;
     use crate::format::table::TableMeta;
     use crate::table::origin::{Origin, Spare};
-    use crate::table::{Found, PlacedKey, TableOptions, TableWriter};
+    use crate::table::{Found, PlacedKey, TableOptions, TableReads, TableWriter};
 
     const KEYS: u32 = 60_000;
-
-    #[derive(Debug)]
-    struct Mapped(Vec<u8>);
-
-    impl ReadAt for Mapped {
-        fn len(&self) -> u64 {
-            self.0.len() as u64
-        }
-
-        fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-            buf.copy_from_slice(&self.0[offset as usize..offset as usize + buf.len()]);
-            Ok(())
-        }
-
-        fn as_slice(&self) -> Option<&[u8]> {
-            Some(&self.0)
-        }
-    }
 
     /// Another copy of the table, and how often it was asked for.
     struct Elsewhere(Arc<TableReader>, AtomicU32);
@@ -326,7 +324,7 @@ mod tests {
     #[test]
     fn where_filter_or_index_are_damaged_another_copy_is_read_by_every_way_to_look() {
         let (bytes, meta) = written();
-        let sound = Arc::new(TableReader::open(Arc::new(Mapped(bytes.clone())), &meta).unwrap());
+        let sound = Arc::new(TableReader::open(Mapped::new(bytes.clone()), &meta).unwrap());
         for part in [sound.footer.filter(), sound.footer.index()] {
             // Every page of it but what is read when the table is opened.
             let mut bad = bytes.clone();
@@ -339,7 +337,7 @@ mod tests {
                     spare: Some(Arc::<Elsewhere>::clone(&spare)),
                     file: None,
                 };
-                let reader = TableReader::open(Arc::new(Mapped(bad.clone())), &meta).unwrap();
+                let reader = TableReader::open(Mapped::new(bad.clone()), &meta).unwrap();
                 Arc::new(reader.with_origin(origin))
             };
             let table = open();
@@ -378,9 +376,49 @@ mod tests {
     }
 
     #[test]
+    fn a_look_up_waits_for_one_page_to_search_and_for_one_piece_to_read() {
+        let (bytes, meta) = written();
+        let file = Mapped::new(bytes);
+        let mapped = TableReader::open(Arc::clone(&file) as _, &meta).unwrap();
+        let [on_disk, held] =
+            [false, true].map(|held| mapped.reopened(held, &MemoryLedger::new()).unwrap());
+        let mut out = Vec::new();
+        let mut get = |table: &TableReader, rank, (group, hash, key): (_, _, [u8; 4])| {
+            let mut reads = TableReads::default();
+            let at = (group, hash);
+            let found = table.get_in(rank, 1, at, &key, b"", &mut out, &mut reads).unwrap();
+            assert_eq!((found, &out[..]), (Found::Value, &key[..]));
+            file.take_waits()
+        };
+        let (filter, index) = (on_disk.footer.filter(), on_disk.footer.index());
+        for (at, key) in in_order().into_iter().step_by(97).enumerate() {
+            let block = on_disk.blocks_of_hash(1, key.0, key.1).unwrap();
+            let block = on_disk.block(block.end - 1).unwrap().offset;
+            // What the pages of a mapped table need is waited for when it is checked.
+            file.take_waits();
+            for (rank, part) in [(Rank::Any, &filter), (Rank::Oldest, &index)] {
+                let [pages, pieces, reads] = get(&on_disk, rank, key);
+                let is_of_part = |page: &u64| *page < part.end && part.start < page + 4096;
+                assert!(pages.len() == 1 && is_of_part(&pages[0]), "key {at}, {rank:?}: {pages:?}");
+                assert_eq!((&pieces[..], &reads[..]), (&[block][..], &[][..]), "key {at}");
+                let [pages, pieces, reads] = get(&held, rank, key);
+                assert_eq!((&pages[..], &pieces[..], &reads[..]), (&[][..], &[block][..], &[][..]));
+            }
+            // Of a map the block itself is touched, once it is there.
+            let [pages, pieces, reads] = get(&mapped, Rank::Any, key);
+            assert_eq!(pages.last(), Some(&block));
+            assert!(pieces.is_empty() && reads.is_empty());
+        }
+        let mut scan = Arc::new(on_disk).scan(meta.groups);
+        while scan.next().unwrap().is_some() {}
+        let [pages, pieces, reads] = file.take_waits();
+        assert!(pages.is_empty() && pieces.is_empty() && !reads.is_empty(), "scans wait for none");
+    }
+
+    #[test]
     fn what_was_seen_of_an_index_leads_to_one_page_of_it_and_to_the_same_blocks() {
         let (bytes, meta) = written();
-        let table = TableReader::open(Arc::new(Mapped(bytes)), &meta).unwrap();
+        let table = TableReader::open(Mapped::new(bytes), &meta).unwrap();
         let checked = table.checked.as_ref().unwrap();
         let rows_of_page = PAGE_BYTES / ROW_BYTES;
         assert!(table.index.len() > 6 * PAGE_BYTES, "{} bytes of index", table.index.len());

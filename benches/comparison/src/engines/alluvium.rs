@@ -10,8 +10,10 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ::alluvium::env::RealEnv;
 use ::alluvium::format::Compression as TableCompression;
 use ::alluvium::table::TableOptions;
 use ::alluvium::{
@@ -61,7 +63,10 @@ pub(crate) fn open_with(settings: &Settings, dir: &Path, checkpoints: &Path) -> 
     };
     // As the engine chooses it.
     let fit_pages = settings.budget_bytes.is_some();
+    let env = RealEnv::new();
+    let env = if settings.without_polling { env.without_polling() } else { env };
     let builder = Backend::builder(dir)
+        .env(Arc::new(env))
         .checkpoint_dir(checkpoints)
         .background_threads(settings.background_threads)
         .table_options(TableOptions { compression, fit_pages, ..TableOptions::default() });

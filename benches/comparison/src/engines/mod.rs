@@ -104,6 +104,8 @@ pub(crate) struct Settings {
     pub(crate) compression: Compression,
     /// Threads that write checkpoints, for Alluvium.
     pub(crate) background_threads: usize,
+    /// Whether Alluvium sleeps whenever it waits for the disk.
+    pub(crate) without_polling: bool,
     /// What Alluvium may keep in memory; everything, if there is no limit.
     pub(crate) budget_bytes: Option<u64>,
 }

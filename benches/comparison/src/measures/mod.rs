@@ -197,6 +197,7 @@ pub(crate) fn own_program(
         .args(["--value-bytes", &value_bytes.to_string()])
         .args(["--memory-mb", &cli.memory_mb.to_string()])
         .args(["--compression", compression.get_name()])
-        .args(["--background-threads", &cli.background_threads.to_string()]);
+        .args(["--background-threads", &cli.background_threads.to_string()])
+        .args(cli.without_polling.then_some("--without-polling"));
     Ok(command)
 }
