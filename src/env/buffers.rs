@@ -12,6 +12,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use crossbeam::queue::SegQueue;
@@ -29,9 +30,33 @@ const CALM_LOOKS: u64 = 128;
 /// mapping for long.
 const GIVEN_UP_AT_ONCE: usize = 8;
 
+/// A large buffer, which is counted as long as it is there.
+#[derive(Debug)]
+pub struct Buffer {
+    /// Dropped before its charge: what is counted is never less than what is there.
+    pages: PageBuf,
+    charge: Charge,
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        &self.pages
+    }
+}
+
+impl DerefMut for Buffer {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.pages
+    }
+}
+
 /// Spare buffers of one size; one pool per backend, shared by its shards.
 pub struct BufferPool {
-    spare: SegQueue<(PageBuf, Charge)>,
+    spare: SegQueue<Buffer>,
     buffer_bytes: usize,
     most_spare: usize,
     ledger: Arc<MemoryLedger>,
@@ -60,26 +85,45 @@ impl BufferPool {
         }
     }
 
-    /// A buffer of at least `bytes`, with whatever in it; usually a spare one. Who
-    /// needs more than one has gets one made to measure.
+    /// A buffer of at least `bytes`, with whatever in it, for copies of changes; usually a
+    /// spare one. Who needs more than one has gets one made to measure.
     ///
     /// # Errors
     /// The system's, when it has no memory to give.
-    pub fn take(&self, bytes: usize) -> io::Result<PageBuf> {
+    pub fn take(&self, bytes: usize) -> io::Result<Buffer> {
         if bytes > self.buffer_bytes {
-            return PageBuf::new(bytes);
+            return Ok(self.counted(PageBuf::new(bytes)?));
         }
         self.taken.fetch_add(1, Ordering::Relaxed);
-        let spare = self.spare.pop().map(|(buffer, _)| buffer);
-        spare.map_or_else(|| PageBuf::new(self.buffer_bytes), Ok)
+        if let Some(mut spare) = self.spare.pop() {
+            spare.charge.turn_into(MemoryComponent::Changes);
+            return Ok(spare);
+        }
+        Ok(self.counted(PageBuf::new(self.buffer_bytes)?))
+    }
+
+    /// A buffer of so many bytes on small pages, of which only those exist that are
+    /// written; none if that is no less than what comes round has.
+    ///
+    /// # Errors
+    /// The system's, when it has no memory to give.
+    pub(crate) fn small(&self, bytes: usize) -> io::Result<Option<Buffer>> {
+        if bytes >= self.buffer_bytes {
+            return Ok(None);
+        }
+        Ok(Some(self.counted(PageBuf::on_small_pages(bytes)?)))
+    }
+
+    fn counted(&self, pages: PageBuf) -> Buffer {
+        let charge = self.ledger.charge(MemoryComponent::Changes, pages.len() as u64);
+        Buffer { pages, charge }
     }
 
     /// Takes a buffer back, to be taken again.
-    pub fn give_back(&self, buffer: PageBuf) {
+    pub fn give_back(&self, mut buffer: Buffer) {
         if buffer.len() == self.buffer_bytes && self.spare.len() < self.most_spare {
-            let bytes = self.buffer_bytes as u64;
-            let charge = self.ledger.charge(MemoryComponent::SpareBuffers, bytes);
-            self.spare.push((buffer, charge));
+            buffer.charge.turn_into(MemoryComponent::SpareBuffers);
+            self.spare.push(buffer);
         }
     }
 
@@ -137,6 +181,29 @@ mod tests {
         let two = [pool.take(1).unwrap(), pool.take(1).unwrap()];
         two.into_iter().for_each(|buffer| pool.give_back(buffer));
         assert_eq!(pool.spare_bytes(), BUFFER_BYTES);
+    }
+
+    #[test]
+    fn a_buffer_counts_as_long_as_it_is_there_and_as_what_it_is_for() {
+        let ledger = MemoryLedger::new();
+        let pool = BufferPool::new(1, Arc::clone(&ledger));
+        let counted = || {
+            let stats = ledger.stats();
+            let of = |component| stats.bytes_of(component) as usize / BUFFER_BYTES;
+            (of(MemoryComponent::Changes), of(MemoryComponent::SpareBuffers))
+        };
+        let two = [pool.take(1).unwrap(), pool.take(1).unwrap()];
+        assert_eq!(counted(), (2, 0));
+        two.into_iter().for_each(|buffer| pool.give_back(buffer));
+        assert_eq!(counted(), (0, 1));
+        let again = pool.take(1).unwrap();
+        assert_eq!(counted(), (1, 0));
+        drop(again);
+        let small = pool.small(4096).unwrap().unwrap();
+        assert_eq!(ledger.stats().total_bytes, 4096);
+        drop(small);
+        assert!(pool.small(BUFFER_BYTES).unwrap().is_none());
+        assert_eq!(ledger.stats().total_bytes, 0);
     }
 
     #[test]

@@ -188,6 +188,17 @@ impl Charge {
         self.bytes
     }
 
+    /// The same bytes are of another component of the same ledger from now on: at no time
+    /// they count twice, or not at all.
+    pub(crate) fn turn_into(&mut self, component: MemoryComponent) {
+        debug_assert!(!component.is_state() && !self.component.is_state());
+        if let Some(ledger) = &self.ledger {
+            ledger.bytes[self.component as usize].fetch_sub(self.bytes, Ordering::Relaxed);
+            ledger.bytes[component as usize].fetch_add(self.bytes, Ordering::Relaxed);
+        }
+        self.component = component;
+    }
+
     /// A charge of nothing yet for another component of the same ledger.
     #[must_use]
     pub fn beside(&self, component: MemoryComponent) -> Self {
@@ -274,6 +285,19 @@ mod tests {
         assert_eq!(ledger.stats().total_bytes, 30);
         drop(records);
         assert_eq!((ledger.stats().total_bytes, ledger.stats().peak_bytes), (0, 150));
+    }
+
+    #[test]
+    fn what_turns_into_something_else_counts_once() {
+        let ledger = MemoryLedger::new();
+        let mut buffer = ledger.charge(MemoryComponent::Changes, 100);
+        buffer.turn_into(MemoryComponent::SpareBuffers);
+        let stats = ledger.stats();
+        assert_eq!(stats.bytes_of(MemoryComponent::Changes), 0);
+        assert_eq!(stats.bytes_of(MemoryComponent::SpareBuffers), 100);
+        assert_eq!((stats.total_bytes, stats.peak_bytes), (100, 100));
+        drop(buffer);
+        assert_eq!(ledger.stats().bytes_of(MemoryComponent::SpareBuffers), 0);
     }
 
     #[test]

@@ -29,6 +29,7 @@ use std::ops::Range;
 
 use super::frame::FRAME_HEADER_BYTES;
 use crate::base::{Error, KeyGroup, KeyGroupRange, Result};
+use crate::env::mmap::PageVec;
 
 /// Bytes of one row.
 pub const ROW_BYTES: usize = 16;
@@ -97,9 +98,10 @@ pub struct Within {
 }
 
 /// The rows of a table that is being written.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct IndexBuilder {
-    rows: Vec<u8>,
+    /// On pages of their own: those of a large table are many.
+    rows: PageVec<u8>,
 }
 
 impl IndexBuilder {

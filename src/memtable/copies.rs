@@ -1,20 +1,24 @@
 //! Copies of records, one behind the other, in memory that comes round.
 //!
-//! Few of them lie on the heap. More go into buffers of a huge page each, which
-//! are taken from the backend's [`BufferPool`](crate::env::buffers::BufferPool)
-//! and given back when the copies are dropped. A record lies in one piece.
+//! Few of them lie on the heap, and some more on small pages of their own. The rest goes
+//! into buffers of a huge page each, which are taken from the backend's
+//! [`BufferPool`](crate::env::buffers::BufferPool) and given back when the copies are
+//! dropped. A record lies in one piece.
 
 use std::alloc::{Layout, handle_alloc_error};
-use std::fmt;
 use std::sync::Arc;
+use std::{fmt, io};
 
+use crate::env::buffers::Buffer;
 use crate::env::ledger::{Charge, MemoryComponent};
-use crate::env::mmap::PageBuf;
 use crate::env::pages::PagePool;
 
-/// Up to so many bytes are kept on the heap: a huge page costs more to zero than
-/// the copying of those.
-const MOST_ON_THE_HEAP: usize = 256 << 10;
+/// Up to so many bytes are kept on the heap. Allocators take larger pieces from the system
+/// one by one, and learn from each that is freed to keep more of what is freed later.
+const MOST_ON_THE_HEAP: usize = 64 << 10;
+/// Up to so many bytes are kept on small pages, of which only those exist that are written:
+/// a huge page costs more to zero than the copying of those.
+const MOST_ON_SMALL_PAGES: usize = 256 << 10;
 
 /// Where a copy is: the number of a piece in the upper half, and an offset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,8 +36,10 @@ pub(super) struct Copies {
     /// Piece 0.
     small: Vec<u8>,
     /// The others, each with the number of its bytes that are in use.
-    large: Vec<(PageBuf, usize)>,
+    large: Vec<(Buffer, usize)>,
+    likely_bytes: usize,
     pool: Arc<PagePool>,
+    /// Of the smallest piece; the others have their own.
     charge: Charge,
 }
 
@@ -42,7 +48,8 @@ impl Copies {
     pub(super) fn new(likely_bytes: usize, pool: Arc<PagePool>) -> Self {
         let small = if likely_bytes <= MOST_ON_THE_HEAP { likely_bytes } else { 0 };
         let charge = pool.ledger().charge(MemoryComponent::Changes, small as u64);
-        Self { small: Vec::with_capacity(small), large: Vec::new(), pool, charge }
+        let small = Vec::with_capacity(small);
+        Self { small, large: Vec::new(), likely_bytes, pool, charge }
     }
 
     /// Appends a copy.
@@ -61,19 +68,37 @@ impl Copies {
     #[cold]
     #[inline(never)]
     fn push_elsewhere(&mut self, bytes: &[u8]) {
-        if self.large.is_empty() && self.small.len() + bytes.len() <= MOST_ON_THE_HEAP {
+        let is_for_heap = self.large.is_empty() && self.likely_bytes <= MOST_ON_THE_HEAP;
+        if is_for_heap && self.small.len() + bytes.len() <= MOST_ON_THE_HEAP {
+            if self.small.capacity() < self.small.len() + bytes.len() {
+                // As a vector grows by itself, but no further than it will be filled.
+                let grown = (2 * self.small.len()).max(self.small.len() + bytes.len());
+                let more = grown.min(MOST_ON_THE_HEAP) - self.small.len();
+                self.small.reserve_exact(more);
+            }
             self.small.extend_from_slice(bytes);
             self.charge.set(self.small.capacity() as u64);
             return;
         }
         // As a vector would do, for whose memory this stands.
-        let mut buffer = self.pool.buffers().take(bytes.len()).unwrap_or_else(|error| {
+        let mut buffer = self.next_buffer(bytes.len()).unwrap_or_else(|error| {
             tracing::error!(%error, "no memory for the records of a snapshot");
             handle_alloc_error(Layout::for_value(bytes))
         });
         buffer[..bytes.len()].copy_from_slice(bytes);
-        self.charge.set(self.charge.bytes() + buffer.len() as u64);
         self.large.push((buffer, bytes.len()));
+    }
+
+    /// A buffer of at least so many bytes.
+    fn next_buffer(&self, bytes: usize) -> io::Result<Buffer> {
+        let is_small = bytes.max(self.likely_bytes) <= MOST_ON_SMALL_PAGES;
+        if self.large.is_empty()
+            && is_small
+            && let Some(buffer) = self.pool.buffers().small(MOST_ON_SMALL_PAGES)?
+        {
+            return Ok(buffer);
+        }
+        self.pool.buffers().take(bytes)
     }
 
     /// Bytes of all copies.
@@ -124,8 +149,6 @@ impl Copies {
 impl Drop for Copies {
     fn drop(&mut self) {
         for (buffer, _) in self.large.drain(..) {
-            // First, or for a moment the peak would count it twice.
-            self.charge.set(self.charge.bytes() - buffer.len() as u64);
             self.pool.buffers().give_back(buffer);
         }
     }
@@ -158,14 +181,16 @@ mod tests {
     #[test]
     fn copies_come_back_as_they_were_wherever_they_lie() {
         let filling = BUFFER_BYTES - 70_000;
-        let lens: [&[usize]; 4] = [
+        let lens: [&[usize]; 6] = [
             &[4, 5, 6],
             &[MOST_ON_THE_HEAP - 4, 4, 70_000, filling, 4, 300],
+            &[MOST_ON_THE_HEAP - 4, 4, MOST_ON_SMALL_PAGES - 4, 4, 4, 300],
+            &[MOST_ON_SMALL_PAGES + 1, 4, 300],
             &[BUFFER_BYTES + 1, 4, 4],
             &[MOST_ON_THE_HEAP + 1, BUFFER_BYTES, 9, 3 * BUFFER_BYTES, 9],
         ];
         for lens in lens {
-            for likely_bytes in [0, 1, MOST_ON_THE_HEAP, usize::MAX / 2] {
+            for likely_bytes in [0, 1, MOST_ON_THE_HEAP, MOST_ON_SMALL_PAGES, usize::MAX / 2] {
                 let mut copies = Copies::new(likely_bytes, Arc::new(PagePool::new(0)));
                 lens.iter().for_each(|&len| copies.push(&copy(len)));
                 let found: Vec<Vec<u8>> = copies
@@ -186,6 +211,22 @@ mod tests {
         let stats = pool.ledger().stats();
         let bytes = 3 * BUFFER_BYTES as u64;
         assert_eq!((stats.total_bytes, stats.peak_bytes), (bytes, bytes));
+    }
+
+    #[test]
+    fn few_copies_take_no_large_buffer_and_many_take_nothing_else() {
+        let taken = |likely_bytes: usize, bytes: usize| {
+            let pool = Arc::new(PagePool::new(0));
+            let mut copies = Copies::new(likely_bytes, Arc::clone(&pool));
+            (0..bytes / 1000).for_each(|_| copies.push(&copy(1000)));
+            pool.ledger().stats().total_bytes as usize
+        };
+        for likely in [0, 10_000] {
+            assert!(taken(likely, 10_000) <= MOST_ON_THE_HEAP);
+            assert!(taken(likely, 200_000) <= MOST_ON_THE_HEAP + MOST_ON_SMALL_PAGES);
+        }
+        assert_eq!(taken(MOST_ON_SMALL_PAGES, 200_000), MOST_ON_SMALL_PAGES);
+        assert_eq!(taken(2 * MOST_ON_SMALL_PAGES, BUFFER_BYTES - 1000), BUFFER_BYTES);
     }
 
     #[test]

@@ -209,6 +209,7 @@ impl Run {
             let value_bytes = record.value.map_or(0, <[u8]>::len);
             raw_bytes += (record.key.len() + record.namespace.len() + value_bytes) as u64;
         }
+        charge.set(notes.memory_bytes());
         notes.sort_unstable_by_key(|note| (note.group, note.hash));
         let parse = |note: &Note| Record::parse(self.copies.at(note.at));
         for equals in notes.chunk_by_mut(|a, b| (a.group, a.hash) == (b.group, b.hash)) {
@@ -219,7 +220,6 @@ impl Run {
                 });
             }
         }
-        charge.set(notes.memory_bytes());
         SortedRun { epoch: self.epoch, notes, copies: self.copies, raw_bytes, _charge: charge }
     }
 }

@@ -39,8 +39,10 @@ pub const MAX_BLOCK_BYTES: usize = 1024 * 1024;
 /// Default of [`TableOptions::filter_bits_per_key`]: 8.
 pub const DEFAULT_FILTER_BITS_PER_KEY: u8 = 8;
 
-/// Bytes that are gathered before the file is called.
-const BUFFER_BYTES: usize = 128 * 1024;
+/// Bytes that are gathered before the file is called. With blocks of the usual size the
+/// buffer stays smaller than what allocators take from the system at once, and learn from
+/// to keep more of what is freed.
+const BUFFER_BYTES: usize = 64 * 1024;
 /// Hashes on neighbouring pages: 256 KiB.
 const HASHES_TOGETHER: usize = 32 * 1024;
 
@@ -118,7 +120,7 @@ impl TableOptions {
 
 /// Writes one table, record by record.
 ///
-/// Needs memory for one block, a buffer of 128 KiB, 16 bytes a block for the
+/// Needs memory for one block, a buffer of 64 KiB, 16 bytes a block for the
 /// index, and 8 bytes a record (and a collection) for the filter.
 ///
 /// After an error of the file the writer refuses further work, and the file
@@ -448,10 +450,8 @@ impl TableWriter {
         let filter_at = self.bytes_written();
         let mut sums = PageSumsBuilder::new(self.file, filter_at);
         self.write_filter(filter_at, &mut sums)?;
-        let index = mem::take(&mut self.index);
-        let (index_at, _) = self.append_frame(PartKind::Index, index.payload())?;
-        drop(index);
-        sums.add(&self.buffer[(index_at - self.written) as usize..]);
+        let index_at = self.bytes_written();
+        self.write_index(index_at, &mut sums)?;
         let (sums_at, _) = self.append_frame(PartKind::PageSums, &sums.finish())?;
         let properties = Properties {
             max_parallelism: self.max_parallelism,
@@ -486,16 +486,37 @@ impl TableWriter {
         Ok((meta, properties))
     }
 
-    /// Writes the filter, which is as large as all else that is in memory: it is made
-    /// where it is written from.
     fn write_filter(&mut self, offset: u64, sums: &mut PageSumsBuilder) -> Result<()> {
         let bytes = filter_bytes(self.hashes.count, self.options.filter_bits_per_key);
+        self.write_in_place(PartKind::Filter, bytes, offset, sums, |writer, filter| {
+            fill_filter(filter, writer.hashes.iter());
+            writer.hashes = Hashes::default();
+        })
+    }
+
+    fn write_index(&mut self, offset: u64, sums: &mut PageSumsBuilder) -> Result<()> {
+        let bytes = self.index.payload().len();
+        self.write_in_place(PartKind::Index, bytes, offset, sums, |writer, index| {
+            index.copy_from_slice(writer.index.payload());
+            writer.index = IndexBuilder::new();
+        })
+    }
+
+    /// Writes a part that may be as large as all else that is in memory, and is searched
+    /// later: it is made where it is written from.
+    fn write_in_place(
+        &mut self,
+        kind: PartKind,
+        bytes: usize,
+        offset: u64,
+        sums: &mut PageSumsBuilder,
+        fill: impl FnOnce(&mut Self, &mut [u8]),
+    ) -> Result<()> {
         self.note_memory(bytes);
         let mut frame = PageBuf::on_small_pages(FRAME_HEADER_BYTES + bytes)
-            .map_err(|why| Error::io("no memory for the filter of a table", why))?;
-        fill_filter(&mut frame[FRAME_HEADER_BYTES..], self.hashes.iter());
-        self.hashes = Hashes::default();
-        let framed = self.frames.frame_in_place(&mut frame, PartKind::Filter, offset);
+            .map_err(|why| Error::io("no memory for filter or index of a table", why))?;
+        fill(self, &mut frame[FRAME_HEADER_BYTES..]);
+        let framed = self.frames.frame_in_place(&mut frame, kind, offset);
         if let Err(error) = framed {
             self.failed = true;
             return Err(error);
