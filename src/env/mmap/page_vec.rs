@@ -87,7 +87,7 @@ impl<T: Copy> PageVec<T> {
         }
     }
 
-    /// Gives up what it holds.
+    /// Has no elements from now on; the room for them stays.
     pub fn clear(&mut self) {
         self.len = 0;
     }

@@ -535,9 +535,10 @@ pub(super) fn bytes_of<'a>(
     range: Range<u64>,
     buffer: &'a mut Vec<u8>,
 ) -> Result<&'a [u8]> {
+    ensure_inside(source, &range)?;
     if let Some(file) = source.as_slice() {
-        ensure_inside(source, &range)?;
-        return Ok(&file[range.start as usize..range.end as usize]);
+        let bytes = file.get(range.start as usize..range.end as usize);
+        return bytes.ok_or_else(|| ends_early(source, &range));
     }
     let buffer = sized(source, &range, buffer)?;
     read_exact(source, range.start, buffer)?;

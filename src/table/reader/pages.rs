@@ -284,12 +284,16 @@ mod tests {
     }
 
     fn in_order() -> Vec<(KeyGroup, u64, [u8; 4])> {
+        in_order_of(KEYS)
+    }
+
+    fn in_order_of(keys: u32) -> Vec<(KeyGroup, u64, [u8; 4])> {
         let place = |key: u32| {
             let key = key.to_le_bytes();
             let (group, hash) = KeyRef::new(&key).locate(MaxParallelism::DEFAULT);
             (group, hash, key)
         };
-        let mut all: Vec<_> = (0..KEYS).map(place).collect();
+        let mut all: Vec<_> = (0..keys).map(place).collect();
         all.sort_unstable();
         all
     }
@@ -302,6 +306,10 @@ mod tests {
 
     /// A table of lists of one entry and of values; what is in it is its key.
     fn written() -> (Vec<u8>, TableMeta) {
+        written_of(KEYS)
+    }
+
+    fn written_of(keys: u32) -> (Vec<u8>, TableMeta) {
         let (out, file) = (Written::default(), FileId { incarnation: 1, number: 1 });
         let options = TableOptions { block_bytes: 512, ..TableOptions::default() };
         let parallelism = MaxParallelism::DEFAULT;
@@ -313,7 +321,7 @@ mod tests {
         ];
         for (state, placement, namespace) in states {
             writer.begin_placed_state(state, placement).unwrap();
-            for (group, hash, key) in in_order() {
+            for (group, hash, key) in in_order_of(keys) {
                 writer.add(group, hash, &key, &namespace, Some(&key)).unwrap();
             }
         }
@@ -400,6 +408,10 @@ mod tests {
                 let [pages, pieces, reads] = get(&on_disk, rank, key);
                 let is_of_part = |page: &u64| *page < part.end && part.start < page + 4096;
                 assert!(pages.len() == 1 && is_of_part(&pages[0]), "key {at}, {rank:?}: {pages:?}");
+                // Who has many keys asks for the very page beforehand.
+                file.take_asked();
+                on_disk.will_search(rank, 1, (key.0, key.1));
+                assert!(matches!(&file.take_asked()[..], [asked] if asked.start == pages[0]));
                 assert_eq!((&pieces[..], &reads[..]), (&[block][..], &[][..]), "key {at}");
                 let [pages, pieces, reads] = get(&held, rank, key);
                 assert_eq!((&pages[..], &pieces[..], &reads[..]), (&[][..], &[block][..], &[][..]));
@@ -409,10 +421,27 @@ mod tests {
             assert_eq!(pages.last(), Some(&block));
             assert!(pieces.is_empty() && reads.is_empty());
         }
+        file.take_asked();
+        held.will_search(Rank::Any, 1, (KeyGroup(0), 0));
+        assert!(file.take_asked().is_empty(), "what is held is not asked for");
         let mut scan = Arc::new(on_disk).scan(meta.groups);
         while scan.next().unwrap().is_some() {}
         let [pages, pieces, reads] = file.take_waits();
         assert!(pages.is_empty() && pieces.is_empty() && !reads.is_empty(), "scans wait for none");
+    }
+
+    #[test]
+    fn who_looks_at_many_rows_asks_for_them_before_the_first() {
+        // More pages than the search for the first and the last touches.
+        let (bytes, meta) = written_of(4 * KEYS);
+        let file = Mapped::new(bytes);
+        let table = TableReader::open(Arc::clone(&file) as _, &meta).unwrap();
+        let first = Index::range_of_row(table.block_starts[1] as usize).start;
+        let rows = table.index.start + first..table.index.end;
+        file.take_asked();
+        let mut scan = Arc::new(table).scan_state(1, meta.groups);
+        assert!(scan.next().unwrap().is_some());
+        assert_eq!(file.take_asked(), [rows.start as u64..rows.end as u64]);
     }
 
     #[test]

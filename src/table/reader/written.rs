@@ -1,6 +1,7 @@
 //! Files in memory, for tests that write a table and read it.
 
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use crate::env::{ReadAt, WriteFile};
@@ -26,7 +27,7 @@ impl WriteFile for Written {
     }
 }
 
-/// A mapped file that notes what was waited for.
+/// A mapped file that notes what was waited for, and what was asked for.
 #[derive(Debug, Default)]
 pub(super) struct Mapped {
     bytes: Vec<u8>,
@@ -36,6 +37,8 @@ pub(super) struct Mapped {
     pieces: Mutex<Vec<u64>>,
     /// Where other reads began.
     reads: Mutex<Vec<u64>>,
+    /// Ranges that were asked for.
+    asked: Mutex<Vec<Range<u64>>>,
 }
 
 impl Mapped {
@@ -47,6 +50,11 @@ impl Mapped {
     pub(super) fn take_waits(&self) -> [Vec<u64>; 3] {
         [&self.awaited, &self.pieces, &self.reads]
             .map(|of| std::mem::take(&mut *of.lock().unwrap()))
+    }
+
+    /// Ranges that were asked for since this was asked last.
+    pub(super) fn take_asked(&self) -> Vec<Range<u64>> {
+        std::mem::take(&mut *self.asked.lock().unwrap())
     }
 
     fn copy(&self, offset: u64, buf: &mut [u8]) {
@@ -73,6 +81,10 @@ impl ReadAt for Mapped {
 
     fn await_page(&self, offset: u64) {
         self.awaited.lock().unwrap().push(offset);
+    }
+
+    fn will_need(&self, offset: u64, bytes: u64) {
+        self.asked.lock().unwrap().push(offset..offset + bytes);
     }
 
     fn as_slice(&self) -> Option<&[u8]> {
