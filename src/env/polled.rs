@@ -9,6 +9,9 @@
 //!
 //! - if so many threads are looking as leave one processor to others, of those that this
 //!   process may use: in a container with one processor nobody looks;
+//! - if another thread wanted the processor: whoever gives way waits for milliseconds, where
+//!   one that slept is served first. After that nobody looks for some pieces, the more the
+//!   more often it happens ([`LONGEST_REST`]);
 //! - if the piece has not come after [`PATIENCE`]; then the disk is slow or has much to do,
 //!   and the next [`SLEPT_AFTER_ONE_IN_VAIN`] pieces of the file are not looked for either;
 //! - if the file system cannot say whether a read would wait, as some cannot.
@@ -27,13 +30,24 @@ const PATIENCE: Duration = Duration::from_micros(200);
 /// Pieces of a file that are not looked for after one that did not come in time.
 const SLEPT_AFTER_ONE_IN_VAIN: u32 = 15;
 
+/// Between two looks so much time passes only if another thread had the processor.
+const GAVE_WAY: Duration = Duration::from_micros(100);
+
+/// Pieces that nobody looks for after one thread gave way to another, when that has not
+/// happened for long, and at most: some thousands cost as much as giving way once.
+const SHORTEST_REST: u32 = 64;
+const LONGEST_REST: u32 = 16 * 1024;
+
+/// Each piece that was found makes the next rest shorter by one part in so many.
+const REST_FADES_BY: u32 = 64;
+
 /// Instead of a number of pieces: none is ever looked for.
 const NEVER: u32 = u32::MAX;
 
 /// The threads of this process that may look at once: one processor is left to others.
 static PLACES: LazyLock<Places> = LazyLock::new(|| {
     let processors = thread::available_parallelism().map_or(1, usize::from);
-    Places { most: processors - 1, taken: AtomicUsize::new(0) }
+    Places::new(processors - 1)
 });
 
 /// A file of which single pieces are waited for.
@@ -74,14 +88,48 @@ impl PolledFile {
 struct Places {
     most: usize,
     taken: AtomicUsize,
+    /// Pieces that nobody looks for until somebody does again.
+    resting: AtomicU32,
+    /// How long the last rest was, or less if all went well since.
+    rest: AtomicU32,
 }
 
+// Counts that order nothing else; two threads may count one piece.
 impl Places {
+    fn new(most: usize) -> Self {
+        Self {
+            most,
+            taken: AtomicUsize::new(0),
+            resting: AtomicU32::new(0),
+            rest: AtomicU32::new(0),
+        }
+    }
+
     /// A place, until the returned value is dropped, if there is one.
     fn take(&self) -> Option<Place<'_>> {
+        let resting = self.resting.load(Ordering::Relaxed);
+        if resting > 0 {
+            self.resting.store(resting - 1, Ordering::Relaxed);
+            return None;
+        }
         let place = Place(self);
-        // A count that orders nothing else.
         (self.taken.fetch_add(1, Ordering::Relaxed) < self.most).then_some(place)
+    }
+
+    /// Who looked had to give way to another thread.
+    fn note_gave_way(&self) {
+        let rest = self.rest.load(Ordering::Relaxed).saturating_mul(2);
+        let rest = rest.clamp(SHORTEST_REST, LONGEST_REST);
+        self.rest.store(rest, Ordering::Relaxed);
+        self.resting.store(rest, Ordering::Relaxed);
+    }
+
+    /// Who looked found it.
+    fn note_found(&self) {
+        let rest = self.rest.load(Ordering::Relaxed);
+        if rest > 0 {
+            self.rest.store(rest - rest.div_ceil(REST_FADES_BY), Ordering::Relaxed);
+        }
     }
 }
 
@@ -113,6 +161,16 @@ trait Look {
 
     /// Has a piece brought into memory; returns at once.
     fn ask_for(&self, offset: u64, bytes: usize);
+
+    /// The time.
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    /// Lets another thread have the processor that wants it.
+    fn give_way(&self) {
+        thread::yield_now();
+    }
 }
 
 /// Looks for a piece, and says how much of it was read. `slept` is how many of the next
@@ -129,10 +187,12 @@ fn look_for(
     if sleeps == NEVER {
         return done;
     }
-    let mut looking: Option<(Place<'_>, Instant)> = None;
+    // When it began, and when it looked last.
+    let mut looking: Option<(Place<'_>, Instant, Instant)> = None;
     while done < buf.len() {
         let (at, rest) = (offset + done as u64, &mut buf[done..]);
-        match (file.look(at, rest), &looking) {
+        let seen = file.look(at, rest);
+        match (seen, &mut looking) {
             (Seen::Some(bytes), _) => done += bytes,
             (Seen::Unknown, _) => break,
             (Seen::Never, _) => {
@@ -147,13 +207,29 @@ fn look_for(
             (Seen::NotYet, None) => {
                 let Some(place) = places.take() else { break };
                 file.ask_for(at, rest.len());
-                looking = Some((place, Instant::now()));
+                let now = file.now();
+                looking = Some((place, now, now));
             }
-            (Seen::NotYet, Some((_, since))) if since.elapsed() < PATIENCE => thread::yield_now(),
-            (Seen::NotYet, Some(_)) => {
-                slept.store(SLEPT_AFTER_ONE_IN_VAIN, Ordering::Relaxed);
-                break;
+            (Seen::NotYet, Some((_, since, last))) => {
+                let now = file.now();
+                if now - *last >= GAVE_WAY {
+                    places.note_gave_way();
+                    return done;
+                }
+                if now - *since >= PATIENCE {
+                    slept.store(SLEPT_AFTER_ONE_IN_VAIN, Ordering::Relaxed);
+                    break;
+                }
+                *last = now;
+                file.give_way();
             }
+        }
+    }
+    if let Some((_, _, last)) = looking {
+        if file.now() - last >= GAVE_WAY {
+            places.note_gave_way();
+        } else if done == buf.len() {
+            places.note_found();
         }
     }
     done
@@ -203,12 +279,17 @@ mod tests {
         looks: RefCell<Vec<Seen>>,
         seen: Cell<usize>,
         asked: Cell<usize>,
+        /// How long each look takes, another thread that has the processor included.
+        takes: Duration,
+        now: Cell<Instant>,
     }
 
     impl Told {
         fn new(looks: &[Seen]) -> Self {
             let looks = looks.iter().rev().copied().collect();
-            Self { looks: RefCell::new(looks), seen: Cell::new(0), asked: Cell::new(0) }
+            let (seen, asked) = Default::default();
+            let (takes, now) = (Duration::from_micros(1), Cell::new(Instant::now()));
+            Self { looks: RefCell::new(looks), seen, asked, takes, now }
         }
 
         /// Looks for a piece of ten bytes.
@@ -220,6 +301,7 @@ mod tests {
     impl Look for Told {
         fn look(&self, _: u64, buf: &mut [u8]) -> Seen {
             self.seen.set(self.seen.get() + 1);
+            self.now.set(self.now.get() + self.takes);
             let mut looks = self.looks.borrow_mut();
             let seen = if looks.len() > 1 { looks.pop().unwrap() } else { looks[0] };
             if let Seen::Some(bytes) = seen {
@@ -231,17 +313,19 @@ mod tests {
         fn ask_for(&self, _: u64, _: usize) {
             self.asked.set(self.asked.get() + 1);
         }
-    }
 
-    fn places(most: usize) -> Places {
-        Places { most, taken: AtomicUsize::new(0) }
+        fn now(&self) -> Instant {
+            self.now.get()
+        }
+
+        fn give_way(&self) {}
     }
 
     #[test]
     fn what_is_in_memory_takes_one_look_and_is_not_asked_for() {
         for most in [0, 1] {
             let (file, slept) = (Told::new(&[Seen::Some(10)]), AtomicU32::new(3));
-            assert_eq!(file.look_for(&slept, &places(most)), 10);
+            assert_eq!(file.look_for(&slept, &Places::new(most)), 10);
             assert_eq!((file.seen.get(), file.asked.get()), (1, 0));
             assert_eq!(slept.into_inner(), 3, "nothing was waited for");
         }
@@ -250,7 +334,7 @@ mod tests {
     #[test]
     fn a_piece_is_asked_for_once_and_looked_for_until_all_of_it_is_there() {
         let looks = [Seen::NotYet, Seen::NotYet, Seen::Some(4), Seen::NotYet, Seen::Some(6)];
-        let (file, slept, places) = (Told::new(&looks), AtomicU32::new(0), places(1));
+        let (file, slept, places) = (Told::new(&looks), AtomicU32::new(0), Places::new(1));
         assert_eq!(file.look_for(&slept, &places), 10);
         assert_eq!((file.seen.get(), file.asked.get()), (5, 1));
         assert_eq!((slept.into_inner(), places.taken.into_inner()), (0, 0));
@@ -258,11 +342,11 @@ mod tests {
 
     #[test]
     fn after_a_piece_that_does_not_come_the_next_ones_are_slept_for() {
-        let (slept, places) = (AtomicU32::new(0), places(1));
+        let (slept, places) = (AtomicU32::new(0), Places::new(1));
         let file = Told::new(&[Seen::Some(3), Seen::NotYet]);
-        let start = Instant::now();
+        let start = file.now();
         assert_eq!(file.look_for(&slept, &places), 3);
-        assert!(start.elapsed() >= PATIENCE);
+        assert!(file.now() - start >= PATIENCE);
         for _ in 0..SLEPT_AFTER_ONE_IN_VAIN {
             let next = Told::new(&[Seen::NotYet]);
             assert_eq!(next.look_for(&slept, &places), 0);
@@ -274,7 +358,7 @@ mod tests {
 
     #[test]
     fn nobody_looks_who_finds_no_place_and_places_are_given_back() {
-        let (file, slept, places) = (Told::new(&[Seen::NotYet]), AtomicU32::new(0), places(1));
+        let (file, slept, places) = (Told::new(&[Seen::NotYet]), AtomicU32::new(0), Places::new(1));
         let place = places.take();
         assert!(place.is_some() && places.take().is_none());
         assert_eq!(file.look_for(&slept, &places), 0);
@@ -285,8 +369,34 @@ mod tests {
     }
 
     #[test]
+    fn who_gave_way_to_another_thread_rests_the_longer_the_more_often_it_happens() {
+        let places = Places::new(1);
+        let piece = |looks: &[Seen], takes| {
+            let file = Told { takes, ..Told::new(looks) };
+            file.look_for(&AtomicU32::new(0), &places);
+            file.asked.get() == 1
+        };
+        let there = [Seen::NotYet, Seen::Some(10)];
+        // As many as are not looked for before one is again.
+        let rest = || (0..).take_while(|_| !piece(&there, Duration::ZERO)).count() as u32;
+        assert_eq!(rest(), 0);
+        let mut expected = SHORTEST_REST;
+        for looks in [&there[..], &[Seen::NotYet], &there] {
+            assert!(piece(looks, 2 * GAVE_WAY));
+            assert_eq!(rest(), expected);
+            // One was found at the end of the rest.
+            expected = 2 * (expected - expected.div_ceil(REST_FADES_BY));
+        }
+        (0..20).for_each(|_| places.note_gave_way());
+        assert_eq!(rest(), LONGEST_REST);
+        assert!((0..1000).all(|_| piece(&there, Duration::ZERO)));
+        places.note_gave_way();
+        assert_eq!(rest(), SHORTEST_REST, "when it has not happened for long");
+    }
+
+    #[test]
     fn where_nobody_can_say_what_would_wait_it_is_asked_once() {
-        let (slept, places) = (AtomicU32::new(0), places(1));
+        let (slept, places) = (AtomicU32::new(0), Places::new(1));
         assert_eq!(Told::new(&[Seen::Never]).look_for(&slept, &places), 0);
         let file = Told::new(&[Seen::Some(10)]);
         assert_eq!(file.look_for(&slept, &places), 0);
