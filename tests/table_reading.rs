@@ -207,8 +207,8 @@ fn a_mapped_file_is_touched_here_and_there_and_read_in_order_without_the_map() {
     assert_eq!(read, data.end - data.start, "a scan reads each block once");
     table.verify().unwrap();
     assert!(file.take_read().len() > 1, "and so does whoever verifies");
-    let searched = footer.filter_at + 20..footer.searched().end;
-    assert_eq!(file.take_asked(), [searched], "to check filter and index");
+    let searched = footer.searched();
+    assert_eq!(file.take_asked(), std::slice::from_ref(&searched), "to check filter and index");
 }
 
 #[test]

@@ -3,14 +3,15 @@
 //! One budget serves all shards of a backend. Most of it is for records and their
 //! indexes; the rest is set aside for what the background needs (copies of what
 //! changed, tables on their way, pages kept ready). When that needs more, as it does with
-//! very many tables, records get less. A shard has an account: it says
+//! very many tables, records get less, and what filters and indexes of tables leave of their
+//! part records have. A shard has an account: it says
 //! how much it uses, and is told how much it may. That is never less than an equal part,
 //! and more as long as the others leave theirs: a shard that sleeps is not asked to give
 //! anything up, since nobody would hear it.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use super::mmap::HUGE_PAGE_BYTES;
 use super::pages::MIN_CHUNK_BYTES;
@@ -22,6 +23,8 @@ pub const MIN_BUDGET_BYTES: u64 = 256 << 10;
 const PARTS: u64 = 32;
 /// Parts that records and indexes may take.
 const FOR_RECORDS: u64 = 19;
+/// The same, where filters and indexes of tables leave some of theirs.
+const MOST_FOR_RECORDS: u64 = 22;
 /// Parts that they may take whatever all else needs; more if so much cannot leave memory.
 const LEAST_FOR_RECORDS: u64 = 8;
 /// One part in so many of the budget that is added to what cannot leave.
@@ -37,6 +40,8 @@ const PEAK_FADES_BY: u64 = 128;
 const FOR_SPARE_BUFFERS: u64 = 2;
 /// Parts for filters and indexes of tables.
 const FOR_HELD: u64 = 6;
+/// The same, where filters spare reads.
+const MOST_FOR_HELD: u64 = 10;
 /// One part in so many for pages that are kept ready.
 const FOR_READY_PAGES: u64 = 64;
 /// Chunks of records that the budget has room for, at least: gaps of a state go back to
@@ -53,6 +58,10 @@ pub struct MemoryBudget {
     pinned: AtomicU64,
     /// What all accounts use together.
     used: AtomicU64,
+    /// What filters and indexes of tables take, and what they leave of their parts to
+    /// records; less than nothing if they need more.
+    held: AtomicU64,
+    left_to_records: AtomicI64,
     accounts: AtomicUsize,
 }
 
@@ -64,6 +73,8 @@ impl MemoryBudget {
             beside: AtomicU64::new(0),
             pinned: AtomicU64::new(0),
             used: AtomicU64::new(0),
+            held: AtomicU64::new(0),
+            left_to_records: AtomicI64::new(0),
             accounts: AtomicUsize::new(0),
         }
     }
@@ -80,7 +91,9 @@ impl MemoryBudget {
         let left = self.limit_bytes.saturating_sub(beside);
         let part = |parts: u64| self.limit_bytes / PARTS * parts;
         let pinned = self.pinned.load(Ordering::Relaxed);
-        left.max(part(LEAST_FOR_RECORDS)).max(pinned).min(part(FOR_RECORDS))
+        let more = self.left_to_records.load(Ordering::Relaxed);
+        let most = part(FOR_RECORDS).saturating_add_signed(more).min(part(MOST_FOR_RECORDS));
+        left.min(most).max(part(LEAST_FOR_RECORDS)).max(pinned.min(part(FOR_RECORDS)))
     }
 
     /// Says how much was used at once beside records and indexes, since it was said last.
@@ -106,10 +119,9 @@ impl MemoryBudget {
         (1_usize << most.ilog2()).clamp(MIN_CHUNK_BYTES, HUGE_PAGE_BYTES)
     }
 
-    /// Bytes of filters and indexes of tables that each shard may keep in memory.
-    pub(crate) fn held_bytes(&self) -> u64 {
-        let accounts = self.accounts.load(Ordering::Relaxed).max(1) as u64;
-        self.limit_bytes / PARTS * FOR_HELD / accounts
+    /// An account for filters and indexes of the tables of one more shard.
+    pub(crate) fn open_held_account(self: &Arc<Self>) -> HeldAccount {
+        HeldAccount { budget: Arc::clone(self), held: 0, left_to_records: 0 }
     }
 
     /// Huge pages that may be kept ready; none if the budget is small, since then
@@ -173,6 +185,57 @@ impl Drop for Account {
     }
 }
 
+/// What filters and indexes of the tables of one shard take of a budget. Closed when
+/// dropped.
+#[derive(Debug)]
+pub(crate) struct HeldAccount {
+    budget: Arc<MemoryBudget>,
+    held: u64,
+    left_to_records: i64,
+}
+
+impl HeldAccount {
+    /// What the shard may keep of them if there is room; more, if filters spare reads.
+    pub(crate) fn share(&self, filters_spare_reads: bool) -> u64 {
+        self.parts(if filters_spare_reads { MOST_FOR_HELD } else { FOR_HELD })
+    }
+
+    /// So many parts, divided by the shards.
+    fn parts(&self, parts: u64) -> u64 {
+        let accounts = self.budget.accounts.load(Ordering::Relaxed).max(1) as u64;
+        self.budget.limit_bytes / PARTS * parts / accounts
+    }
+
+    /// What there is room for now: what is there already, and what records have left.
+    /// They leave more when they have heard [what is wanted](Self::note).
+    pub(crate) fn room(&self) -> u64 {
+        let all = self.budget.limit_bytes / PARTS * (FOR_RECORDS + FOR_HELD);
+        let others = self.budget.held.load(Ordering::Relaxed).saturating_sub(self.held);
+        all.saturating_sub(others + self.budget.used_bytes()).max(self.held)
+    }
+
+    /// Says what they take, and what they would take if there was room, if that is known
+    /// to be worth while: records have the difference to what they usually may take.
+    pub(crate) fn note(&mut self, held: u64, wanted: Option<u64>) {
+        let left = wanted.map_or(0, |wanted| self.parts(FOR_HELD) as i64 - wanted as i64);
+        self.set(held, left);
+    }
+
+    fn set(&mut self, held: u64, left_to_records: i64) {
+        let before = std::mem::replace(&mut self.held, held);
+        // Wraps in the middle of nothing: the sums are exact whatever the order.
+        self.budget.held.fetch_add(held.wrapping_sub(before), Ordering::Relaxed);
+        let before = std::mem::replace(&mut self.left_to_records, left_to_records);
+        self.budget.left_to_records.fetch_add(left_to_records - before, Ordering::Relaxed);
+    }
+}
+
+impl Drop for HeldAccount {
+    fn drop(&mut self) {
+        self.set(0, 0);
+    }
+}
+
 impl fmt::Debug for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Account({} of {} bytes)", self.used, self.allowed())
@@ -232,6 +295,37 @@ mod tests {
         assert_eq!(records(1, 1024), 1024 / 32 * 19);
         assert_eq!(records(16, 8 << 10), (8 << 10) + 512);
         assert_eq!(records(32, 16 << 10), 16 << 10);
+    }
+
+    #[test]
+    fn records_have_what_filters_leave_and_filters_what_records_have_left() {
+        let budget = Arc::new(MemoryBudget::new(32 << 20));
+        let mib = |bytes: u64| bytes >> 20;
+        let (mut account, mut held) = (budget.open_account(), budget.open_held_account());
+        assert_eq!((mib(account.allowed()), mib(held.room())), (19, 25));
+        assert_eq!((mib(held.share(false)), mib(held.share(true))), (6, 10));
+        account.set_used(19 << 20);
+        held.note(4 << 20, None);
+        assert_eq!((mib(account.allowed()), mib(held.room())), (19, 6), "nobody knows yet");
+        held.note(4 << 20, Some(4 << 20));
+        assert_eq!(mib(account.allowed()), 21);
+        held.note(1 << 20, Some(1 << 20));
+        assert_eq!(mib(account.allowed()), 22, "no more");
+        account.set_used(22 << 20);
+        held.note(3 << 20, Some(10 << 20));
+        assert_eq!(mib(account.allowed()), 15, "what is wanted, not only what is there");
+        assert_eq!(mib(held.room()), 3, "until records have left");
+        account.set_used(15 << 20);
+        assert_eq!(mib(held.room()), 10);
+        held.note(10 << 20, Some(10 << 20));
+        account.set_used(17 << 20);
+        assert_eq!(mib(held.room()), 10, "what is there stays");
+        let mut others = budget.open_held_account();
+        assert_eq!(mib(others.room()), 0);
+        others.note(1 << 20, Some(3 << 20));
+        assert_eq!(mib(account.allowed()), 18);
+        drop((held, others));
+        assert_eq!(mib(account.allowed()), 19);
     }
 
     /// A job that fits when nothing is merged must not fail when much is.

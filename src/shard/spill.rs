@@ -37,7 +37,7 @@ use std::time::Duration;
 use super::base_tables::BaseTable;
 use super::collections::Family;
 use super::footprint::STEP_BYTES;
-use super::stats::Cause;
+use super::stats::{Cause, LookupStats};
 use super::{FrozenShard, ShardCore, StateSlot};
 use crate::base::{Epoch, Error, Result};
 use crate::env::budget::Account;
@@ -102,6 +102,10 @@ pub(crate) trait Tables: Send {
     /// How far the local directory is above its limit with what cannot leave it: from 0,
     /// if it is not, to 1, if far.
     fn space_shortage(&self) -> f64;
+
+    /// Says how many keys were looked for in tables so far, and how many of them are
+    /// nowhere.
+    fn note_lookups(&self, lookups: u64, absent: u64);
 
     /// Has a frozen shard written as a table. Does not block.
     fn write(&self, frozen: FrozenShard);
@@ -337,6 +341,12 @@ impl ShardCore {
         while spill.in_flight.front().is_some_and(|(freeze, _)| *freeze < view.freezes) {
             spill.in_flight.pop_front();
         }
+        // Of values only: timers are nearly always new, and filters of lists and maps are
+        // asked in any case.
+        let of_values = self.states.iter().filter(|slot| slot.family == Family::Values);
+        let mut all = LookupStats::default();
+        of_values.for_each(|slot| all += slot.lookups);
+        spill.tables.note_lookups(all.lookups, all.lookups - all.found);
         for slot in &mut self.states {
             if slot.is_known_to(&view) {
                 slot.base.set_tables(&slot.meta.name, &view.tables);
@@ -467,6 +477,8 @@ mod tests {
         fn space_shortage(&self) -> f64 {
             self.0
         }
+
+        fn note_lookups(&self, _: u64, _: u64) {}
 
         fn write(&self, _: FrozenShard) {}
 

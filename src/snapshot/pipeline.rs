@@ -652,9 +652,8 @@ impl Pipeline {
         &self.views
     }
 
-    /// Bytes of filters and indexes that may be kept in memory.
-    pub(super) fn held_bytes(&self) -> u64 {
-        self.config.budget.as_ref().map_or(0, |budget| budget.held_bytes())
+    pub(super) fn budget(&self) -> Option<&Arc<MemoryBudget>> {
+        self.config.budget.as_ref()
     }
 
     /// Has records give way to what the background needs.

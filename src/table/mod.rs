@@ -21,8 +21,8 @@ mod writer;
 
 pub use cache::BlockCache;
 pub use collection::PlacedKey;
-pub(crate) use reader::Rank;
 pub use reader::{Found, TableReader, TableReads};
+pub(crate) use reader::{Held, Rank};
 pub use scan::{ScanRecord, TableScan};
 pub use writer::{
     DEFAULT_BLOCK_BYTES, DEFAULT_FILTER_BITS_PER_KEY, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES,

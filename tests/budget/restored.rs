@@ -73,3 +73,50 @@ fn filters_and_indexes_of_a_restored_shard_come_into_memory_as_far_as_they_may()
     // A byte a record for the filter, and something for the index: it all fits.
     assert!((KEYS..=BUDGET_BYTES / 4).contains(&held), "{held} bytes of {KEYS} records");
 }
+
+/// A filter that excludes nothing takes the memory of records that would be asked for.
+#[test]
+fn filters_of_the_oldest_tables_are_held_while_keys_are_asked_for_that_are_nowhere() {
+    const BUDGET_BYTES: u64 = 8 << 20;
+    const KEYS: u64 = 10 * BUDGET_BYTES / VALUE_BYTES;
+    let env = SimEnv::new(1).with_mapped_reads();
+    let backend = Backend::builder("/node")
+        .env(Arc::new(env.clone()))
+        .background_threads(0)
+        .memory_budget_bytes(BUDGET_BYTES)
+        .open()
+        .unwrap();
+    let mut shard = backend.shard("op", MaxParallelism::DEFAULT.all_groups()).open().unwrap();
+    let values = shard.register(StateSpec::value("values")).unwrap();
+    let mut rng = SimRng::new(3);
+    let mut value = [0; VALUE_BYTES as usize];
+    for key in 0..KEYS {
+        rng.fill(&mut value);
+        shard.put(values, KeyRef::new(&key.to_le_bytes()), &value).unwrap();
+    }
+    // Each key is looked for, and another one changed, so that tables are written.
+    let mut work = |first: u64, times: u64| {
+        for _ in 0..times {
+            let key = (first + rng.below(KEYS)).to_le_bytes();
+            let found = shard.get(values, KeyRef::new(&key)).unwrap().is_some();
+            assert_eq!(found, first == 0);
+            rng.fill(&mut value);
+            let known = rng.below(KEYS).to_le_bytes();
+            shard.put(values, KeyRef::new(&known), &value).unwrap();
+            backend.run_background();
+        }
+        let held = backend.memory().bytes_of(MemoryComponent::OpenTables);
+        (held, shard.stats())
+    };
+    let usual = BUDGET_BYTES / 32 * 19;
+    let (without, stats) = work(0, 20_000);
+    assert!(stats.allowed_bytes > usual, "{} bytes, usually {usual}", stats.allowed_bytes);
+    let (with, stats) = work(KEYS, 20_000);
+    assert!(with > without + KEYS / 2, "{with} bytes after {without}");
+    assert!(stats.allowed_bytes <= usual, "{} bytes, usually {usual}", stats.allowed_bytes);
+    let (_, after) = work(KEYS, 1_000);
+    let blocks = after.lookups.blocks_read - stats.lookups.blocks_read;
+    assert!(blocks < 200, "{blocks} blocks read for 1,000 keys that are nowhere");
+    let (again, _) = work(0, 20_000);
+    assert!(again < with - KEYS / 2, "{again} bytes after {with}");
+}

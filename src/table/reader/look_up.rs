@@ -13,7 +13,7 @@
 
 use std::ops::Range;
 
-use super::{TableReader, in_part};
+use super::{Held, TableReader, in_part};
 use crate::base::{KeyGroup, Result};
 use crate::format::block::{Slot, tag_of_hash};
 use crate::format::collection::Placement;
@@ -274,7 +274,7 @@ impl TableReader {
     /// Whether the filter is worth a look.
     #[inline]
     pub(super) fn is_filter_asked(&self, rank: Rank, ordinal: u16) -> bool {
-        let is_at_hand = self.held.is_some() || !self.by_calls;
+        let is_at_hand = self.holds == Held::Both || !self.by_calls;
         rank != Rank::Oldest || is_at_hand || self.placement(ordinal) != Placement::Single
     }
 
@@ -292,7 +292,7 @@ impl TableReader {
             return Ok(true);
         }
         // Opening checked the length; an empty filter excludes nothing.
-        let filter = Filter::decode(self.part(&self.filter)).unwrap_or_default();
+        let filter = Filter::decode(self.filter_bytes()).unwrap_or_default();
         let hash = filter_hash(ordinal, group, hash);
         let Range { start, end } = filter.range_of(hash);
         self.ensure_sound(self.filter.start + start..self.filter.start + end)
@@ -368,7 +368,7 @@ mod tests {
         let source = source(excluding);
 
         let at_hand = TableReader::open(Arc::<Excluding>::clone(&source), &meta).unwrap();
-        let on_disk = at_hand.reopened(false, &MemoryLedger::new()).unwrap();
+        let on_disk = at_hand.reopened(Held::Nothing, &MemoryLedger::new()).unwrap();
         // What has been checked is not checked again, and may change without being noticed.
         assert!(at_hand.may_contain(0, group, hash) && on_disk.may_contain(0, group, hash));
         source.excludes.store(true, Ordering::Relaxed);

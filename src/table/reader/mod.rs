@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 pub(crate) use self::look_up::Rank;
 pub use self::look_up::{Found, TableReads};
+pub(crate) use self::open::Held;
 use self::pages::CheckedPages;
 use super::cache::BlockCache;
 use super::origin::Origin;
@@ -50,14 +51,16 @@ pub struct TableReader {
     properties: Properties,
     /// The first block of each state, and the number of blocks.
     block_starts: Box<[u32]>,
-    /// Filter and index, unless the file is mapped.
+    /// What is held of filter and index, and where.
+    holds: Held,
     held: Option<PageBuf>,
     /// Whether blocks are read by calls: as the file is not mapped, or although it is.
     by_calls: bool,
-    /// Where the payloads of both are: in `held`, or in the mapped file.
+    /// Where the payloads of both are: in `held` if they are, or in the mapped file.
     filter: Range<usize>,
     index: Range<usize>,
-    /// What has been checked of both, unless all was when the table was opened.
+    /// What has been checked of them in the mapped file, unless all was when the table was
+    /// opened.
     checked: Option<CheckedPages>,
     cache: Option<Arc<BlockCache>>,
     /// Of all that is in memory.
@@ -108,9 +111,10 @@ impl TableReader {
     /// Keeps track of where the table is read, and of how much of it.
     #[must_use]
     pub(crate) fn with_origin(mut self, origin: Origin) -> Self {
-        let start = match self.checked {
-            Some(_) => self.footer.searched().end,
-            None => self.footer.filter_at,
+        let start = match (&self.checked, self.holds) {
+            (None, _) => self.footer.filter_at,
+            (Some(_), Held::Index) => self.footer.index_at,
+            (Some(_), _) => self.footer.searched().end,
         };
         origin.note_read(self.footer.footer_at - start);
         self.origin = Some(origin);
@@ -182,8 +186,10 @@ impl TableReader {
     /// # Errors
     /// `Corrupt` if it is damaged, `Unavailable` if it cannot be read.
     pub fn index(&self) -> Result<Index<'_>> {
-        self.ask_for_searched(self.index.clone());
-        self.ensure_sound(self.index.clone())?;
+        if self.holds == Held::Nothing {
+            self.ask_for_searched(self.index.clone());
+            self.ensure_sound(self.index.clone())?;
+        }
         Ok(self.rows())
     }
 
@@ -191,21 +197,25 @@ impl TableReader {
     /// [seen to be sound](Self::ensure_row).
     #[inline]
     fn rows(&self) -> Index<'_> {
-        let rows = self.part(&self.index);
-        Index::new(rows, &self.block_starts, self.footer.data(), self.properties.groups)
+        Index::new(
+            self.index_bytes(),
+            &self.block_starts,
+            self.footer.data(),
+            self.properties.groups,
+        )
     }
 
     /// Checks the row of a block, unless that has been done.
     #[inline]
     fn ensure_row(&self, number: usize) -> Result<()> {
-        let Range { start, end } = Index::range_of_row(number);
-        self.ensure_sound(self.index.start + start..(self.index.start + end).min(self.index.end))
+        self.rows_in_file(number..number + 1).map_or(Ok(()), |rows| self.ensure_sound(rows))
     }
 
     /// Asks the system for the rows of these blocks, for who is going to look at each.
     pub(super) fn ask_for_rows(&self, blocks: &Range<usize>) {
-        let [first, end] = [blocks.start, blocks.end].map(|block| Index::range_of_row(block).start);
-        self.ask_for_searched(self.index.start + first..self.index.start + end);
+        if let Some(rows) = self.rows_in_file(blocks.clone()) {
+            self.ask_for_searched(rows);
+        }
     }
 
     /// The blocks that can hold a record with this hash: see
@@ -217,7 +227,7 @@ impl TableReader {
         group: KeyGroup,
         hash: u64,
     ) -> Result<Range<usize>> {
-        let checked = self.checked.as_ref();
+        let checked = self.checked.as_ref().filter(|_| self.holds == Held::Nothing);
         let within = checked.and_then(|checked| self.rows_near(checked, ordinal, group, hash));
         let blocks = self.rows().search(ordinal, group, hash, within, |row| self.ensure_row(row));
         blocks.map_err(|error| in_part(error, self.file(), PartKind::Index))
@@ -235,15 +245,19 @@ impl TableReader {
 
     /// Checks all of filter and index, whatever has been checked of them.
     pub(super) fn verify_searched(&self) -> Result<()> {
-        let all = self.filter.start..self.index.end;
-        self.ask_for_searched(all.clone());
-        self.ensure_sound(all)?;
+        let footer = &self.footer;
         // What is held was checked as it was read.
-        if self.held.is_none() {
-            let footer = &self.footer;
-            for (kind, range) in
-                [(PartKind::Filter, footer.filter()), (PartKind::Index, footer.index())]
-            {
+        let parts = [(PartKind::Filter, footer.filter()), (PartKind::Index, footer.index())];
+        let parts = match self.holds {
+            Held::Nothing => &parts[..],
+            Held::Index => &parts[..1],
+            Held::Both => &[],
+        };
+        if let [(_, first), .., (_, last)] | [(_, first @ last)] = parts {
+            let all = first.start as usize..last.end as usize;
+            self.ask_for_searched(all.clone());
+            self.ensure_sound(all)?;
+            for (kind, range) in parts.iter().cloned() {
                 let mut unused = Vec::new();
                 let frame = bytes_of(self.source(), range.clone(), &mut unused)?;
                 decode_frame(frame, self.file(), kind, range.start, &mut Vec::new())?;
@@ -276,14 +290,9 @@ impl TableReader {
         self.by_calls
     }
 
-    /// Bytes that filter and index would take in memory, or take.
-    pub(crate) fn holdable_bytes(&self) -> u64 {
-        (self.footer.footer_at - self.footer.filter_at).next_multiple_of(4096)
-    }
-
-    /// Whether filter and index can be read in a mapped file, and so need not be held.
-    pub(crate) fn can_be_mapped(&self) -> bool {
-        self.source.as_slice().is_some()
+    /// Whether a state in it has lists or maps.
+    pub(crate) fn has_collections(&self) -> bool {
+        self.states().iter().any(|state| state.placement == Placement::Collection)
     }
 
     /// How the records of a state are placed; of a state that the table does
@@ -313,16 +322,32 @@ impl TableReader {
         self.hash_known.then_some(self.meta.hash)
     }
 
-    /// The payload of the filter or of the index. Empty if the file is not what
-    /// it was: an empty filter excludes nothing, and an index says so when it is
-    /// asked for a block.
+    /// The payload of the filter. Empty if the file is not what it was: an empty filter
+    /// excludes nothing.
     #[inline]
-    fn part(&self, range: &Range<usize>) -> &[u8] {
-        let bytes = match &self.held {
-            Some(held) => Some(&**held),
-            None => self.source.as_slice(),
-        };
+    fn filter_bytes(&self) -> &[u8] {
+        self.part(&self.filter, self.holds == Held::Both)
+    }
+
+    /// The payload of the index. Empty if the file is not what it was: it says so when it
+    /// is asked for a block.
+    #[inline]
+    fn index_bytes(&self) -> &[u8] {
+        self.part(&self.index, self.holds != Held::Nothing)
+    }
+
+    #[inline]
+    fn part(&self, range: &Range<usize>, is_held: bool) -> &[u8] {
+        let bytes = if is_held { self.held.as_deref() } else { self.source.as_slice() };
         bytes.and_then(|bytes| bytes.get(range.clone())).unwrap_or_default()
+    }
+
+    /// Where rows of the index lie in the file, if they are searched there.
+    #[inline]
+    fn rows_in_file(&self, rows: Range<usize>) -> Option<Range<usize>> {
+        let [start, end] = [rows.start, rows.end].map(|row| Index::range_of_row(row).start);
+        let start = self.index.start + start;
+        (self.holds == Held::Nothing).then(|| start..(self.index.start + end).min(self.index.end))
     }
 
     /// The payload of a block, checked: in the mapped file, or in a buffer.

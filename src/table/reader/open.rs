@@ -19,11 +19,15 @@ use crate::format::page_sums::SummedPages;
 use crate::format::properties::{Properties, StateProperties};
 use crate::format::table::{FOOTER_BYTES, Footer, HEADER_BYTES};
 
-/// Whether filter and index are in memory.
+/// What of a table is in memory besides its end. Of a file that is not mapped, always both.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Held {
-    IfNotMapped,
-    Always,
+pub(crate) enum Held {
+    /// Neither filter nor index: they are searched in the mapped file.
+    Nothing,
+    /// The index alone.
+    Index,
+    /// Filter and index.
+    Both,
 }
 
 /// Page sums, properties and footer are hardly ever more than this at the end of a table:
@@ -43,7 +47,7 @@ impl TableReader {
     /// `Corrupt` if it is not that file or a part is damaged, `Incompatible` if
     /// it is a table of another version, `Unavailable` if it cannot be read.
     pub fn open(source: Arc<dyn ReadAt>, expected: &TableMeta) -> Result<Self> {
-        Self::open_as(source, expected, Held::IfNotMapped)
+        Self::open_as(source, expected, Held::Nothing)
     }
 
     /// As [`open`](Self::open), with filter and index in memory even if the file is
@@ -53,7 +57,7 @@ impl TableReader {
     /// # Errors
     /// As `open`.
     pub fn open_held(source: Arc<dyn ReadAt>, expected: &TableMeta) -> Result<Self> {
-        Self::open_as(source, expected, Held::Always)
+        Self::open_as(source, expected, Held::Both)
     }
 
     fn open_as(source: Arc<dyn ReadAt>, expected: &TableMeta, held: Held) -> Result<Self> {
@@ -86,7 +90,7 @@ impl TableReader {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_any(source: Arc<dyn ReadAt>) -> Result<Self> {
-        let opened = Self::open_parts(&source, Held::IfNotMapped);
+        let opened = Self::open_parts(&source, Held::Nothing);
         opened.map_err(|error| error.at(format_args!("{source:?}")))
     }
 
@@ -106,10 +110,15 @@ impl TableReader {
         let footer = read_footer(&**source)?;
         let file = footer.file;
 
-        let mapped = source.as_slice().is_some() && held == Held::IfNotMapped;
-        // Filter and index are looked at now, or page by page when they are needed.
-        let is_later = mapped && footer.sums().is_some();
-        let start = if is_later { footer.searched().end } else { footer.filter_at };
+        let holds = held.or_more(source.as_slice().is_some(), &footer);
+        let mapped = holds == Held::Nothing;
+        // What is not held is looked at now, or page by page when it is needed.
+        let is_later = holds != Held::Both && footer.sums().is_some();
+        let start = match holds {
+            Held::Index => footer.index_at,
+            Held::Nothing if is_later => footer.searched().end,
+            Held::Nothing | Held::Both => footer.filter_at,
+        };
         let range = start..footer.footer_at;
         let (mut held, mut unused) = (None, Vec::new());
         let tail = if mapped {
@@ -152,10 +161,13 @@ impl TableReader {
             found.map_err(|error| in_part(error, file, PartKind::PageSums))?;
         }
         let checked = is_later.then(|| CheckedPages::none_of(&footer));
-        let [filter, index] = if is_later {
+        let [filter, index] = if mapped && is_later {
             [footer.filter(), footer.index()].map(payload_of)
         } else {
-            let filter = part(PartKind::Filter, footer.filter())?;
+            let filter = match holds {
+                Held::Index => payload_of(footer.filter()),
+                Held::Nothing | Held::Both => part(PartKind::Filter, footer.filter())?,
+            };
             let index = part(PartKind::Index, footer.index())?;
             let rows =
                 Index::new(&tail[index.clone()], &block_starts, footer.data(), properties.groups);
@@ -186,6 +198,7 @@ impl TableReader {
             properties,
             block_starts,
             by_calls: held.is_some(),
+            holds,
             held,
             filter,
             index,
@@ -195,21 +208,41 @@ impl TableReader {
             origin: None,
         };
         // Nothing of either is read for this.
-        Filter::decode(reader.part(&reader.filter))
+        Filter::decode(reader.filter_bytes())
             .map_err(|error| in_part(error, file, PartKind::Filter))?;
         let len = reader.rows().check_len();
         len.map_err(|error| in_part(error, file, PartKind::Index))?;
         Ok(reader)
     }
 
-    /// The same table once more, for a shard that is short of memory: with filter and
-    /// index in memory or, in a mapped file, not; and its blocks are read by calls. Pages
-    /// of a map would come and go one by one, and each cost more than to copy the block.
+    /// What it holds.
+    pub(crate) fn holds(&self) -> Held {
+        self.holds
+    }
+
+    /// What it would hold if it was [reopened](Self::reopened) to hold this.
+    pub(crate) fn would_hold(&self, held: Held) -> Held {
+        held.or_more(self.source.as_slice().is_some(), &self.footer)
+    }
+
+    /// Bytes that this would take in memory, or takes.
+    pub(crate) fn bytes_to_hold(&self, held: Held) -> u64 {
+        let footer = &self.footer;
+        let start = match self.would_hold(held) {
+            Held::Nothing => footer.footer_at,
+            Held::Index => footer.index_at,
+            Held::Both => footer.filter_at,
+        };
+        (footer.footer_at - start).next_multiple_of(4096)
+    }
+
+    /// The same table once more, for a shard that is short of memory: with this in memory,
+    /// or [more](Self::would_hold); and its blocks are read by calls. Pages of a map would
+    /// come and go one by one, and each cost more than to copy the block.
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub(crate) fn reopened(&self, is_held: bool, ledger: &Arc<MemoryLedger>) -> Result<Self> {
-        let held = if is_held { Held::Always } else { Held::IfNotMapped };
+    pub(crate) fn reopened(&self, held: Held, ledger: &Arc<MemoryLedger>) -> Result<Self> {
         let mut reader = Self::open_as(Arc::clone(&self.source), &self.meta, held)?;
         reader.hash_known = self.hash_known;
         reader.by_calls = true;
@@ -219,6 +252,18 @@ impl TableReader {
             Some(origin) => reader.with_origin(origin),
             None => reader,
         })
+    }
+}
+
+impl Held {
+    /// What has to be held if this is to be, at least.
+    fn or_more(self, is_mapped: bool, footer: &Footer) -> Self {
+        match self {
+            _ if !is_mapped => Self::Both,
+            // Of a table without page sums the filter is checked whole or not at all.
+            Self::Index if footer.sums().is_none() => Self::Both,
+            held => held,
+        }
     }
 }
 

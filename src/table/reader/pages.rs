@@ -13,7 +13,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Rank, TableReader, payload_of};
+use super::{Held, Rank, TableReader, payload_of};
 use crate::base::{Error, KeyGroup, Result};
 use crate::format::filter::{Filter, filter_hash};
 use crate::format::frame::PAGE_BYTES;
@@ -146,8 +146,10 @@ impl TableReader {
             if state.is_none_or(|state| !state.filtered) {
                 return None;
             }
-            let filter = Filter::decode(self.part(&self.filter)).unwrap_or_default();
+            let filter = Filter::decode(self.filter_bytes()).unwrap_or_default();
             self.filter.start + filter.range_of(filter_hash(ordinal, group, hash)).start
+        } else if self.holds != Held::Nothing {
+            return None;
         } else {
             let within = self.rows_near(checked, ordinal, group, hash);
             let likely = within.map(|within| within.rows.start);
@@ -239,7 +241,9 @@ impl TableReader {
         pages.check(number, page, sums.unwrap_or_default())?;
         checked.add(number);
         let first_of_index = pages.number_of(self.footer.index_at);
-        if let Some(word) = checked.place_word(&pages, first_of_index, number) {
+        if self.holds == Held::Nothing
+            && let Some(word) = checked.place_word(&pages, first_of_index, number)
+        {
             let at = (range.start as usize).saturating_sub(self.index.start);
             let row = at.div_ceil(ROW_BYTES);
             // Its first half has to be on this page.
@@ -388,8 +392,8 @@ mod tests {
         let (bytes, meta) = written();
         let file = Mapped::new(bytes);
         let mapped = TableReader::open(Arc::clone(&file) as _, &meta).unwrap();
-        let [on_disk, held] =
-            [false, true].map(|held| mapped.reopened(held, &MemoryLedger::new()).unwrap());
+        let [on_disk, held] = [Held::Nothing, Held::Both]
+            .map(|held| mapped.reopened(held, &MemoryLedger::new()).unwrap());
         let mut out = Vec::new();
         let mut get = |table: &TableReader, rank, (group, hash, key): (_, _, [u8; 4])| {
             let mut reads = TableReads::default();
@@ -399,6 +403,7 @@ mod tests {
             file.take_waits()
         };
         let (filter, index) = (on_disk.footer.filter(), on_disk.footer.index());
+        let index_held = mapped.reopened(Held::Index, &MemoryLedger::new()).unwrap();
         for (at, key) in in_order().into_iter().step_by(97).enumerate() {
             let block = on_disk.blocks_of_hash(1, key.0, key.1).unwrap();
             let block = on_disk.block(block.end - 1).unwrap().offset;
@@ -416,6 +421,11 @@ mod tests {
                 let [pages, pieces, reads] = get(&held, rank, key);
                 assert_eq!((&pages[..], &pieces[..], &reads[..]), (&[][..], &[block][..], &[][..]));
             }
+            // With the index at hand a page of the filter is waited for, if it is asked.
+            for (rank, awaited) in [(Rank::Any, 1), (Rank::Oldest, 0)] {
+                let [pages, pieces, reads] = get(&index_held, rank, key);
+                assert_eq!((pages.len(), &pieces[..], reads.len()), (awaited, &[block][..], 0));
+            }
             // Of a map the block itself is touched, once it is there.
             let [pages, pieces, reads] = get(&mapped, Rank::Any, key);
             assert_eq!(pages.last(), Some(&block));
@@ -428,6 +438,47 @@ mod tests {
         while scan.next().unwrap().is_some() {}
         let [pages, pieces, reads] = file.take_waits();
         assert!(pages.is_empty() && pieces.is_empty() && !reads.is_empty(), "scans wait for none");
+    }
+
+    #[test]
+    fn a_table_that_holds_its_index_holds_that_and_still_checks_its_filter() {
+        let (bytes, meta) = written();
+        let sound = TableReader::open(Mapped::new(bytes.clone()), &meta).unwrap();
+        let ledger = MemoryLedger::new();
+        let (filter, index) = (sound.footer.filter(), sound.footer.index());
+        let held = sound.reopened(Held::Index, &ledger).unwrap();
+        let bytes_held = held.held_bytes() as u64;
+        assert!(bytes_held >= index.end - index.start && bytes_held < filter.end - filter.start);
+        assert_eq!(bytes_held, sound.bytes_to_hold(Held::Index));
+        assert_eq!(held.index().unwrap().len(), sound.index().unwrap().len());
+        held.verify().unwrap();
+
+        // The whole of it is read and checked when it is opened.
+        let damaged = |at: u64| {
+            let mut bad = bytes.clone();
+            bad[at as usize] ^= 0x40;
+            TableReader::open(Mapped::new(bad), &meta).unwrap()
+        };
+        let error = damaged(index.end - 1).reopened(Held::Index, &ledger).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Corrupt, "{error}");
+        let bad = damaged((filter.start + filter.end) / 2).reopened(Held::Index, &ledger).unwrap();
+        assert_eq!(bad.verify().unwrap_err().kind(), crate::ErrorKind::Corrupt);
+        let (mut failed, mut out) = (0, Vec::new());
+        for (group, hash, key) in in_order() {
+            let mut get = |rank| {
+                let mut reads = TableReads::default();
+                bad.get_in(rank, 1, (group, hash), &key, b"", &mut out, &mut reads)
+            };
+            assert_eq!(get(Rank::Oldest).unwrap(), Found::Value, "the filter is not asked");
+            match get(Rank::Any) {
+                Ok(found) => assert_eq!(found, Found::Value, "an error is never absent"),
+                Err(error) => {
+                    assert_eq!(error.kind(), crate::ErrorKind::Corrupt, "{error}");
+                    failed += 1;
+                }
+            }
+        }
+        assert!(failed > 100 && failed < KEYS / 2, "{failed} keys");
     }
 
     #[test]
