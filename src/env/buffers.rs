@@ -15,7 +15,7 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use crossbeam::queue::SegQueue;
+use crossbeam_queue::SegQueue;
 
 use super::ledger::{Charge, MemoryComponent, MemoryLedger};
 use super::mmap::{HUGE_PAGE_BYTES, PageBuf};

@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn a_task_that_panics_does_not_end_the_thread() {
         let (executor, threads) = Executor::start(&RealEnv::new(), "test", 1).unwrap();
-        let (done, wait) = crossbeam::channel::bounded(1);
+        let (done, wait) = crossbeam_channel::bounded(1);
         executor.spawn(Priority::Normal, || panic!("on purpose"));
         executor.spawn(Priority::Normal, move || done.send(()).unwrap());
         wait.recv().unwrap();
@@ -310,14 +310,14 @@ mod tests {
 
     #[test]
     fn queued_tasks_are_dropped_not_run_at_the_end() {
-        struct Told(crossbeam::channel::Sender<()>);
+        struct Told(crossbeam_channel::Sender<()>);
         impl Drop for Told {
             fn drop(&mut self) {
                 self.0.send(()).unwrap();
             }
         }
         let (executor, threads) = Executor::start(&RealEnv::new(), "test", 0).unwrap();
-        let (told, wait) = crossbeam::channel::bounded(2);
+        let (told, wait) = crossbeam_channel::bounded(2);
         let queued = Told(told.clone());
         executor.spawn(Priority::Normal, move || {
             let _queued = &queued;
@@ -332,7 +332,7 @@ mod tests {
     #[test]
     fn a_task_that_is_handed_in_quietly_is_found_without_a_call() {
         let (executor, threads) = Executor::start(&RealEnv::new(), "test", 2).unwrap();
-        let (done, wait) = crossbeam::channel::unbounded();
+        let (done, wait) = crossbeam_channel::unbounded();
         for number in 0..100 {
             let done = done.clone();
             executor.spawn_quietly(Priority::Urgent, move || done.send(number).unwrap());

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crossbeam::queue::SegQueue;
+use crossbeam_queue::SegQueue;
 use parking_lot::Mutex;
 
 use super::Env;

@@ -16,6 +16,11 @@
 //!   and the next [`SLEPT_AFTER_ONE_IN_VAIN`] pieces of the file are not looked for either;
 //! - if the file system cannot say whether a read would wait, as some cannot.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the clock tells how long the real disk has been waited for, and decides nothing else"
+)]
+
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;

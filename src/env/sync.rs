@@ -7,5 +7,5 @@ pub(crate) use std::thread;
 
 /// A queue without locks, of any length. What a push hands over is seen by the
 /// pop that takes it; nothing more is promised about who sees what when.
-pub(crate) use crossbeam::queue::SegQueue as Queue;
+pub(crate) use crossbeam_queue::SegQueue as Queue;
 pub(crate) use parking_lot::{Condvar, Mutex};

@@ -68,7 +68,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crossbeam::queue::SegQueue;
+use crossbeam_queue::SegQueue;
 
 use crate::base::{Epoch, Error, KeyGroup, Result};
 use crate::env::pages::PagePool;

@@ -15,8 +15,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossbeam::channel::{Receiver, Sender, unbounded};
-use crossbeam::queue::SegQueue;
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_queue::SegQueue;
 use parking_lot::Mutex;
 
 use crate::base::{Error, KeyGroup, Result};

@@ -35,7 +35,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crossbeam::queue::SegQueue;
+use crossbeam_queue::SegQueue;
 use parking_lot::Mutex;
 
 use crate::base::{Error, FileId, KeyGroupRange, MaxParallelism, Result, SnapshotId};

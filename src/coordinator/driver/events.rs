@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
-use crossbeam::channel::{self, Receiver, Sender, TryRecvError};
+use crossbeam_channel::{self as channel, Receiver, Sender, TryRecvError};
 use parking_lot::Mutex;
 
 use super::shared::Shared;

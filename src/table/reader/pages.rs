@@ -492,7 +492,8 @@ mod tests {
         file.take_asked();
         let mut scan = Arc::new(table).scan_state(1, meta.groups);
         assert!(scan.next().unwrap().is_some());
-        assert_eq!(file.take_asked(), [rows.start as u64..rows.end as u64]);
+        let rows = rows.start as u64..rows.end as u64;
+        assert_eq!(file.take_asked(), std::slice::from_ref(&rows));
     }
 
     #[test]
