@@ -53,7 +53,11 @@ struct Denials {
 impl Denials {
     /// Takes note of all look-ups so far, and says what filters are good for.
     fn note(&mut self, (lookups, absent): (u64, u64)) -> Filters {
-        let of_late = lookups.saturating_sub(self.seen.0);
+        // Those of a state that was dropped count no more.
+        let Some(of_late) = lookups.checked_sub(self.seen.0) else {
+            self.seen = (lookups, absent);
+            return self.filters;
+        };
         if of_late >= LOOKUPS_TO_JUDGE {
             let per_mille = absent.saturating_sub(self.seen.1) * 1000 / of_late;
             self.seen = (lookups, absent);
@@ -336,5 +340,8 @@ mod tests {
         assert_eq!(after(10, 1000), Filters::SpareNothing, "too few");
         assert_eq!(after(10_000, SPARING_PER_MILLE - 1), Filters::SpareNothing);
         assert_eq!(after(10_000, SPARING_PER_MILLE), Filters::SpareReads);
+        // A state was dropped, and with it most of them.
+        assert_eq!(denials.note((5, 5)), Filters::SpareReads);
+        assert_eq!(denials.note((5 + LOOKUPS_TO_JUDGE, 5)), Filters::SpareNothing);
     }
 }

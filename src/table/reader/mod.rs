@@ -246,18 +246,19 @@ impl TableReader {
     /// Checks all of filter and index, whatever has been checked of them.
     pub(super) fn verify_searched(&self) -> Result<()> {
         let footer = &self.footer;
+        let mut parts =
+            vec![(PartKind::Filter, footer.filter()), (PartKind::Index, footer.index())];
         // What is held was checked as it was read.
-        let parts = [(PartKind::Filter, footer.filter()), (PartKind::Index, footer.index())];
-        let parts = match self.holds {
-            Held::Nothing => &parts[..],
-            Held::Index => &parts[..1],
-            Held::Both => &[],
-        };
-        if let [(_, first), .., (_, last)] | [(_, first @ last)] = parts {
+        parts.truncate(match self.holds {
+            Held::Nothing => 2,
+            Held::Index => 1,
+            Held::Both => 0,
+        });
+        if let (Some((_, first)), Some((_, last))) = (parts.first(), parts.last()) {
             let all = first.start as usize..last.end as usize;
             self.ask_for_searched(all.clone());
             self.ensure_sound(all)?;
-            for (kind, range) in parts.iter().cloned() {
+            for (kind, range) in parts {
                 let mut unused = Vec::new();
                 let frame = bytes_of(self.source(), range.clone(), &mut unused)?;
                 decode_frame(frame, self.file(), kind, range.start, &mut Vec::new())?;
