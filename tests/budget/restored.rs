@@ -15,10 +15,18 @@ const VALUE_BYTES: u64 = 100;
 const KEYS: u64 = 10 * BUDGET_BYTES / VALUE_BYTES;
 
 fn open(env: &SimEnv, handle: Option<SnapshotHandle>) -> (Backend, Shard, StateId) {
+    open_within(BUDGET_BYTES, env, handle)
+}
+
+fn open_within(
+    budget_bytes: u64,
+    env: &SimEnv,
+    handle: Option<SnapshotHandle>,
+) -> (Backend, Shard, StateId) {
     let backend = Backend::builder("/node")
         .env(Arc::new(env.clone()))
         .background_threads(0)
-        .memory_budget_bytes(BUDGET_BYTES)
+        .memory_budget_bytes(budget_bytes)
         .open()
         .unwrap();
     let groups = MaxParallelism::DEFAULT.all_groups();
@@ -80,14 +88,7 @@ fn filters_of_the_oldest_tables_are_held_while_keys_are_asked_for_that_are_nowhe
     const BUDGET_BYTES: u64 = 8 << 20;
     const KEYS: u64 = 10 * BUDGET_BYTES / VALUE_BYTES;
     let env = SimEnv::new(1).with_mapped_reads();
-    let backend = Backend::builder("/node")
-        .env(Arc::new(env.clone()))
-        .background_threads(0)
-        .memory_budget_bytes(BUDGET_BYTES)
-        .open()
-        .unwrap();
-    let mut shard = backend.shard("op", MaxParallelism::DEFAULT.all_groups()).open().unwrap();
-    let values = shard.register(StateSpec::value("values")).unwrap();
+    let (backend, mut shard, values) = open_within(BUDGET_BYTES, &env, None);
     let mut rng = SimRng::new(3);
     let mut value = [0; VALUE_BYTES as usize];
     for key in 0..KEYS {

@@ -3,7 +3,8 @@
 //!
 //! Filter and index are searched where they lie in the mapped file, and checked as far as
 //! they are looked at (see `pages`); of a file that is not mapped they are held in memory,
-//! as they are, and checked when it is opened.
+//! as they are, and checked when it is opened. Where memory is short whoever opens a mapped
+//! one says which of them are held ([`Held`]).
 
 mod look_up;
 mod open;
